@@ -1,0 +1,78 @@
+"""The exceptions that a person can cause or must act on: written to be read, with ids and counts, never message text.
+
+An error says where, what was expected, what came and what to do. A file or config with many problems raises once,
+with all of them. ``assert`` is for our own impossibilities; these classes know nothing of terminals or exit codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MAX_SHOWN = 50
+
+
+class RlenvError(Exception):
+    """Base of all errors whose message is for people: whoever runs rlenv can act on it."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong in one place of a file.
+
+    >>> print(Problem("a.jsonl:3", "7f3a", "role", "'user' or 'assistant'", "'usr'", "did you mean 'user'?"))
+    a.jsonl:3 (session 7f3a): role: expected 'user' or 'assistant', got 'usr'; did you mean 'user'?
+    """
+
+    where: str
+    """``file:line``, or the file alone."""
+    session_id: str | None = None
+    field: str = ""
+    """Path of the field, as in ``messages[4].role``; empty for the whole line or file."""
+    expected: str = ""
+    came: str = ""
+    """What came, as type and length or as a short name; never message text."""
+    hint: str = ""
+    """What to do."""
+    sentence: str = ""
+    """Says expected and came in words of its own, in place of the standard "expected ..., got ..."."""
+
+    def __str__(self) -> str:
+        session = f" (session {self.session_id})" if self.session_id else ""
+        field = f"{self.field}: " if self.field and not self.sentence else ""
+        said = self.sentence or f"expected {self.expected}, got {self.came}"
+        return f"{self.where}{session}: {field}{said}" + (f"; {self.hint}" if self.hint else "")
+
+
+class DataError(RlenvError):
+    """Data files that cannot be used: every problem of every file in one report.
+
+    Args:
+        problems: all of them, in the order of the files; ``str`` shows the first ``MAX_SHOWN``.
+    """
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(self.problems)
+
+    def __str__(self) -> str:
+        lines = [str(problem) for problem in self.problems[:MAX_SHOWN]]
+        if len(self.problems) > MAX_SHOWN:
+            lines.append(f"and {len(self.problems) - MAX_SHOWN} more")
+        return "\n".join(lines)
+
+
+class ConfigError(RlenvError):
+    """Settings that cannot be used together or at all."""
+
+
+class EngineError(RlenvError):
+    """A language model's engine or endpoint failed and could not be brought back."""
+
+
+class OverlongError(RlenvError):
+    """A prompt and its reply do not fit a model's positions."""
+
+
+class PhaseError(RlenvError):
+    """A phase of a run failed: the message says which, why, and how to resume."""
