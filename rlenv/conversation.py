@@ -79,7 +79,7 @@ def apply(state: ConversationState, utterance: Utterance, limits: Limits) -> Con
 def _end(state: ConversationState, role: Role, utterance: Utterance, limits: Limits) -> End | None:
     if utterance.ends_session:
         return End(by=SEAT_OF_ROLE[role], reason="end_of_session")
-    if role == "user" and sum(t.role == "user" for t in state.turns) >= limits.max_turns:
+    if role == "user" and state.num_user_turns >= limits.max_turns:
         return End(by="limit", reason="max_turns")
     if limits.max_tokens is not None:
         if sum(len(t.utterance.token_ids) for t in state.turns) >= limits.max_tokens:

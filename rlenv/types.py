@@ -176,7 +176,8 @@ class ConversationState(Record):
 
     @property
     def num_user_turns(self) -> int:
-        return sum(t.role == "user" and bool(t.utterance.text) for t in self.turns)
+        """User messages so far, empty ones included."""
+        return sum(t.role == "user" for t in self.turns)
 
     def next_role(self) -> Role:
         """Returns whose message comes next."""

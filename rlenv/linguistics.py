@@ -1,0 +1,76 @@
+"""Section 4.3.1: word entropy, type-token ratio and bigram diversity of the user's messages, by session.
+
+Words are ``\\w+(?:'\\w+)?`` of the lower-cased text; entropy is in bits (base 2). Bigrams run within a message:
+the last word of one message and the first of the next were not said together.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from rlenv.types import Session
+
+_WORD = re.compile(r"\w+(?:'\w+)?")
+
+
+def words(text: str) -> list[str]:
+    """Returns the words of a text.
+
+    >>> words("I can't. I CAN'T!")
+    ['i', "can't", 'i', "can't"]
+    """
+    return _WORD.findall(text.lower())
+
+
+def word_entropy(tokens: Sequence[str]) -> float:
+    """Returns H = -sum p(w) log2 p(w) in bits; NaN without words.
+
+    >>> word_entropy(["a", "b", "a", "b"])
+    1.0
+    """
+    if not tokens:
+        return float("nan")
+    p = np.array(list(Counter(tokens).values()), dtype=np.float64) / len(tokens)
+    return float(-(p * np.log2(p)).sum() + 0.0)
+
+
+def type_token_ratio(tokens: Sequence[str]) -> float:
+    """Returns the share of different words, in (0, 1]; NaN without words."""
+    return len(set(tokens)) / len(tokens) if tokens else float("nan")
+
+
+def bigram_diversity(messages: Iterable[Sequence[str]]) -> float:
+    """Returns the share of different neighbouring word pairs, in (0, 1]; NaN without pairs."""
+    pairs = [pair for tokens in messages for pair in zip(tokens, tokens[1:], strict=False)]
+    return len(set(pairs)) / len(pairs) if pairs else float("nan")
+
+
+def session_diversity(session: Session) -> dict[str, float]:
+    """Returns Table 1's three figures of one session, with its user turns and words."""
+    messages = [words(text) for text in session.user_messages()]
+    tokens = [w for message in messages for w in message]
+    return {
+        "entropy": word_entropy(tokens),
+        "ttr": type_token_ratio(tokens),
+        "bigram": bigram_diversity(messages),
+        "turns": float(len(messages)),
+        "words": float(len(tokens)),
+    }
+
+
+def diversity(sessions: Sequence[Session]) -> dict[str, float]:
+    """Returns ``{entropy,ttr,bigram,turns,words}_{mean,median,sd}`` over sessions; sessions without words are left out."""
+    rows = [session_diversity(s) for s in sessions]
+    result = {}
+    for key in ("entropy", "ttr", "bigram", "turns", "words"):
+        values = np.array([row[key] for row in rows], dtype=np.float64)
+        values = values[np.isfinite(values)]
+        nan = float("nan")
+        result[f"{key}_mean"] = float(values.mean()) if values.size else nan
+        result[f"{key}_median"] = float(np.median(values)) if values.size else nan
+        result[f"{key}_sd"] = float(values.std(ddof=1)) if values.size > 1 else nan
+    return result

@@ -1,0 +1,187 @@
+"""Section 3.5: critical turns, alternatives by forking the conversation there, and preference pairs.
+
+    scores = discriminator.log_odds(session)                     [T + 1]
+    turns  = critical_turns(turn_rewards(scores))                highest and lowest reward
+    alternatives = sample_alternatives(conversation, turn, ...)  8, from the current simulator
+    pair   = best and worst of them by their own Eq. 4 reward, kept if r_chosen > 0 > r_rejected
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from rlenv.conversation import before_user_turn, reply_seed
+from rlenv.protocols import Discriminator
+from rlenv.rewards import branch_rewards, turn_rewards
+from rlenv.speakers import EngineSpeaker
+from rlenv.types import Branch, ConversationState, PreferencePair, Session, SessionScores, Utterance
+
+Critical = Literal["highest", "lowest"]
+
+
+@dataclass(frozen=True)
+class PreferencesConfig:
+    """How preference pairs are made (Section 3.5)."""
+
+    num_alternatives: int = 8
+    """Alternatives sampled at each critical turn."""
+    concurrency: int = 256
+    """Sessions worked on at the same time."""
+
+    def __post_init__(self) -> None:
+        if self.num_alternatives < 2:
+            raise ValueError(f"preferences.num_alternatives must be 2 or more, got {self.num_alternatives}")
+
+
+@dataclass(frozen=True)
+class PreferenceSet:
+    """The pairs that are kept, the scores they rest on, and what was counted on the way."""
+
+    pairs: list[PreferencePair]
+    scores: list[SessionScores]
+    """One record a session, its branches in the order highest, lowest."""
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def critical_turns(rewards: Sequence[float]) -> dict[Critical, int]:
+    """Returns the turns (from 1) of the highest and the lowest reward; one entry where they are the same.
+
+    >>> critical_turns([0.1, -2.0, 1.3])
+    {'highest': 3, 'lowest': 2}
+    >>> critical_turns([0.4])
+    {'highest': 1}
+    """
+    if not len(rewards):
+        return {}
+    highest, lowest = int(np.argmax(rewards)) + 1, int(np.argmin(rewards)) + 1
+    return {"highest": highest} if highest == lowest else {"highest": highest, "lowest": lowest}
+
+
+def keep(pair: PreferencePair) -> bool:
+    """Returns whether the pair is a confident one: r_chosen > 0 and r_rejected < 0."""
+    return pair.reward_chosen > 0 and pair.reward_rejected < 0
+
+
+async def sample_alternatives(
+    conversation: ConversationState, turn: int, simulator: EngineSpeaker, count: int
+) -> list[Utterance]:
+    """Returns ``count`` alternatives for user message ``turn``: the conversation forked there, a seed each."""
+    fork = before_user_turn(conversation, turn)
+    return list(
+        await asyncio.gather(
+            *(simulator.reply(fork, reply_seed(fork, "alternative", i)) for i in range(count))
+        )
+    )
+
+
+def preference_pair(
+    conversation: ConversationState,
+    session_id: str,
+    turn: int,
+    critical: Critical,
+    alternatives: Sequence[Utterance],
+    rewards: Sequence[float],
+    simulator: EngineSpeaker,
+) -> PreferencePair:
+    """Returns the best alternative over the worst (first one on ties), with the prompt they share.
+
+    Args:
+        alternatives: [n], each with sampled token ids.
+        rewards: [n], Eq. 4 at ``turn``.
+    """
+    best, worst = int(np.argmax(rewards)), int(np.argmin(rewards))
+    prompt_ids = tuple(simulator.prompt(before_user_turn(conversation, turn)))
+    begin = len(simulator.format.begin)  # tokenizers that begin a text with it add it themselves
+    decode = simulator.format.tokenizer.decode
+    return PreferencePair(
+        prompt=decode(prompt_ids[begin:]),
+        chosen=decode(alternatives[best].token_ids),
+        rejected=decode(alternatives[worst].token_ids),
+        prompt_ids=prompt_ids,
+        chosen_ids=alternatives[best].token_ids,
+        rejected_ids=alternatives[worst].token_ids,
+        reward_chosen=float(rewards[best]),
+        reward_rejected=float(rewards[worst]),
+        session_id=session_id,
+        turn=turn,
+        critical=critical,
+        simulator=simulator.adapter.name if simulator.adapter else simulator.name,
+        rewards=tuple(float(r) for r in rewards),
+    )
+
+
+async def build_preferences(
+    conversations: Sequence[tuple[Session, ConversationState]],
+    simulator: EngineSpeaker,
+    discriminator: Discriminator,
+    config: PreferencesConfig,
+    progress: Callable[[], None] = lambda: None,
+) -> PreferenceSet:
+    """Returns the preference set of Algorithm 1, lines 6 to 8, in the order of ``conversations``.
+
+    Alternatives that leave without a word have no message to score; they are counted and left out, and so is
+    a critical turn with fewer than two that can be ranked.
+    """
+    limit = asyncio.Semaphore(config.concurrency)
+
+    async def one(session: Session, state: ConversationState) -> tuple[list[PreferencePair], SessionScores, Counter]:
+        async with limit:
+            result = await _session_pairs(session, state, simulator, discriminator, config)
+        progress()
+        return result
+
+    results = await asyncio.gather(*(one(*item) for item in conversations))
+    counts: Counter[str] = Counter(sessions=len(results))
+    for name in ("critical_turns", "alternatives", "without_text", "too_few", "made", "kept"):
+        counts[name] = 0
+    for _, _, counted in results:
+        counts.update(counted)
+    return PreferenceSet([p for pairs, _, _ in results for p in pairs], [s for _, s, _ in results], dict(counts))
+
+
+async def _session_pairs(
+    session: Session,
+    state: ConversationState,
+    simulator: EngineSpeaker,
+    discriminator: Discriminator,
+    config: PreferencesConfig,
+) -> tuple[list[PreferencePair], SessionScores, Counter]:
+    trunk = await discriminator.log_odds(session)
+    turns = critical_turns(turn_rewards(trunk.log_odds))
+    sampled = await asyncio.gather(
+        *(sample_alternatives(state, turn, simulator, config.num_alternatives) for turn in turns.values())
+    )
+    counts: Counter[str] = Counter(critical_turns=len(turns))
+    rankable = []
+    for utterances in sampled:
+        with_text = [u for u in utterances if u.text]
+        counts["alternatives"] += len(utterances)
+        counts["without_text"] += len(utterances) - len(with_text)
+        rankable.append(with_text)
+    branches = [
+        Branch(turn=turn, texts=tuple(u.text for u in utterances))
+        for turn, utterances in zip(turns.values(), rankable, strict=True)
+    ]
+    scores = await discriminator.log_odds(session, branches) if branches else trunk
+    pairs = []
+    for (critical, turn), utterances, log_odds in zip(turns.items(), rankable, scores.branches, strict=True):
+        if len({u.text for u in utterances}) < 2:
+            counts["too_few"] += 1
+            continue
+        rewards = branch_rewards(scores.log_odds, turn, log_odds)
+        pair = preference_pair(state, session.session_id, turn, critical, utterances, rewards.tolist(), simulator)
+        counts["made"] += 1
+        if keep(pair):
+            counts["kept"] += 1
+            pairs.append(pair)
+        elif pair.reward_chosen <= 0:
+            counts["dropped_chosen_not_positive"] += 1
+        else:
+            counts["dropped_rejected_not_negative"] += 1
+    return pairs, scores, counts
