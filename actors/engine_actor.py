@@ -1,0 +1,72 @@
+"""The Ray actor around one engine: its log file, its threads, its backend. Knows nothing of other replicas.
+
+The class is plain Python; ``supervision.py`` makes it an actor. Whatever the engine or its children print goes to one
+file, from before the backend is imported.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+from collections.abc import Sequence
+
+from actors.engine_config import EngineConfig
+from actors.logs import redirect_output
+from rlenv.types import Adapter, Generation, Sampling
+
+
+class EngineActor:
+    """One replica. Ray calls ``start`` once, then many ``generate`` at a time.
+
+    Args:
+        config: of the pool.
+        index: which replica this is; names its log.
+    """
+
+    def __init__(self, config: EngineConfig, index: int) -> None:
+        redirect_output(config.log_path(index))
+        faulthandler.enable()
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", force=True)
+        if config.backend == "vllm":
+            from actors.vllm_engine import VllmEngine as Engine
+        else:
+            from actors.transformers_engine import TransformersEngine as Engine
+        self._engine = Engine(config)
+
+    async def start(self) -> int:
+        """Loads the model; returns the process id."""
+        await self._engine.start()
+        return os.getpid()
+
+    async def generate(
+        self,
+        token_ids: Sequence[int],
+        sampling: Sampling,
+        adapter: Adapter | None = None,
+        conversation: str | None = None,
+    ) -> Generation:
+        """See ``rlenv.protocols.Engine``."""
+        return await self._engine.generate(token_ids, sampling, adapter, conversation)
+
+    async def close(self) -> None:
+        """Ends the engine and its children."""
+        self._engine.close()
+
+
+def actor_environment(config: EngineConfig) -> dict[str, str]:
+    """Returns the environment variables that an engine's actor and its children need: these, not all of ours."""
+    threads = str(config.threads)
+    environment = {
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": threads,
+        "NUMEXPR_NUM_THREADS": threads,
+        "TOKENIZERS_PARALLELISM": "false",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "0",
+    }
+    if config.on_cpu:
+        environment |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "KMP_BLOCKTIME": "1"}
+    return environment
