@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,7 +95,7 @@ def session_dict(session: Session) -> dict[str, Any]:
 
 def num_neighbours(messages: Sequence[Message]) -> int:
     """Returns how many messages come from the same speaker as the one before."""
-    return sum(one.role == two.role for one, two in zip(messages, messages[1:], strict=False))
+    return sum(one.role == two.role for one, two in pairwise(messages))
 
 
 def merge_neighbours(session: Session, report: ReadReport | None = None) -> Session:
