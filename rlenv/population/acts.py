@@ -1,0 +1,181 @@
+"""What a chatbot's message does, read from its text: any text, of a script, a language model or a person.
+
+``recognise`` gives the acts of one message after a history. It knows nothing of the user's hidden state: whether a
+wrap-up is premature, or an invention corrected, is for ``rlenv.population.oracle``. Costs well below a millisecond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rlenv.population import act_patterns as P
+from rlenv.population.cues import cues_of
+from rlenv.population.similarity import content, likeness, sentences, share_known
+from rlenv.types import ConversationState, Record, Role
+
+MAX_CHARS = 4000
+"""Longer messages are read up to here."""
+ACTS = (
+    *("open_question", "closed_question", "reflection", "validation", "advice", "information", "dismissal"),
+    *("repetition", "duplicate", "wrap_up", "diagnosis", "self_disclosure", "sycophancy", "confusing", "off_topic"),
+    *("hallucination", "contradiction", "incomplete", "crisis_resources", "safety_check", "ignores_end", "greeting"),
+    *("goodbye", "cold", "empty", "apology", "explains", "admits_ai", "overlong"),
+)
+FAULTS = frozenset(
+    "dismissal repetition duplicate wrap_up diagnosis self_disclosure sycophancy confusing off_topic hallucination"
+    " contradiction incomplete ignores_end cold empty".split()
+)
+_SENTENCE_ACTS = tuple(act for act in P.PATTERNS if act not in ("lets_go", "claims_memory", "greeting"))
+_SAME, _SAME_QUESTION = 0.75, 0.6
+History = Sequence[tuple[Role, str]]
+
+
+class ActSet(Record):
+    """The acts of one chatbot message."""
+
+    acts: frozenset[str]
+    asked: str | None = None
+    """What kind of thing its question is after: a fact's kind, as in "feel" or "tried"."""
+    repeats: int = 0
+    """How many earlier own messages say or ask nearly the same."""
+
+    def __contains__(self, act: object) -> bool:
+        return act in self.acts
+
+    @property
+    def faults(self) -> frozenset[str]:
+        """The acts that no counsellor should perform."""
+        return self.acts & FAULTS
+
+
+def history_of(state: ConversationState) -> list[tuple[Role, str]]:
+    """Returns the conversation as (role, text) pairs, oldest first."""
+    return [(t.role, t.utterance.text) for t in state.turns]
+
+
+def recognise(text: str, history: History = (), known: str = "") -> ActSet:
+    """Returns the acts of a chatbot message.
+
+    Args:
+        text: the message.
+        history: what was said before it, as (role, text) pairs.
+        known: what else the chatbot may know of the user, as profile and summaries.
+
+    >>> sorted(recognise("That sounds hard. What happened?").acts)
+    ['open_question', 'validation']
+    """
+    text = text[:MAX_CHARS].replace("’", "'").strip()
+    if not any(c.isalnum() for c in text):
+        return ActSet(acts=frozenset({"empty"}))
+    users = [t for role, t in history if role == "user"]
+    own = [t for role, t in history if role == "assistant"]
+    said = sentences(text)
+    acts, asked = _acts_of_sentences(said)
+    repeats = _repeats(text, said, own)
+    if repeats:
+        acts.add("repetition")
+        if len(history) >= 2 and own and own[-1].strip() == text:
+            acts.add("duplicate")
+    if _incomplete(text):
+        acts.add("incomplete")
+    if P.COLD.search(text) or P.CURT.search(text):
+        acts.add("cold")
+    if len(P.JARGON.findall(text)) >= 2:
+        acts.add("confusing")
+    if len(text) > 1200:
+        acts.add("overlong")
+    if users:
+        acts |= _against_history(text, said, acts, users, own, known)
+    return ActSet(acts=frozenset(acts), asked=asked, repeats=repeats)
+
+
+def _acts_of_sentences(said: Sequence[str]) -> tuple[set[str], str | None]:
+    acts: set[str] = set()
+    asked = None
+    for index, sentence in enumerate(said):
+        found = {act for act in _SENTENCE_ACTS if P.COMPILED[act].search(sentence)}
+        if index < 2 and P.COMPILED["greeting"].search(sentence):
+            found.add("greeting")
+        question = _question(sentence)
+        if question:
+            asked = _asked(sentence) or asked
+            found -= {"information", "validation"} if sentence.endswith("?") and len(sentence) < 90 else set()
+        found |= question
+        if "dismissal" in found:
+            found -= {"validation", "advice", "information", "reflection"}
+        if "diagnosis" in found:
+            found -= {"reflection", "information"}
+        acts |= found
+    if "dismissal" in acts and "crisis_resources" in acts:
+        acts.discard("dismissal")
+    return acts, asked
+
+
+def _question(sentence: str) -> set[str]:
+    plain = P.WOULD_SAY.sub("?", sentence)
+    if P.OPEN_QUESTION.search(plain):
+        return {"open_question"}
+    if sentence.endswith("?"):
+        return {"closed_question"}
+    return set()
+
+
+def _asked(sentence: str) -> str | None:
+    return next((kind for kind, pattern in P.ASKED if pattern.search(sentence)), None)
+
+
+def _repeats(text: str, said: Sequence[str], own: Sequence[str]) -> int:
+    whole = content(text)
+    questions = [content(s) for s in said if s.endswith("?")]
+    return sum(_same(text, whole, questions, earlier) for earlier in own)
+
+
+def _same(text: str, whole: frozenset[str], questions: Sequence[frozenset[str]], earlier: str) -> bool:
+    if text == earlier.strip():
+        return len(text) > 12
+    if len(whole) >= 4 and likeness(whole, content(earlier)) >= _SAME:
+        return True
+    asked = [content(s) for s in sentences(earlier) if s.endswith("?")]
+    return any(min(len(q), len(a)) >= 2 and likeness(q, a) >= _SAME_QUESTION for q in questions for a in asked)
+
+
+def _incomplete(text: str) -> bool:
+    if text[-1] in ".!?…\"')*:" or not text[-1].isalnum() and text[-1] not in ",-–":
+        return False
+    words = text.lower().split()
+    return len(words) >= 4 and (text[-1] in ",-–" or words[-1].strip(",-–") in P.UNFINISHED)
+
+
+def _against_history(
+    text: str, said: Sequence[str], acts: set[str], users: Sequence[str], own: Sequence[str], known: str
+) -> set[str]:
+    found: set[str] = set()
+    told = [content(t) for t in users] + ([content(known)] if known else [])
+    for sentence in said:
+        claims = P.COMPILED["claims_memory"].search(sentence) and not P.GRATEFUL.search(sentence)
+        if claims and share_known(content(sentence), told) < 0.4:
+            found.add("hallucination")
+        if _contradicts(sentence, own):
+            found.add("contradiction")
+    cues = cues_of(users[-1])
+    if P.OFF_TOPIC.search(text) and share_known(content(text), told) < 0.34:
+        found.add("off_topic")
+    elif not P.HELPING.search(text) and len(content(text)) >= 3 and share_known(content(text), told) == 0:
+        found.add("off_topic")
+    if cues & {"leaving", "goodbye"} and not acts & {"goodbye", "wrap_up"}:
+        if acts & {"open_question", "closed_question", "advice"} or not P.COMPILED["lets_go"].search(text):
+            found.add("ignores_end")
+    return found
+
+
+def _contradicts(sentence: str, own: Sequence[str]) -> bool:
+    if not P.NEGATED.search(sentence):
+        return False
+    words = content(sentence)
+    for earlier in own[-4:]:
+        for advised in sentences(earlier):
+            if P.COMPILED["advice"].search(advised) and not P.NEGATED.search(advised):
+                shared = words & content(advised)
+                if len(shared) >= 2 or (len(shared) == 1 and len(words) <= 5):
+                    return True
+    return False

@@ -1,0 +1,126 @@
+"""The embedded corpus: sessions of population users with scripted chatbots, labelled, equal for equal seeds.
+
+User number i is the same person whatever the size of the corpus. Contexts follow Appendix A and are short, because
+small models read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from random import Random
+
+from rlenv import aio
+from rlenv.conversation import Limits, begin, converse, to_session
+from rlenv.population.chatbots import chatbot_names, make_chatbot
+from rlenv.population.contexts import current_summary, long_term_context, profile, session_summary
+from rlenv.population.mind import Mind
+from rlenv.population.oracle import issues_of
+from rlenv.population.traits import traits_of
+from rlenv.population.users import PopulationUser
+from rlenv.seeds import derive_seed
+from rlenv.types import ConversationState, Message, Session, SessionContext
+
+SOURCE = "population"
+_RECENT_MESSAGES = 4
+
+
+def user_id_of(user_index: int, seed: int) -> str:
+    """Returns the id under which a user's sessions are stored."""
+    return f"pop-{seed}-{user_index}"
+
+
+def context_of(
+    user_index: int,
+    session_index: int,
+    seed: int,
+    chatbots: Sequence[str] | None = None,
+    limits: Limits | None = None,
+) -> tuple[str, SessionContext]:
+    """Returns the id and the context of one session, true to the user's hidden traits and earlier sessions.
+
+    Args:
+        user_index: number of the user in the population.
+        session_index: number of the session, from 0; earlier sessions are played to be summarised.
+        seed: the population.
+        chatbots: whom the user may meet; None is all scripted ones.
+        limits: caps of the earlier sessions.
+    """
+    names = tuple(chatbots) if chatbots is not None else chatbot_names()
+    return f"{user_id_of(user_index, seed)}-{session_index}", _context(
+        user_index, session_index, seed, names, limits or Limits()
+    )
+
+
+def generate_sessions(
+    num_users: int,
+    sessions_per_user: int,
+    seed: int,
+    chatbots: Sequence[str] | None = None,
+    limits: Limits | None = None,
+) -> list[Session]:
+    """Returns the sessions of the first ``num_users`` users, user by user, with true actions and issues.
+
+    Args:
+        num_users: users 0 to ``num_users`` - 1.
+        sessions_per_user: consecutive sessions of each.
+        seed: the population.
+        chatbots: names of the scripted chatbots to meet; None is all.
+        limits: caps of each session.
+    """
+    names = tuple(chatbots) if chatbots is not None else chatbot_names()
+    caps = limits or Limits()
+    return [
+        _session(user, session, seed, names, caps) for user in range(num_users) for session in range(sessions_per_user)
+    ]
+
+
+def labelled(state: ConversationState, chatbot: str, user_id: str) -> Session:
+    """Returns a finished conversation as a session whose chatbot messages carry their issues."""
+    session = to_session(state, session_id=state.context_id, source=SOURCE, chatbot=chatbot, user_id=user_id)
+    issues = iter(issues_of(state))
+    messages = tuple(
+        m.model_copy(update={"issues": next(issues)}) if m.role == "assistant" else m for m in session.messages
+    )
+    return session.model_copy(update={"messages": messages})
+
+
+@lru_cache(maxsize=1024)
+def _played(user: int, session: int, seed: int, names: tuple[str, ...], limits: Limits) -> ConversationState:
+    context = _context(user, session, seed, names, limits)
+    rng = Random(derive_seed("population-session", seed, user, session))
+    opener = "user" if rng.random() < 0.6 else "assistant"
+    chatbot = make_chatbot(names[rng.randrange(len(names))])
+    state = begin(
+        f"{user_id_of(user, seed)}-{session}",
+        context,
+        opener=opener,
+        seed=derive_seed("population", seed, user, session),
+    )
+    return aio.run(converse(state, PopulationUser(), chatbot, limits))
+
+
+def _session(user: int, session: int, seed: int, names: tuple[str, ...], limits: Limits) -> Session:
+    rng = Random(derive_seed("population-session", seed, user, session))
+    rng.random()
+    chatbot = names[rng.randrange(len(names))]
+    return labelled(_played(user, session, seed, names, limits), chatbot, user_id_of(user, seed))
+
+
+def _context(user: int, session: int, seed: int, names: tuple[str, ...], limits: Limits) -> SessionContext:
+    traits = traits_of(user, seed)
+    past = [_played(user, earlier, seed, names, limits) for earlier in range(session)]
+    minds = [Mind.model_validate(state.user_memory) for state in past]
+    recent: tuple[tuple[Message, ...], ...] = ()
+    if past:
+        last = past[-1].turns[-_RECENT_MESSAGES:]
+        recent = (tuple(Message(role=t.role, content=t.utterance.text) for t in last),)
+    return SessionContext(
+        profile=profile(traits),
+        situation=f"{traits.name} struggles with {traits.about.name}.",
+        long_term_context=long_term_context(traits, session),
+        previous_summaries=tuple(session_summary(mind) for mind in minds[-5:]),
+        current_summary=current_summary(user, session, seed),
+        recent_sessions=recent,
+        population={"user": user, "session": session, "seed": seed},
+    )

@@ -1,0 +1,31 @@
+"""The reference population as an environment's world: its contexts, its users, its scripted chatbots."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from rlenv.env import Scenario
+from rlenv.population.chatbots import chatbot_names, make_chatbot
+from rlenv.population.corpus import context_of
+from rlenv.population.users import PopulationUser
+from rlenv.protocols import Speaker
+from rlenv.seeds import derive_seed
+from rlenv.types import Seat
+
+
+@cache
+def population_scenarios(num_users: int = 256, seed: int = 0) -> tuple[Scenario, ...]:
+    """Returns the first session of each of ``num_users`` synthetic users; half of the sessions the chatbot opens."""
+    scenarios = []
+    for index in range(num_users):
+        context_id, context = context_of(index, 0, seed)
+        opener = "assistant" if derive_seed(seed, "opener", index) % 2 else "user"
+        scenarios.append(Scenario(context_id=context_id, user_id=f"pop-{seed}-{index}", context=context, opener=opener))
+    return tuple(scenarios)
+
+
+def population_world(seat: Seat) -> dict[str, Speaker]:
+    """Returns who may sit opposite an agent in ``seat``: a synthetic user, or the scripted chatbots."""
+    if seat == "chatbot":
+        return {"population": PopulationUser()}
+    return {name: make_chatbot(name) for name in chatbot_names()}

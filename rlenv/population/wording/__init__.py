@@ -1,0 +1,110 @@
+"""The wording of the population, as data: what is said lives in the YAML files here, who says it when does not.
+
+Loaded once a process. ``Concern`` is one burden with its facts; ``POOLS`` are lines that fit any user or chatbot.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from rlenv.types import Record
+
+CONCERN_FILES = ("concerns_work.yaml", "concerns_people.yaml", "concerns_self.yaml")
+
+
+class Fact(Record):
+    """One thing that a user can disclose: the same thing in several wordings."""
+
+    fact_id: str
+    kind: str
+    """open, event, person, feel, effect, tried, thought, history, worry, wish, good, small or vague."""
+    label: str
+    """What it is about, in a few words, for summaries."""
+    lines: tuple[str, ...]
+
+
+class Concern(Record):
+    """One burden that brings a user here."""
+
+    concern_id: str
+    name: str
+    topic: str
+    gist: str
+    roles: tuple[str, ...]
+    """Who the main person can be, as ``role`` or ``role:f`` / ``role:m``."""
+    slots: dict[str, tuple[str, ...]]
+    facts: tuple[Fact, ...]
+
+
+@cache
+def load(file: str) -> dict[str, Any]:
+    """Returns one wording file as plain data."""
+    return yaml.safe_load((files(__name__) / file).read_text("utf-8"))
+
+
+@cache
+def concerns() -> dict[str, Concern]:
+    """Returns all concerns by id, in a fixed order."""
+    found = {}
+    for file in CONCERN_FILES:
+        for concern_id, data in load(file).items():
+            found[concern_id] = Concern(
+                concern_id=concern_id,
+                name=data["name"],
+                topic=data["topic"],
+                gist=data["gist"],
+                roles=tuple(data["who"].split()),
+                slots=_options(data["slots"]),
+                facts=_facts(concern_id, data["facts"]),
+            )
+    return found
+
+
+@cache
+def shared_facts() -> tuple[Fact, ...]:
+    """Returns the facts that any user can have."""
+    return _facts("shared", load("shared.yaml")["facts"])
+
+
+@cache
+def update_facts() -> tuple[Fact, ...]:
+    """Returns what users say first when they come back for a later session."""
+    return _facts("update", load("shared.yaml")["updates"])
+
+
+@cache
+def shared_slots() -> dict[str, tuple[str, ...]]:
+    """Returns the options of the slots that every user has."""
+    return _options(load("shared.yaml")["slots"])
+
+
+@cache
+def first_names(gender: str) -> tuple[str, ...]:
+    """Returns first names for ``f`` or ``m``."""
+    return tuple(load("shared.yaml")["names"][gender].split())
+
+
+@cache
+def pool(file: str, name: str) -> tuple[str, ...]:
+    """Returns the lines of one pool, as ``pool("reactions.yaml", "angry")``."""
+    return _lines(load(file)[name])
+
+
+def _facts(prefix: str, data: dict[str, str]) -> tuple[Fact, ...]:
+    facts = []
+    for key, text in data.items():
+        kind, label = key.split("/", 1)
+        facts.append(Fact(fact_id=f"{prefix}/{label}", kind=kind, label=label, lines=_lines(text)))
+    return tuple(facts)
+
+
+def _options(data: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    return {name: tuple(str(text).split("|")) for name, text in data.items()}
+
+
+def _lines(text: str) -> tuple[str, ...]:
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
