@@ -1,0 +1,211 @@
+"""Who writes summaries: a language model behind an OpenAI-compatible endpoint, or one of our own engines.
+
+Both are one method, ``complete``; a cache on disk stands before either, so that nothing is asked twice. Knows
+nothing of sessions. openai is imported where a request is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from rlenv.chat_format import chat_format
+from rlenv.cutting import encodable
+from rlenv.errors import ConfigError, EngineError, OverlongError
+from rlenv.lines import write_atomic
+from rlenv.protocols import Engine
+from rlenv.types import Sampling, Turn, Utterance
+
+ChatMessages = list[dict[str, str]]
+"""``{"role": "system" | "user" | "assistant", "content": text}``, in order."""
+
+
+class Completer(Protocol):
+    """A language model that answers one chat."""
+
+    name: str
+    """Model and settings: part of the cache's key."""
+
+    async def complete(self, messages: ChatMessages, max_tokens: int, seed: int) -> str:
+        """Returns the answer's text, stripped; empty if the model said nothing.
+
+        Raises:
+            EngineError: the model failed, after retries.
+            OverlongError: the chat does not fit the model.
+            ConfigError: no request can succeed (a wrong key, an unknown model).
+        """
+        ...
+
+
+class EndpointCompleter:
+    """A model behind an OpenAI-compatible endpoint.
+
+    Args:
+        base_url: the API's root, for example ``http://localhost:8000/v1``.
+        model: the model's name there.
+        key_env: NAME of the environment variable that holds the key; None for a server without one.
+        temperature: of sampling.
+        timeout_s: of one try.
+        retries: of one request, where trying again can help (overload, time-outs, broken connections).
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        key_env: str | None = None,
+        *,
+        temperature: float = 0.3,
+        timeout_s: float = 120.0,
+        retries: int = 4,
+    ) -> None:
+        self.base_url = base_url
+        self.model = model
+        self.name = f"{model} at {base_url}, temperature {temperature}"
+        self._key_env = key_env
+        self._temperature = temperature
+        self._timeout_s = timeout_s
+        self._retries = retries
+        self._reasons = False
+        """The model takes neither a temperature nor ``max_tokens``, as reasoning models do: found out by asking."""
+        self._client: Any = None
+
+    async def complete(self, messages: ChatMessages, max_tokens: int, seed: int) -> str:
+        """Returns the endpoint's answer; see ``Completer``."""
+        import openai
+
+        place = f"{self.model} at {self.base_url}"
+        limits = {"temperature": self._temperature, "max_tokens": max_tokens}
+        if self._reasons:
+            limits = {"max_completion_tokens": max_tokens}
+        try:
+            response = await self._connect().chat.completions.create(
+                model=self.model, messages=messages, seed=seed, **limits
+            )
+        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
+            key = f"the key in {self._key_env}" if self._key_env else "whether a key is needed (--key-env)"
+            raise ConfigError(f"{place}: status {error.status_code}; check the address, the model and {key}") from None
+        except openai.BadRequestError as error:
+            if error.param in limits and not self._reasons:
+                self._reasons = True
+                return await self.complete(messages, max_tokens, seed)
+            if error.code == "context_length_exceeded" or "context length" in str(error):
+                raise OverlongError(f"{place}: a request is longer than the model takes") from None
+            raise EngineError(f"{place}: refused a request (status {error.status_code})") from None
+        except openai.APIStatusError as error:
+            raise EngineError(f"{place}: status {error.status_code} after {self._retries} retries") from None
+        except openai.APIError as error:
+            raise EngineError(f"{place}: {type(error).__name__} after {self._retries} retries") from None
+        if not response.choices:
+            return ""
+        return (response.choices[0].message.content or "").strip()
+
+    def _connect(self) -> Any:
+        from openai import AsyncOpenAI
+
+        if self._client is None:
+            key = os.environ.get(self._key_env) if self._key_env else "none"
+            if not key:
+                raise ConfigError(f"the environment variable {self._key_env} is not set; it holds the endpoint's key")
+            self._client = AsyncOpenAI(
+                base_url=self.base_url, api_key=key, timeout=self._timeout_s, max_retries=self._retries
+            )
+        return self._client
+
+
+class EngineCompleter:
+    """A model in an engine of ours.
+
+    Args:
+        engine: token ids in, token ids out.
+        tokenizer: the model's, from transformers, with a chat template.
+        name: the model's name, for the cache's key.
+        temperature: of sampling.
+    """
+
+    def __init__(self, engine: Engine, tokenizer: Any, name: str, *, temperature: float = 0.3) -> None:
+        self.engine = engine
+        self.name = f"{name}, temperature {temperature}"
+        self._chat = chat_format(tokenizer)
+        self._temperature = temperature
+
+    async def complete(self, messages: ChatMessages, max_tokens: int, seed: int) -> str:
+        """Returns the engine's answer; see ``Completer``."""
+        system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
+        turns = [
+            Turn(role="user" if m["role"] == "user" else "assistant", utterance=Utterance(text=m["content"]))
+            for m in messages
+            if m["role"] != "system"
+        ]
+        sampling = Sampling(
+            temperature=self._temperature,
+            top_p=1.0,
+            max_tokens=max_tokens,
+            seed=seed,
+            stop_token_ids=self._chat.stop_token_ids,
+        )
+        generation = await self.engine.generate(self._chat.prompt(system, turns, "chatbot"), sampling)
+        return self._chat.read_reply(generation.token_ids)[0]
+
+    def count_tokens(self, text: str) -> int:
+        """Returns the number of tokens of a text, special ones not counted."""
+        return len(self._chat.encode(text))
+
+
+class CachedCompleter:
+    """A completer that remembers its answers in a folder: a run that was killed goes on where it was.
+
+    The key is a hash of model, messages, length and seed; the prompts themselves are not stored. Equal requests that
+    are under way at the same time are asked once.
+    """
+
+    def __init__(self, completer: Completer, folder: str | Path) -> None:
+        self.name = completer.name
+        self.num_asked = 0
+        self.num_cached = 0
+        self._completer = completer
+        self._folder = Path(folder)
+        self._under_way: dict[str, asyncio.Task[str]] = {}
+
+    async def complete(self, messages: ChatMessages, max_tokens: int, seed: int) -> str:
+        """Returns the answer, remembered or asked for; see ``Completer``. Empty answers are not remembered."""
+        key = _key(self.name, messages, max_tokens, seed)
+        if (known := self._known(key)) is not None:
+            self.num_cached += 1
+            return known
+        if key in self._under_way:
+            self.num_cached += 1
+            return await asyncio.shield(self._under_way[key])
+        task = asyncio.ensure_future(self._ask(key, messages, max_tokens, seed))
+        self._under_way[key] = task
+        try:
+            return await task
+        finally:
+            del self._under_way[key]
+
+    async def _ask(self, key: str, messages: ChatMessages, max_tokens: int, seed: int) -> str:
+        text = encodable(await self._completer.complete(messages, max_tokens, seed)).strip()
+        self.num_asked += 1
+        if text:
+            write_atomic(self._path(key), [json.dumps({"text": text, "model": self.name}).encode()])
+        return text
+
+    def _known(self, key: str) -> str | None:
+        try:
+            text = json.loads(self._path(key).read_bytes())["text"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # not there, or damaged: asked again
+        return text if isinstance(text, str) and text else None
+
+    def _path(self, key: str) -> Path:
+        return self._folder / key[:2] / f"{key}.json"
+
+
+def _key(name: str, messages: Sequence[dict[str, str]], max_tokens: int, seed: int) -> str:
+    content = json.dumps([name, list(messages), max_tokens, seed], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
