@@ -1,0 +1,187 @@
+"""One adversarial update: DPO on the preference pairs, with the previous iteration's simulator as reference (Section 3.5, Eq. 5).
+
+TRL's ``DPOTrainer``, with the smallest subclass that takes token ids as they were sampled instead of tokenising text. The
+reference is right because of how the policy is handed over: a trainable ``PeftModel`` and no ``peft_config`` make TRL copy
+the loaded adapter into a frozen one named ``ref``; with a ``peft_config`` the reference would silently be the bare base
+model. ``max_length`` is None: TRL's default cuts prompts from the right, and a row without completion tokens learns nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rlenv.adapters import adapter_at
+from rlenv.errors import PhaseError
+from rlenv.types import Adapter, PreferencePair
+from trainers.huggingface import (
+    callbacks,
+    check_training_config,
+    load_base,
+    require_positions,
+    save_adapter,
+    train_and_resume,
+    training_arguments,
+)
+from trainers.ray_train import Worker, new_folder, run_training, seed_everything
+from trainers.resources import TrainResources
+
+KEYS = ("prompt_ids", "chosen_ids", "rejected_ids")
+
+
+@dataclass(frozen=True)
+class DpoConfig:
+    """Direct Preference Optimization. Defaults are Table 6's."""
+
+    beta: float = 1.0
+    epochs: float = 1.0
+    batch_size: int = 1
+    """Pairs a step and worker."""
+    gradient_accumulation: int = 1
+    learning_rate: float = 1e-5
+    schedule: Literal["constant", "constant_with_warmup", "cosine", "linear"] = "constant_with_warmup"
+    """Table 6 names a constant schedule and a warmup: transformers' ``constant`` would ignore the warmup."""
+    warmup: float = 0.1
+    """Below 1 a share of the steps, else a number of them."""
+    max_grad_norm: float = 1.0
+    weight_decay: float = 0.0
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the frozen backbone and the computation; the adapter's weights are float32 always."""
+    gradient_checkpointing: bool = False
+    shard: bool = False
+    """Shard the model over the workers (FSDP2)."""
+    save_every: int = 200
+    """Steps between checkpoints to resume from; 0 is never."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_training_config(self, "dpo")
+        if self.beta <= 0:
+            raise PhaseError(f"dpo.beta: expected above 0, got {self.beta}")
+
+
+@dataclass(frozen=True)
+class DpoResult:
+    """The new adapter and how its training went."""
+
+    adapter: Adapter
+    num_pairs: int
+    loss_step0: float
+    """Loss before any update: ln 2, since policy and reference are equal then."""
+    loss_last: float
+    """Mean of the last tenth of the steps, as are margin and accuracy."""
+    margin: float
+    """beta x (chosen minus rejected log-ratio)."""
+    accuracy: float
+    """Share of pairs whose chosen reply has the larger log-ratio."""
+
+
+def fit_dpo(
+    reference: Adapter,
+    pairs: Sequence[PreferencePair],
+    config: DpoConfig,
+    base_model: str | Path,
+    out_dir: str | Path,
+    name: str,
+    *,
+    resources: TrainResources = TrainResources(),
+    storage_path: str | Path | None = None,
+    progress_path: str | Path | None = None,
+) -> DpoResult:
+    """Returns the adapter after Eq. 5, written to ``out_dir`` (which must not exist).
+
+    Args:
+        reference: the previous iteration's simulator: the policy begins as it, and is held to it.
+        pairs: the preference set; their ids are trained on as they are.
+        config: hyper-parameters.
+        base_model: the folder that ``reference`` was trained on.
+        out_dir: the adapter's folder; appears whole or not at all.
+        name: the new version's name.
+        resources: the workers.
+        storage_path: checkpoints and logs; None is beside ``out_dir``.
+        progress_path: progress lines are appended here.
+
+    Raises:
+        PhaseError: no pairs, a pair without tokens, or training failed.
+    """
+    check_pairs(pairs)
+    rows = {key: [list(getattr(pair, key)) for pair in pairs] for key in KEYS}
+    storage = Path(storage_path) if storage_path else Path(out_dir).resolve().parent
+    with new_folder(out_dir) as folder:
+        payload = (rows, config, str(base_model), reference.path, str(folder))
+        summary = run_training(
+            _dpo_loop, payload, resources, storage, f"dpo-{Path(out_dir).name}", progress_path=progress_path
+        )
+    return DpoResult(adapter=adapter_at(out_dir, name), **summary)
+
+
+def check_pairs(pairs: Sequence[PreferencePair]) -> None:
+    """Raises PhaseError, with every problem, where a pair lacks tokens or there is no pair at all."""
+    if not pairs:
+        raise PhaseError("dpo: no preference pairs; sample more alternatives or loosen preferences.keep")
+    problems = [
+        f"pair {i} (session {pair.session_id}, turn {pair.turn}): {key} is empty; every row needs tokens"
+        for i, pair in enumerate(pairs)
+        for key in KEYS
+        if not getattr(pair, key)
+    ]
+    if problems:
+        raise PhaseError("dpo: " + "\n".join(problems[:20]))
+
+
+def pairs_trainer() -> Any:
+    """Returns TRL's ``DPOTrainer`` taking ``prompt_ids``, ``chosen_ids`` and ``rejected_ids`` as they are."""
+    from trl import DPOTrainer
+
+    class PairsTrainer(DPOTrainer):
+        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+            return dataset
+
+    return PairsTrainer
+
+
+def dpo_arguments(worker: Worker, config: DpoConfig) -> Any:
+    """Returns the ``DPOConfig`` of ``config``."""
+    from trl import DPOConfig
+
+    return DPOConfig(**training_arguments(worker, config, beta=config.beta, max_length=None, loss_type=["sigmoid"]))
+
+
+def _dpo_loop(payload: tuple[Any, DpoConfig, str, str, str], worker: Worker) -> dict[str, Any]:
+    from datasets import Dataset
+    from peft import PeftModel
+    from transformers import AutoTokenizer
+
+    rows, config, base_model, reference, out_dir = payload
+    require_positions(base_model, _longest(rows), "dpo")
+    seed_everything(config.seed)
+    policy = PeftModel.from_pretrained(load_base(base_model, config.dtype), reference, is_trainable=True)
+    trainer = pairs_trainer()(
+        model=policy,
+        args=dpo_arguments(worker, config),
+        train_dataset=Dataset.from_dict(rows),
+        processing_class=AutoTokenizer.from_pretrained(base_model),
+        callbacks=callbacks(worker),
+    )
+    train_and_resume(trainer, worker)
+    save_adapter(trainer, worker, out_dir)
+    history = [entry for entry in trainer.state.log_history if "rewards/margins" in entry]
+    tail = history[-max(1, len(history) // 10) :]
+
+    def last(key: str) -> float:
+        return float(sum(entry[key] for entry in tail) / len(tail))
+
+    return {
+        "num_pairs": len(rows["prompt_ids"]),
+        "loss_step0": float(history[0]["loss"]),
+        "loss_last": last("loss"),
+        "margin": last("rewards/margins"),
+        "accuracy": last("rewards/accuracies"),
+    }
+
+
+def _longest(rows: dict[str, list[list[int]]]) -> int:
+    replies = [max(len(c), len(r)) for c, r in zip(rows["chosen_ids"], rows["rejected_ids"], strict=True)]
+    return max(len(p) + n for p, n in zip(rows["prompt_ids"], replies, strict=True))

@@ -1,0 +1,167 @@
+"""What the two transformers-based loops (SFT and DPO) share: arguments, checkpoints to Ray Train, and the adapter's folder.
+
+Knows nothing of losses or data. Imports transformers, peft and torch only inside functions, so that the configs of the
+train loops can be read without them.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rlenv.errors import ConfigError, PhaseError
+from trainers.ray_train import Worker, temporary_folder
+
+CHECKPOINT = "checkpoint"
+
+
+def training_arguments(worker: Worker, config: Any, **changes: Any) -> dict[str, Any]:
+    """Returns the arguments of transformers' ``TrainingArguments`` that both loops set alike.
+
+    Args:
+        worker: where it runs.
+        config: an ``SftConfig`` or ``DpoConfig``.
+        changes: replace or add arguments.
+    """
+    arguments: dict[str, Any] = {
+        "output_dir": str(worker.scratch / "transformers"),
+        "num_train_epochs": config.epochs,
+        "per_device_train_batch_size": config.batch_size,
+        "gradient_accumulation_steps": config.gradient_accumulation,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": config.schedule,
+        "warmup_steps": config.warmup,
+        "max_grad_norm": config.max_grad_norm,
+        "weight_decay": config.weight_decay,
+        "bf16": config.dtype == "bfloat16",
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False} if config.gradient_checkpointing else None,
+        "use_cpu": worker.device == "cpu",
+        "seed": config.seed,
+        "data_seed": config.seed,
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "steps" if config.save_every else "no",
+        "save_steps": config.save_every or 500,
+        "save_total_limit": 1,
+        "report_to": [],
+        "disable_tqdm": True,
+        "dataloader_pin_memory": worker.device != "cpu",
+        "remove_unused_columns": False,
+    }
+    if config.shard:
+        arguments["fsdp"] = True
+        arguments["fsdp_config"] = {
+            "version": 2,
+            "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+            "cpu_ram_efficient_loading": False,
+        }
+    return arguments | changes
+
+
+def check_training_config(config: Any, where: str) -> None:
+    """Raises ConfigError with every problem of the settings that both loops share."""
+    problems = []
+    for field in ("learning_rate", "max_grad_norm", "epochs"):
+        if getattr(config, field) <= 0:
+            problems.append(f"{where}.{field}: expected above 0, got {getattr(config, field)}")
+    for field in ("batch_size", "gradient_accumulation"):
+        if getattr(config, field) < 1:
+            problems.append(f"{where}.{field}: expected 1 or more, got {getattr(config, field)}")
+    if config.dtype not in ("float32", "bfloat16"):
+        problems.append(f"{where}.dtype: expected 'float32' or 'bfloat16', got {config.dtype!r}")
+    if config.save_every < 0:
+        problems.append(f"{where}.save_every: expected 0 (never) or more, got {config.save_every}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def callbacks(worker: Worker) -> list[Any]:
+    """Returns the callbacks that write progress and hand checkpoints to Ray Train."""
+    import torch
+    from transformers import TrainerCallback
+
+    class ProgressCallback(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+            if logs and "loss" in logs:
+                numbers = {k: float(v) for k, v in logs.items() if isinstance(v, (int, float, str)) and _is_number(v)}
+                worker.progress.write(state.global_step, state.max_steps, **numbers)
+
+    class CheckpointCallback(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if torch.distributed.is_initialized():
+                torch.distributed.barrier()  # every rank has written its part
+            folder = None
+            if worker.rank == 0:
+                folder = temporary_folder(worker)
+                source = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+                shutil.copytree(source, Path(folder) / CHECKPOINT)
+            worker.report({"step": float(state.global_step)}, folder)
+            if folder:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    return [ProgressCallback(), CheckpointCallback()]
+
+
+def train_and_resume(trainer: Any, worker: Worker) -> None:
+    """Runs a transformers Trainer, from the run's last checkpoint where there is one."""
+    with worker.resume() as folder:
+        trainer.train(resume_from_checkpoint=str(folder / CHECKPOINT) if folder else None)
+
+
+def load_base(base_model: str, dtype: str) -> Any:
+    """Returns the causal model to put an adapter on."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base_model, dtype=getattr(torch, dtype))
+    model.config.use_cache = False
+    return model
+
+
+def require_positions(base_model: str, longest: int, what: str) -> None:
+    """Raises PhaseError where the longest training row does not fit the model's positions."""
+    from transformers import AutoConfig
+
+    limit = getattr(AutoConfig.from_pretrained(base_model).get_text_config(), "max_position_embeddings", None)
+    if limit is not None and longest > limit:
+        raise PhaseError(
+            f"{what}: the longest row has {longest} tokens, the model has {limit} positions; "
+            "lower the context budget (context.budget_tokens) or the sessions' max_tokens"
+        )
+
+
+def save_adapter(trainer: Any, worker: Worker, out_dir: str) -> None:
+    """Writes the adapter named ``default`` as an ordinary PEFT folder, the same bytes for the same weights.
+
+    Every rank must call it: a sharded model is gathered first.
+    """
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if worker.rank != 0:
+        return
+    model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+    model.save_pretrained(out_dir, selected_adapters=["default"], state_dict=state)
+    tidy_adapter(out_dir)
+
+
+def tidy_adapter(out_dir: str | Path) -> None:
+    """Makes an adapter's folder a function of its weights: lists sorted, no model card."""
+    root = Path(out_dir)
+    (root / "README.md").unlink(missing_ok=True)
+    file = root / "adapter_config.json"
+    settings = json.loads(file.read_text())
+    for key, value in settings.items():
+        if isinstance(value, list) and all(isinstance(v, str) for v in value):
+            settings[key] = sorted(value)
+    file.write_text(json.dumps(settings, indent=2, sort_keys=True))
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True

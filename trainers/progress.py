@@ -1,0 +1,38 @@
+"""A training run's progress as JSON lines, for whoever draws a bar or a curve while it runs.
+
+One line a logged step: ``{"phase", "step", "total", "time", ...metrics}``. Appended by rank 0; a run that resumes goes on
+at the step of its checkpoint, so steps may repeat. Numbers only, never text of conversations.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+
+
+class Progress:
+    """Writes progress lines; with no path it writes nothing."""
+
+    def __init__(self, path: str | None, phase: str) -> None:
+        self.path = Path(path) if path else None
+        self.phase = phase
+
+    def write(self, step: int, total: int, **metrics: float) -> None:
+        """Appends one line."""
+        if self.path is None:
+            return
+        numbers = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and math.isfinite(v)}
+        line = {"phase": self.phase, "step": step, "total": total, "time": round(time.time(), 3), **numbers}
+        with self.path.open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+
+def read_progress(path: str | Path) -> list[dict[str, float | int | str]]:
+    """Returns the lines written so far, oldest first; an unfinished last line is left out."""
+    file = Path(path)
+    if not file.exists():
+        return []
+    lines = file.read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]

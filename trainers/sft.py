@@ -1,0 +1,199 @@
+"""The base user simulator: LoRA fine-tuning on what one seat really said (Section 3.3, Eq. 1, Table 6).
+
+One pass over a session trains all its turns: causal attention makes every message's prediction depend on what stood
+before it alone, and a mask leaves the loss to the seat's own tokens (its end-of-turn and end-of-session tokens included).
+Serves both seats: the user simulator, and an adapter for a supporter chatbot. Knows nothing of how the system text was built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rlenv.adapters import adapter_at
+from rlenv.chat_format import ChatFormat, chat_format
+from rlenv.errors import PhaseError
+from rlenv.types import Adapter, Message, Record, Seat
+from trainers.huggingface import (
+    callbacks,
+    check_training_config,
+    load_base,
+    require_positions,
+    save_adapter,
+    train_and_resume,
+    training_arguments,
+)
+from trainers.ray_train import Worker, new_folder, run_training, seed_everything
+from trainers.resources import TrainResources
+
+
+class SftExample(Record):
+    """One session to learn a seat from."""
+
+    session_id: str
+    system: str
+    """The built system text: instructions and context c."""
+    messages: tuple[Message, ...]
+    seat: Seat = "user"
+
+
+@dataclass(frozen=True)
+class SftConfig:
+    """Supervised fine-tuning. Defaults are Table 6's."""
+
+    epochs: float = 1.0
+    batch_size: int = 1
+    """Sessions a step and worker."""
+    gradient_accumulation: int = 1
+    lora_rank: int = 8
+    lora_alpha: int = 16
+    lora_dropout: float = 0.0
+    learning_rate: float = 5e-5
+    schedule: Literal["constant", "constant_with_warmup", "cosine", "linear"] = "constant"
+    warmup: float = 0.0
+    """Below 1 a share of the steps, else a number of them."""
+    max_grad_norm: float = 1.0
+    weight_decay: float = 0.0
+    max_tokens: int | None = None
+    """A longer session is cut after a whole message; None is the model's positions."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the frozen backbone and the computation; the adapter's weights are float32 always."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: slower, less memory."""
+    shard: bool = False
+    """Shard the model over the workers (FSDP2); for models that do not fit one GPU."""
+    save_every: int = 200
+    """Steps between checkpoints to resume from; 0 is never."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_training_config(self, "sft")
+
+
+@dataclass(frozen=True)
+class SftResult:
+    """The adapter and how its training went."""
+
+    adapter: Adapter
+    num_sessions: int
+    num_left_out: int
+    """Sessions of which not one own token fits ``max_tokens``."""
+    num_trained_tokens: int
+    loss_first: float
+    loss_last: float
+    """Mean of the last tenth of the steps."""
+
+
+def fit_sft(
+    examples: Sequence[SftExample] | str | Path,
+    config: SftConfig,
+    base_model: str | Path,
+    out_dir: str | Path,
+    name: str = "base",
+    *,
+    resources: TrainResources = TrainResources(),
+    storage_path: str | Path | None = None,
+    progress_path: str | Path | None = None,
+) -> SftResult:
+    """Returns the adapter trained with Eq. 1, written to ``out_dir`` (which must not exist).
+
+    Args:
+        examples: the sessions; or a JSON lines file of them that every worker sees, for large sets.
+        config: hyper-parameters.
+        base_model: a folder with a chat model and its tokenizer.
+        out_dir: the adapter's folder; appears whole or not at all.
+        name: the adapter's version name.
+        resources: the workers.
+        storage_path: checkpoints and logs; None is beside ``out_dir``.
+        progress_path: progress lines are appended here.
+
+    Raises:
+        PhaseError: training failed, or there is nothing to learn.
+    """
+    source = str(Path(examples).resolve()) if isinstance(examples, (str, Path)) else tuple(examples)
+    if not source:
+        raise PhaseError("sft: no sessions to learn from")
+    storage = Path(storage_path) if storage_path else Path(out_dir).resolve().parent
+    with new_folder(out_dir) as folder:
+        payload = (source, config, str(base_model), str(folder))
+        summary = run_training(
+            _sft_loop, payload, resources, storage, f"sft-{Path(out_dir).name}", progress_path=progress_path
+        )
+    return SftResult(adapter=adapter_at(out_dir, name), **summary)
+
+
+def sft_rows(
+    examples: Sequence[SftExample], chat: ChatFormat, max_tokens: int | None
+) -> tuple[list[dict[str, list[int]]], int]:
+    """Returns (rows of ``input_ids`` and ``labels``, -100 where there is no loss; number of sessions left out)."""
+    rows = []
+    for example in examples:
+        ids, mask = chat.training_example(example.system, example.messages, example.seat, max_tokens=max_tokens)
+        if any(mask):
+            rows.append({"input_ids": ids, "labels": [i if m else -100 for i, m in zip(ids, mask, strict=True)]})
+    return rows, len(examples) - len(rows)
+
+
+def pad_right(rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
+    """Returns rows as one batch of tensors, padded on the right; padding has no loss."""
+    import torch
+
+    width = max(len(row["input_ids"]) for row in rows)
+
+    def padded(values: list[int], fill: int) -> list[int]:
+        return values + [fill] * (width - len(values))
+
+    return {
+        "input_ids": torch.tensor([padded(row["input_ids"], 0) for row in rows]),
+        "attention_mask": torch.tensor([padded([1] * len(row["input_ids"]), 0) for row in rows]),
+        "labels": torch.tensor([padded(row["labels"], -100) for row in rows]),
+    }
+
+
+def _sft_loop(payload: tuple[Any, SftConfig, str, str], worker: Worker) -> dict[str, Any]:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoTokenizer, Trainer, TrainingArguments
+
+    source, config, base_model, out_dir = payload
+    examples = _read(source) if isinstance(source, str) else source
+    seed_everything(config.seed)
+    base = load_base(base_model, config.dtype)
+    limit = config.max_tokens or getattr(base.config.get_text_config(), "max_position_embeddings", None)
+    chat = chat_format(AutoTokenizer.from_pretrained(base_model))
+    rows, num_left_out = sft_rows(examples, chat, limit)
+    if not rows:
+        raise PhaseError(f"sft: none of {len(examples)} sessions has a word to learn within {limit} tokens")
+    require_positions(base_model, max(len(row["input_ids"]) for row in rows), "sft")
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    grouped = {"train_sampling_strategy": "group_by_length"} if config.batch_size > 1 else {}
+    trainer = Trainer(
+        model=get_peft_model(base, lora),
+        args=TrainingArguments(**training_arguments(worker, config, **grouped)),
+        train_dataset=rows,
+        data_collator=pad_right,
+        callbacks=callbacks(worker),
+    )
+    train_and_resume(trainer, worker)
+    save_adapter(trainer, worker, out_dir)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    tail = losses[-max(1, len(losses) // 10) :]
+    return {
+        "num_sessions": len(rows),
+        "num_left_out": num_left_out,
+        "num_trained_tokens": sum(label != -100 for row in rows for label in row["labels"]),
+        "loss_first": float(losses[0]),
+        "loss_last": float(sum(tail) / len(tail)),
+    }
+
+
+def _read(path: str) -> list[SftExample]:
+    with open(path) as stream:
+        return [SftExample.model_validate_json(line) for line in stream if line.strip()]
