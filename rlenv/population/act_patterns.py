@@ -63,6 +63,9 @@ OPEN_QUESTION = re.compile(
     r"|\bwhat('s| is| was| would| do| did| are| has)\b[^?]*\?|\bi'?d (love|like) to (hear|know|understand)\b|\bi wonder (what|how|why|when|where|which|who|if|whether)\b|\btell me\b",
     re.IGNORECASE,
 )
+SUGGESTS_BY_ASKING = re.compile(
+    r"\bwhat if you\b|\bhow about\b|\bwhy (don'?t you|not)\b|\b(you could|maybe|perhaps|try)\b", re.IGNORECASE
+)
 CLOSED_QUESTION = re.compile(rf"(^|[,;:]\s*|\b(and|so|but)\s+)(\w+,? )?{_AUX}\b[^?]*\?", re.IGNORECASE)
 WOULD_SAY = re.compile(r"would you say\W*$", re.IGNORECASE)
 

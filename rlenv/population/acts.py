@@ -27,6 +27,7 @@ FAULTS = frozenset(
 )
 _SENTENCE_ACTS = tuple(act for act in P.PATTERNS if act not in ("lets_go", "claims_memory", "greeting"))
 _SAME, _SAME_QUESTION = 0.75, 0.6
+_ON_TOPIC = {"validation", "reflection", "open_question", "self_disclosure", "greeting", "goodbye", "wrap_up"}
 History = Sequence[tuple[Role, str]]
 
 
@@ -97,6 +98,8 @@ def _acts_of_sentences(said: Sequence[str]) -> tuple[set[str], str | None]:
         if index < 2 and P.COMPILED["greeting"].search(sentence):
             found.add("greeting")
         question = _question(sentence)
+        if "open_question" in question and not P.SUGGESTS_BY_ASKING.search(sentence):
+            found.discard("advice")
         if question:
             asked = _asked(sentence) or asked
             found -= {"information", "validation"} if sentence.endswith("?") and len(sentence) < 90 else set()
@@ -160,7 +163,7 @@ def _against_history(
     cues = cues_of(users[-1])
     if P.OFF_TOPIC.search(text) and share_known(content(text), told) < 0.34:
         found.add("off_topic")
-    elif not P.HELPING.search(text) and len(content(text)) >= 3 and share_known(content(text), told) == 0:
+    elif not acts & _ON_TOPIC and not P.HELPING.search(text) and len(content(text)) >= 3 and share_known(content(text), told) == 0:
         found.add("off_topic")
     if cues & {"leaving", "goodbye"} and not acts & {"goodbye", "wrap_up"}:
         if acts & {"open_question", "closed_question", "advice"} or not P.COMPILED["lets_go"].search(text):

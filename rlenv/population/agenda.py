@@ -84,6 +84,8 @@ def next_fact(mind: Mind, asked: str | None, told: list[str], rng: Random) -> Fa
     left = [f for f in untold(mind) if f.fact_id not in told]
     if not left:
         return None
+    if not mind.told and not told:
+        return next((f for f in left if f.kind == "open"), left[0])
     answers = [f for f in left if f.kind == asked]
     if answers and rng.random() < 0.85:
         return answers[0]

@@ -12,6 +12,8 @@ from random import Random
 
 _TOKEN = re.compile(r"[\[\]|]|\{\w+\}")
 
+_AN = re.compile(r"\b([aA]) (?=[aeiou])(?!one|uni|use|eu)")
+
 Node = str | tuple[str, str] | list[list["Node"]]
 """Text, ("slot", name), or a choice between sequences of nodes."""
 
@@ -49,7 +51,7 @@ def render(template: str, rng: Random, slot: Callable[[str], str]) -> str:
     >>> render("[hi|hi] {name}", Random(0), {"name": "Ada"}.__getitem__)
     'hi Ada'
     """
-    return re.sub(r" {2,}", " ", _render(_parse(template), rng, slot)).strip()
+    return _AN.sub(r"\1n ", re.sub(r" {2,}", " ", _render(_parse(template), rng, slot)).strip())
 
 
 def _render(nodes: tuple[Node, ...] | list[Node], rng: Random, slot: Callable[[str], str]) -> str:

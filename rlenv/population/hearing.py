@@ -39,7 +39,7 @@ _TURN = {"i": "you", "my": "your", "me": "you", "i'm": "you're", "im": "you're",
          "cant": "can't", "u": "you", "bc": "because", "rly": "really"}  # fmt: skip
 _STARTS = re.compile(r"^(i|i'm|im|i've|ive|my|everything|nothing|nobody)\b", re.IGNORECASE)
 _BAD_ECHO = re.compile(
-    r"\b(you|your|u|ur|bot|hi|hello|thanks|sorry|said|mean|guess|know|idk|go|leave|bye|shouldn't have|not sure|never said"
+    r"\b(you|your|u|ur|bot|should|hi|hello|thanks|sorry|said|mean|guess|know|idk|go|leave|bye|shouldn't have|not sure|never said"
     r"|don't (want|understand|think)|do not (want|understand|think)|dont (want|understand|think)|haha)\b",
     re.IGNORECASE,
 )

@@ -113,7 +113,7 @@ def competent(moves: Mapping[str, float], early: int, speech: Speech) -> str:
     if cues & _COMPLAINTS - {"disagrees"} and not speech.spent("repair"):
         return speech.say("repair")
     wants = "asks_advice" in cues
-    if (wants or speech.turn >= early) and speech.rng.random() < (0.8 if wants else 0.22):
+    if (wants or speech.turn >= early) and speech.rng.random() < (0.8 if wants else 0.3):
         return _suggest(speech)
     return _explore(moves, speech)
 

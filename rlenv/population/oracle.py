@@ -138,21 +138,21 @@ def appraise(acts: ActSet, mind: Mind, scene: Scene, dice: Sequence[float]) -> A
         for act, (t, m, p) in _GOOD.items():
             if act in acts:
                 trust, mood, patience = trust + t, mood + m, patience + p
-        if _unwanted(acts, mind) and dice[0] < 0.45 + 0.5 * traits.resistance:
+        if _unwanted(acts, mind) and dice[0] < 0.3 + 0.5 * traits.resistance:
             reaction, fault = "vent_first", "unwanted_advice"
             trust, patience = trust - 0.05, patience - 0.08
-            shown = frozenset({"unwanted_advice"} if dice[1] < 0.6 else ())
+            shown = frozenset({"unwanted_advice"} if dice[1] < 0.3 else ())
     return Appraisal(
         reaction=reaction, fault=fault, issues=issues_for(rules, shown, acts), trust=trust, mood=mood, patience=patience
     )
 
 
 def _unwanted(acts: ActSet, mind: Mind) -> bool:
-    early = len(mind.told) < 5
+    early = len(mind.told) < 6
     return (
         "advice" in acts
         and "crisis_resources" not in acts
-        and ((mind.traits.goal == "vent" and mind.eased < 0.8) or (early and mind.traits.goal == "understand myself"))
+        and ((mind.traits.goal == "vent" and mind.eased < 0.6) or (early and mind.traits.goal == "understand myself"))
     )
 
 

@@ -16,7 +16,7 @@ from rlenv.population.voice import Voice
 
 REACTION_ACTIONS = {
     "greet": ("greets",), "greet_again": ("greets",), "hesitate": ("hesitates",), "mood_answer": (), "ack": (),
-    "agree_reflection": ("agrees_with_chatbot",), "thanks_validation": ("expresses_gratitude",), "answer_lead": (),
+    "agree_reflection": ("agrees_with_chatbot",), "thanks_validation": ("expresses_gratitude",),
     "unsure": ("chatbot_loses_user",), "say_yes": ("answers_question",), "say_no": ("answers_question",),
     "agree_advice": ("agrees_with_chatbot",), "change_talk": ("change_talk",),
     "doubt_advice": ("disagrees_with_chatbot",), "vent_first": ("disagrees_with_chatbot",),
@@ -42,6 +42,7 @@ _ASKS = {
     "make a plan": "ask_plan",
     "get through tonight": "ask_tonight",
 }
+_PLAIN_STARTS = ("I ", "I'm ", "I've ", "my ", "it ", "it's ", "there ", "nobody ", "he ", "she ", "we ", "they ", "people ")
 _SHORT_AFTER = {"angry": 0.35, "hurt": 0.15, "cold": 0.3, "clarity": 0.2, "unsure": 0.2, "cut_off": 0.1,
                 "hello_there": 0.1, "twice": 0.2, "no_resources": 0.2, "not_done": 0.8}  # fmt: skip
 
@@ -55,6 +56,8 @@ class Plan:
     reactions: list[str] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
     """Ids of the facts that are told in it."""
+    lead: str = ""
+    """Words that open the next fact."""
     vulnerable: bool = False
     crisis: bool = False
 
@@ -121,7 +124,7 @@ def _answer(plan: Plan, mind: Mind, acts: ActSet, voice: Voice, turn: int) -> fl
             plan.react(voice, "doubt_advice")
         else:
             plan.react(voice, "agree_advice")
-            if dice() < 0.25 + 0.5 * mind.eased:
+            if dice() < 0.35 + 0.5 * mind.eased:
                 plan.react(voice, "change_talk")
         return 0.7
     if "reflection" in acts and dice() < 0.55:
@@ -140,11 +143,13 @@ def _answer(plan: Plan, mind: Mind, acts: ActSet, voice: Voice, turn: int) -> fl
             plan.react(voice, "unsure")
             return 0.3
         if dice() < 0.2:
-            plan.react(voice, "answer_lead")
+            plan.lead = voice.say("answer_lead")
     elif dice() < 0.4:
         plan.react(voice, "ack")
     if mind.eased > 0.55 and dice() < 0.12:
         plan.react(voice, "lighter")
+    elif mind.eased > 0.4 and traits.goal != "vent" and dice() < 0.14:
+        plan.react(voice, "change_talk")
     return 1.0
 
 
@@ -174,20 +179,30 @@ def _disclose(plan: Plan, mind: Mind, acts: ActSet | None, target: float, voice:
         if fact is None:
             return
         asked = None
-        plan.sentences.append(_coloured(voice.tell(fact), mind, voice, first=not plan.sentences))
+        text = _coloured(voice.tell(fact), mind, voice, first=not plan.sentences)
+        plan.sentences.append(f"{plan.lead} {text}".strip())
+        plan.lead = ""
         plan.actions.append(ACTIONS[fact.kind])
         plan.told.append(fact.fact_id)
+        filler = voice.habit("fillers") if voice.rng.random() < 0.8 * mind.traits.filling else ""
+        if filler and filler[:14] not in " ".join(plan.sentences) and plan.words() < 1.2 * target:
+            plan.sentences.append(filler)
+            plan.actions.append("general_distress")
         plan.vulnerable |= fact.kind in ("feel", "thought", "vague", "worry")
 
 
 def _coloured(text: str, mind: Mind, voice: Voice, first: bool) -> str:
+    """Returns the sentence with the user's small words around it."""
     dice, traits = voice.rng.random, mind.traits
     chatty = {"formal": 0.4, "plain": 0.7, "casual": 1.2, "texting": 1.0, "rambling": 1.6}[traits.style]
-    if dice() < 0.3 * traits.hedging and not text.endswith("?"):
+    plain = text.startswith(_PLAIN_STARTS)
+    if plain and dice() < 0.5 * traits.hedging:
         text = f"{voice.say('hedges')} {text}"
-    elif dice() < (0.12 if first else 0.2) * chatty:
+    elif plain and dice() < 0.8 * traits.filling * min(1.2, chatty):
+        text = f"{voice.habit('links' if first or dice() < 0.5 else 'inner_links')} {text}"
+    elif dice() < (0.1 if first else 0.16) * chatty:
         text = f"{voice.say('heads')} {text}"
-    if dice() < 0.08 * chatty and not text.endswith("?"):
+    if dice() < 0.07 * chatty and not text.endswith("?"):
         text = f"{text}, {voice.say('tails')}"
     return text
 

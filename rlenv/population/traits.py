@@ -9,7 +9,7 @@ from functools import lru_cache
 from random import Random
 
 from rlenv.population.grammar import render
-from rlenv.population.wording import Concern, concerns, first_names, shared_slots
+from rlenv.population.wording import Concern, concerns, first_names, pool, shared_slots
 from rlenv.seeds import derive_seed
 from rlenv.types import Record
 
@@ -46,6 +46,14 @@ class Traits(Record):
     """How likely the user says that they must leave, and waits, before leaving."""
     stamina: float
     """How many turns the user means to stay."""
+    fillers: tuple[int, ...]
+    """Stock phrases that the user falls back on, as line numbers of the pool."""
+    links: tuple[int, ...]
+    """Pet words that the user starts messages and sentences with."""
+    inner_links: tuple[int, ...]
+    """Pet words that the user goes on with."""
+    filling: float
+    """How often they come."""
     at_risk: bool
     """Has thoughts of not wanting to live."""
     slots: dict[str, str]
@@ -71,8 +79,9 @@ def traits_of(user: int, seed: int) -> Traits:
     if style == "texting":
         words = min(26.0, words * 0.8)
     age = rng.randint(low, high)
+    name = rng.choice(first_names("m" if about.concern_id == "anger" else rng.choice("fm")))
     return Traits(
-        name=rng.choice(first_names("m" if about.concern_id == "anger" else rng.choice("fm"))),
+        name=name,
         age=age,
         job=job,
         concern=about.concern_id,
@@ -88,9 +97,13 @@ def traits_of(user: int, seed: int) -> Traits:
         emoji=rng.random() * 0.35 if style in ("casual", "texting") and rng.random() < 0.5 else 0.0,
         typos={"texting": 0.25, "casual": 0.1, "rambling": 0.08}.get(style, 0.0) * rng.random() * 2,
         announces=rng.random(),
-        stamina=min(24.0, max(3.0, rng.gauss(13.0, 4.5))),
+        stamina=min(24.0, max(3.0, rng.gauss(14.3, 4.8))),
         at_risk=rng.random() < (0.12 if about.concern_id in ("low_mood", "grief", "caring_relative") else 0.02),
-        slots=_slots(rng, about, role, gender, age, job),
+        fillers=tuple(rng.sample(range(len(pool("reactions.yaml", "fillers"))), 6)),
+        links=tuple(rng.sample(range(len(pool("reactions.yaml", "links"))), 2)),
+        inner_links=tuple(rng.sample(range(len(pool("reactions.yaml", "inner_links"))), 3)),
+        filling=rng.betavariate(4, 2),
+        slots=_slots(rng, about, role, gender, {"age": str(age), "job": job}, name),
     )
 
 
@@ -99,12 +112,14 @@ def _role(rng: Random, about: Concern) -> tuple[str, str]:
     return role.replace("_", " "), gender or rng.choice("fm")
 
 
-def _slots(rng: Random, about: Concern, role: str, gender: str, age: int, job: str) -> dict[str, str]:
+def _slots(
+    rng: Random, about: Concern, role: str, gender: str, known: dict[str, str], own_name: str
+) -> dict[str, str]:
     slots = {name: rng.choice(options) for name, options in {**shared_slots(), **about.slots}.items()}
     friend_gender = rng.choice("fm")
-    who_name = rng.choice(first_names(gender))
-    friend = rng.choice([n for n in first_names(friend_gender) if n != who_name])
-    slots |= {"age": str(age), "job": job, "role": role, "who_name": who_name, "friend": friend, "Topic": about.topic}
+    who_name = rng.choice([n for n in first_names(gender) if n != own_name])
+    friend = rng.choice([n for n in first_names(friend_gender) if n not in (own_name, who_name)])
+    slots |= {**known, "role": role, "who_name": who_name, "friend": friend, "Topic": about.topic}
     slots |= dict(zip(("he", "him", "his"), _pronouns(gender), strict=True))
     slots |= dict(zip(("fhe", "fhim", "fhis"), _pronouns(friend_gender), strict=True))
     if about.concern_id == "anger":

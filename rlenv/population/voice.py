@@ -40,6 +40,11 @@ class Voice:
         """Returns one wording of a fact; terse users take a short one."""
         return self._line(fact.fact_id, fact.lines)
 
+    def habit(self, name: str) -> str:
+        """Returns one of this user's own stock phrases: ``fillers``, ``links`` or ``inner_links``."""
+        index = self.rng.choice(getattr(self.traits, name))
+        return render(pool("reactions.yaml", name)[index], self.rng, self.slot)
+
     def _line(self, key: str, lines: tuple[str, ...]) -> str:
         free = [i for i in range(len(lines)) if f"{key}:{i}" not in self.used] or list(range(len(lines)))
         if self.traits.words < 12 and len(free) > 1:
@@ -54,7 +59,7 @@ class Voice:
         if name in _PEOPLE and _PEOPLE[name] not in self.named:
             mention = self._mention(_PEOPLE[name])
             return f"{mention}'s" if name in ("his", "fhis") else mention
-        if name in ("who", "friend"):
+        if name in ("who", "friend", "petname"):
             return self._mention(name)
         return self.traits.slots[name]
 
@@ -63,6 +68,8 @@ class Voice:
         first = person not in self.named
         if first:
             self.named.append(person)
+        if person == "petname":
+            return f"my {slots['pet']} {slots['petname']}" if first else slots["petname"]
         if person == "friend":
             return f"my friend {slots['friend']}" if first else slots["friend"]
         role, name = f"my {slots['role']}", slots["who_name"]
