@@ -5,7 +5,8 @@
 differences of log-odds, and bfloat16's eight bits would make them coarse. Causal attention and padding on the right
 together mean that a position never sees padding or what comes after it, so no attention mask is passed.
 
-Needs torch and transformers (peft for a LoRA checkpoint). Knows nothing of training loops or of who calls it; the layout is in ``discriminator_rows``.
+Needs torch and transformers (peft for a LoRA checkpoint). Knows nothing of training loops or of who calls it; the
+layout is in ``discriminator_rows``.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The discriminator's token layout: which ids it reads and at which positions it speaks (Section 3.4, Eq. 2).
 
 Training and serving both read this file, hence the very same positions. A session is laid out from its text, real and
-simulated alike: user messages as the template's user, the chatbot's as its assistant, the context (if any) as the system
-message. Messages are trimmed by ``spoken`` and nothing marks the end of a session, so that formatting says nothing of
-where a session came from. The log-odds of turn t stand at the end-of-turn token of user message t.
+simulated alike: user messages as the template's user, the chatbot's as its assistant, the context (if any) as the
+system message. Messages are trimmed by ``spoken`` and nothing marks the end of a session, so that formatting says
+nothing of where a session came from. The log-odds of turn t stand at the end-of-turn token of user message t.
 
 Knows nothing of models; needs only ``ChatFormat``.
 """
@@ -64,7 +64,7 @@ class DiscriminatorTree:
 
     trunk: DiscriminatorRow
     branches: tuple[tuple[DiscriminatorRow, ...], ...] = ()
-    """Per branch, per alternative: the past up to the turn and the alternative. Its last position is the one to score."""
+    """Per branch, per alternative: the past up to the turn, and the alternative. Its last position is to be scored."""
     num_shared: tuple[int, ...] = ()
     """Per branch: how many leading ids its alternatives share with the trunk."""
 
@@ -160,14 +160,15 @@ def require_whole(row: DiscriminatorRow, max_tokens: int) -> None:
     """Raises OverlongError where turns of the row were cut: fewer than T log-odds are never returned in silence."""
     if len(row.positions) < row.num_turns:
         raise OverlongError(
-            f"session {row.session_id}: only {len(row.positions)} of {row.num_turns} user turns fit the discriminator's "
-            f"{max_tokens} tokens; raise discriminator.max_tokens, shorten the context, or lower env.max_turns"
+            f"session {row.session_id}: only {len(row.positions)} of {row.num_turns} user turns fit the "
+            f"discriminator's {max_tokens} tokens; raise discriminator.max_tokens, shorten the context, "
+            "or lower env.max_turns"
         )
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:
     count = 0
-    for a, b in zip(one, other):
+    for a, b in zip(one, other, strict=False):
         if a != b:
             break
         count += 1

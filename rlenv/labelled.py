@@ -27,8 +27,9 @@ def split_by_context(
 ) -> tuple[list[LabelledSession], list[LabelledSession]]:
     """Returns (training, validation) sessions with no context in common.
 
-    Contexts are drawn whole, in an order that depends on ``seed`` and the set of contexts alone, until a side is full; a context whose
-    sessions no longer fit a side is left out, so a side may stay a few sessions short of its number, never above it.
+    Contexts are drawn whole, in an order that depends on ``seed`` and the set of contexts alone, until a side is full;
+    a context whose sessions no longer fit a side is left out, so a side may stay a few sessions short of its number,
+    never above it.
 
     Args:
         items: real and simulated, in any order.

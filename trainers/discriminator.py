@@ -1,8 +1,9 @@
 """The discriminators: real against simulated after every user message (Section 3.4, Eq. 3; protocol of 4.3.3).
 
-Several are trained one after the other in one launch (the iteration's own and its controls), each fresh from the backbone,
-with identical settings, so that differences in accuracy are differences of what they read. What is read and where the
-log-odds stand is ``rlenv.discriminator_rows``'s; this file holds the settings and the call, ``discriminator_loop`` the loop.
+Several are trained one after the other in one launch (the iteration's own and its controls), each fresh from the
+backbone, with identical settings, so that differences in accuracy are differences of what they read. What is read and
+where the log-odds stand is ``rlenv.discriminator_rows``'s; this file holds the settings and the call,
+``discriminator_loop`` the loop.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ class DiscriminatorConfig:
     dropout: float = 0.0
     """Before the score head."""
     average: Literal["session", "turn"] = "session"
-    """``session``: mean over a session's turns, then over sessions. A session is one draw of the data, its turns are not
-    independent of one another; under ``turn`` one 50-turn session would outweigh ten short ones in its batch."""
+    """``session``: mean over a session's turns, then over sessions. A session is one draw of the data, its turns are
+    not independent of one another; under ``turn`` one 50-turn session would outweigh ten short ones in its batch."""
     view: View = "full"
     """``full`` reads both seats, ``user_only`` the user's messages alone."""
     use_context: bool = True

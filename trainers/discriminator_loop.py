@@ -1,4 +1,4 @@
-"""The loop behind ``fit_discriminators``: every task fresh from the backbone, Eq. 3 at every user message, validation, saving.
+"""The loop behind ``fit_discriminators``: each task fresh from the backbone, Eq. 3 at every user message, validation.
 
 Runs on Ray Train's workers. A restart skips finished tasks and goes on within an unfinished one at its last checkpoint.
 """
@@ -58,7 +58,7 @@ def class_weights(labels: Sequence[bool]) -> tuple[float, float]:
 
 
 def epoch_batches(lengths: Sequence[int], batch_size: int, world_size: int, seed: int) -> list[list[int]]:
-    """Returns one epoch's batches of indices: shuffled, of like length within pools, a multiple of ``world_size`` many."""
+    """Returns an epoch's batches of indices: shuffled, of like length within pools, a multiple of ``world_size``."""
     rng = random.Random(seed)
     order = list(range(len(lengths)))
     rng.shuffle(order)

@@ -1,9 +1,10 @@
-"""One adversarial update: DPO on the preference pairs, with the previous iteration's simulator as reference (Section 3.5, Eq. 5).
+"""One adversarial update: DPO with the previous iteration's simulator as reference (Section 3.5, Eq. 5).
 
-TRL's ``DPOTrainer``, with the smallest subclass that takes token ids as they were sampled instead of tokenising text. The
-reference is right because of how the policy is handed over: a trainable ``PeftModel`` and no ``peft_config`` make TRL copy
-the loaded adapter into a frozen one named ``ref``; with a ``peft_config`` the reference would silently be the bare base
-model. ``max_length`` is None: TRL's default cuts prompts from the right, and a row without completion tokens learns nothing.
+TRL's ``DPOTrainer``, with the smallest subclass that takes token ids as they were sampled instead of tokenising text.
+The reference is right because of how the policy is handed over: a trainable ``PeftModel`` and no ``peft_config`` make
+TRL copy the loaded adapter into a frozen one named ``ref``; with a ``peft_config`` the reference would silently be the
+bare base model. ``max_length`` is None: TRL's default cuts prompts from the right, and a row without completion tokens
+learns nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the two transformers-based loops (SFT and DPO) share: arguments, checkpoints to Ray Train, and the adapter's folder.
+"""What the two transformers-based loops (SFT and DPO) share: arguments, checkpoints, and the adapter's folder.
 
 Knows nothing of losses or data. Imports transformers, peft and torch only inside functions, so that the configs of the
 train loops can be read without them.

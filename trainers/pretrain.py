@@ -2,7 +2,8 @@
 
 For runs without a downloaded model: an iteration on a laptop, the tests, the tutorial. What comes out is an ordinary
 checkpoint (Llama class, ChatML template) that LoRA, the discriminator and every engine load like a large one. Whole
-conversations are learnt in ``ChatFormat``'s layout, both seats, so that fine-tuning has something to stand on. No part of the paper.
+conversations are learnt in ``ChatFormat``'s layout, both seats, so that fine-tuning has something to stand on. No part
+of the paper.
 """
 
 from __future__ import annotations

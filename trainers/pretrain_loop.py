@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
 
@@ -81,7 +82,7 @@ def new_llama(config: PretrainConfig, chat: ChatFormat) -> Any:
 
 
 def pack(examples: Sequence[SftExample], chat: ChatFormat, block: int, seed: int) -> np.ndarray:
-    """Returns all conversations in one shuffled stream cut into [blocks, block + 1] ids, each ended by end-of-session."""
+    """Returns all conversations as one shuffled stream cut into [blocks, block + 1] ids; end-of-session ends each."""
     order = np.random.default_rng(seed).permutation(len(examples))
     stream: list[int] = []
     for i in order:

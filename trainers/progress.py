@@ -1,7 +1,7 @@
 """A training run's progress as JSON lines, for whoever draws a bar or a curve while it runs.
 
-One line a logged step: ``{"phase", "step", "total", "time", ...metrics}``. Appended by rank 0; a run that resumes goes on
-at the step of its checkpoint, so steps may repeat. Numbers only, never text of conversations.
+One line a logged step: ``{"phase", "step", "total", "time", ...metrics}``. Appended by rank 0; a run that resumes goes
+on at the step of its checkpoint, so steps may repeat. Numbers only, never text of conversations.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """One way into Ray Train for every train loop: launch, logs of our own, resume, and errors that say what happened.
 
-``run_training(loop, payload, ...)`` runs ``loop(payload, worker)`` on every worker of a ``TorchTrainer`` and returns what rank 0
-returns. Workers write to files of ours (never to the console: third-party bars and warnings stay out of the driver's
-terminal). A lost worker is replaced and the loop runs again; it must begin with ``worker.resume()``. Knows nothing of
-what is trained.
+``run_training(loop, payload, ...)`` runs ``loop(payload, worker)`` on every worker of a ``TorchTrainer`` and returns
+what rank 0 returns. Workers write to files of ours (never to the console: third-party bars and warnings stay out of the
+driver's terminal). A lost worker is replaced and the loop runs again; it must begin with ``worker.resume()``. Knows
+nothing of what is trained.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ LOG_LINES = 15
 
 @dataclass(frozen=True)
 class Worker:
-    """One worker's place in the run, as its loop sees it. As it is, a run of one process without Ray: nothing to resume."""
+    """One worker's place in the run, as its loop sees it; as it is, of a run in this process, without Ray."""
 
     scratch: Path
     """A folder that every worker of the run sees, kept across restarts and removed after success."""
-    progress: Progress = Progress(None, "local")
+    progress: Progress = dataclasses.field(default_factory=lambda: Progress(None, "local"))
     rank: int = 0
     world_size: int = 1
     device: str = "cpu"
@@ -212,7 +212,7 @@ def temporary_folder(worker: Worker) -> str:
 
 
 def _fingerprint(payload: Any) -> str:
-    """Returns a digest of the payload's values that is the same in every process (pickles are not: sets have no order)."""
+    """Returns a digest of the payload's values, the same in every process (a pickle is not: sets have no order)."""
     digest = hashlib.sha256()
 
     def add(value: Any) -> None:

@@ -20,7 +20,7 @@ class TrainResources:
     threads: int | None = None
     """torch threads a worker; None is ``num_cpus``."""
     max_failures: int = 2
-    """How often a lost worker is replaced and the run goes on from its last checkpoint; Ray Train's own default is 0."""
+    """How often a lost worker is replaced, the run going on from its last checkpoint; Ray Train's default is 0."""
 
     def __post_init__(self) -> None:
         if self.num_workers < 1 or self.num_cpus < 0 or self.num_gpus < 0:

@@ -1,4 +1,4 @@
-"""Learning-rate schedules of our own loops, as factors of the peak rate. The transformers-based loops use transformers'."""
+"""Learning-rate schedules of our own loops, as factors of the peak rate; SFT and DPO use transformers' own."""
 
 from __future__ import annotations
 

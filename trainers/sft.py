@@ -1,8 +1,9 @@
 """The base user simulator: LoRA fine-tuning on what one seat really said (Section 3.3, Eq. 1, Table 6).
 
 One pass over a session trains all its turns: causal attention makes every message's prediction depend on what stood
-before it alone, and a mask leaves the loss to the seat's own tokens (its end-of-turn and end-of-session tokens included).
-Serves both seats: the user simulator, and an adapter for a supporter chatbot. Knows nothing of how the system text was built.
+before it alone, and a mask leaves the loss to the seat's own tokens (its end-of-turn and end-of-session tokens
+included). Serves both seats: the user simulator, and an adapter for a supporter chatbot. Knows nothing of how the
+system text was built.
 """
 
 from __future__ import annotations
