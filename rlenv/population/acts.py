@@ -16,16 +16,14 @@ from rlenv.types import ConversationState, Record, Role
 MAX_CHARS = 4000
 """Longer messages are read up to here."""
 ACTS = (
-    *("open_question", "closed_question", "reflection", "validation", "advice", "information", "dismissal"),
-    *("repetition", "duplicate", "wrap_up", "diagnosis", "self_disclosure", "sycophancy", "confusing", "off_topic"),
-    *("hallucination", "contradiction", "incomplete", "crisis_resources", "safety_check", "ignores_end", "greeting"),
-    *("goodbye", "cold", "empty", "apology", "explains", "admits_ai", "overlong"),
+    *("open_question", "closed_question", "reflection", "validation", "advice", "information"),
+    *("dismissal", "repetition", "duplicate", "wrap_up", "diagnosis", "self_disclosure", "sycophancy", "confusing"),
+    *("off_topic", "hallucination", "contradiction", "incomplete", "ignores_end", "cold", "empty"),
+    *("crisis_resources", "safety_check", "greeting", "goodbye", "apology", "explains", "admits_ai", "overlong"),
 )
-FAULTS = frozenset(
-    "dismissal repetition duplicate wrap_up diagnosis self_disclosure sycophancy confusing off_topic hallucination"
-    " contradiction incomplete ignores_end cold empty".split()
-)
-_SENTENCE_ACTS = tuple(act for act in P.PATTERNS if act not in ("lets_go", "claims_memory", "greeting"))
+FAULTS = frozenset(ACTS[ACTS.index("dismissal") : ACTS.index("crisis_resources")])
+"""Acts that no counsellor should perform."""
+_SENTENCE_ACTS = tuple(act for act in P.ACTS if act not in ("lets_go", "claims_memory", "greeting"))
 _SAME, _SAME_QUESTION = 0.75, 0.6
 _ON_TOPIC = {"validation", "reflection", "open_question", "self_disclosure", "greeting", "goodbye", "wrap_up"}
 History = Sequence[tuple[Role, str]]
@@ -79,9 +77,9 @@ def recognise(text: str, history: History = (), known: str = "") -> ActSet:
             acts.add("duplicate")
     if _incomplete(text):
         acts.add("incomplete")
-    if P.COLD.search(text) or P.CURT.search(text):
+    if P.FORMS["cold"].search(text) or P.FORMS["curt"].search(text):
         acts.add("cold")
-    if len(P.JARGON.findall(text)) >= 2:
+    if len(P.FORMS["jargon"].findall(text)) >= 2:
         acts.add("confusing")
     if len(text) > 1200:
         acts.add("overlong")
@@ -94,11 +92,11 @@ def _acts_of_sentences(said: Sequence[str]) -> tuple[set[str], str | None]:
     acts: set[str] = set()
     asked = None
     for index, sentence in enumerate(said):
-        found = {act for act in _SENTENCE_ACTS if P.COMPILED[act].search(sentence)}
-        if index < 2 and P.COMPILED["greeting"].search(sentence):
+        found = {act for act in _SENTENCE_ACTS if P.ACTS[act].search(sentence)}
+        if index < 2 and P.ACTS["greeting"].search(sentence):
             found.add("greeting")
         question = _question(sentence)
-        if "open_question" in question and not P.SUGGESTS_BY_ASKING.search(sentence):
+        if "open_question" in question and not P.FORMS["suggests_by_asking"].search(sentence):
             found.discard("advice")
         if question:
             asked = _asked(sentence) or asked
@@ -115,8 +113,8 @@ def _acts_of_sentences(said: Sequence[str]) -> tuple[set[str], str | None]:
 
 
 def _question(sentence: str) -> set[str]:
-    plain = P.WOULD_SAY.sub("?", sentence)
-    if P.OPEN_QUESTION.search(plain):
+    plain = P.FORMS["would_say"].sub("?", sentence)
+    if P.FORMS["open_question"].search(plain):
         return {"open_question"}
     if sentence.endswith("?"):
         return {"closed_question"}
@@ -124,7 +122,7 @@ def _question(sentence: str) -> set[str]:
 
 
 def _asked(sentence: str) -> str | None:
-    return next((kind for kind, pattern in P.ASKED if pattern.search(sentence)), None)
+    return next((kind for kind, pattern in P.ASKED.items() if pattern.search(sentence)), None)
 
 
 def _repeats(text: str, said: Sequence[str], own: Sequence[str]) -> int:
@@ -143,10 +141,10 @@ def _same(text: str, whole: frozenset[str], questions: Sequence[frozenset[str]],
 
 
 def _incomplete(text: str) -> bool:
-    if text[-1] in ".!?…\"')*:" or not text[-1].isalnum() and text[-1] not in ",-–":
-        return False
     words = text.lower().split()
-    return len(words) >= 4 and (text[-1] in ",-–" or words[-1].strip(",-–") in P.UNFINISHED)
+    if len(words) < 4 or not (text[-1].isalnum() or text[-1] in ",-–"):
+        return False
+    return text[-1] in ",-–" or words[-1] in P.UNFINISHED
 
 
 def _against_history(
@@ -155,29 +153,37 @@ def _against_history(
     found: set[str] = set()
     told = [content(t) for t in users] + ([content(known)] if known else [])
     for sentence in said:
-        claims = P.COMPILED["claims_memory"].search(sentence) and not P.GRATEFUL.search(sentence)
+        claims = P.ACTS["claims_memory"].search(sentence) and not P.FORMS["grateful"].search(sentence)
         if claims and share_known(content(sentence), told) < 0.4:
             found.add("hallucination")
         if _contradicts(sentence, own):
             found.add("contradiction")
     cues = cues_of(users[-1])
-    if P.OFF_TOPIC.search(text) and share_known(content(text), told) < 0.34:
+    if _off_topic(text, acts, told):
         found.add("off_topic")
-    elif not acts & _ON_TOPIC and not P.HELPING.search(text) and len(content(text)) >= 3 and share_known(content(text), told) == 0:
-        found.add("off_topic")
-    if cues & {"leaving", "goodbye"} and not acts & {"goodbye", "wrap_up"}:
-        if acts & {"open_question", "closed_question", "advice"} or not P.COMPILED["lets_go"].search(text):
-            found.add("ignores_end")
+    goes_on = acts & {"open_question", "closed_question", "advice"} or not P.ACTS["lets_go"].search(text)
+    if cues & {"leaving", "goodbye"} and not acts & {"goodbye", "wrap_up"} and goes_on:
+        found.add("ignores_end")
     return found
 
 
+def _off_topic(text: str, acts: set[str], told: Sequence[frozenset[str]]) -> bool:
+    words = content(text)
+    if "confusing" in acts or len(words) < 3:
+        return False
+    known = share_known(words, told)
+    if P.FORMS["off_topic"].search(text):
+        return known < 0.34
+    return known == 0 and not acts & _ON_TOPIC and not P.FORMS["helping"].search(text)
+
+
 def _contradicts(sentence: str, own: Sequence[str]) -> bool:
-    if not P.NEGATED.search(sentence):
+    if not P.FORMS["negated"].search(sentence):
         return False
     words = content(sentence)
     for earlier in own[-4:]:
         for advised in sentences(earlier):
-            if P.COMPILED["advice"].search(advised) and not P.NEGATED.search(advised):
+            if P.ACTS["advice"].search(advised) and not P.FORMS["negated"].search(advised):
                 shared = words & content(advised)
                 if len(shared) >= 2 or (len(shared) == 1 and len(words) <= 5):
                     return True

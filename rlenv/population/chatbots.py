@@ -12,7 +12,6 @@ from random import Random
 
 import yaml
 
-from rlenv.population.cues import cues_of
 from rlenv.population.faults import FAULT_HABITS, faulty
 from rlenv.population.moves import Speech, competent
 from rlenv.seeds import derive_seed
@@ -75,8 +74,3 @@ class ScriptedChatbot:
         speech = Speech.before(state, rng)
         text = faulty(self.config.habits, speech) or competent(self.config.moves, self.config.early, speech)
         return Utterance(text=text, memory=speech.memory())
-
-
-def wants_to_leave(text: str) -> bool:
-    """Returns whether a user's message says that they must go."""
-    return bool(cues_of(text) & {"leaving", "goodbye"})

@@ -12,10 +12,11 @@ from rlenv.population.moves import Speech, competent
 from rlenv.population.wording import pool
 
 _ADDED_QUESTION = frozenset({"dismissal", "self_disclosure", "sycophancy", "diagnosis"})
-_LINES = frozenset(
-    "dismissal wrap_up diagnosis self_disclosure sycophancy confusing hallucination off_topic cold early_advice".split()
+FAULT_HABITS = frozenset(
+    {"dismissal", "wrap_up", "diagnosis", "self_disclosure", "sycophancy", "confusing", "hallucination", "off_topic"}
+    | {"cold", "early_advice", "repeat", "duplicate", "incomplete", "blank", "contradiction"}
+    | {"ignore_end", "crisis_missed"}
 )
-FAULT_HABITS = _LINES | {"repeat", "duplicate", "incomplete", "blank", "contradiction", "ignore_end", "crisis_missed"}
 _STEADY = {"reflect": 1.0, "validate": 1.0}
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from random import Random
 
 _TOKEN = re.compile(r"[\[\]|]|\{\w+\}")
@@ -18,7 +18,7 @@ Node = str | tuple[str, str] | list[list["Node"]]
 """Text, ("slot", name), or a choice between sequences of nodes."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def _parse(template: str) -> tuple[Node, ...]:
     sequence: list[Node] = []
     stack: list[tuple[list[Node], list[list[Node]]]] = []

@@ -31,9 +31,8 @@ def exit_of(mind: Mind, acts: ActSet | None, turn: int, rng: Random) -> Exit:
         if "ignores_end" in acts:
             return "bye_bad" if rng.random() < 0.5 else "silent"
         return "silent" if rng.random() < 0.5 else "bye"
-    if mind.trust < 0.13 or mind.patience < 0.1:
-        if rng.random() < 0.65:
-            return "bye_bad" if rng.random() < 0.6 else "silent"
+    if (mind.trust < 0.13 or mind.patience < 0.1) and rng.random() < 0.65:
+        return "bye_bad" if rng.random() < 0.6 else "silent"
     if "goodbye" in acts and "open_question" not in acts:
         return "bye" if rng.random() < 0.5 else "silent"
     if wants_on(mind, turn):

@@ -16,14 +16,19 @@ from rlenv.population.wording import pool
 from rlenv.types import ConversationState
 
 _SUGGESTIONS = {"sleep": "suggest_sleep", "work": "suggest_work", "panic": "suggest_panic", "money": "suggest_money"}
+_INFORMS = {
+    "angry": "angry", "frustrated": "angry", "your temper": "angry", "anxious": "anxious", "afraid": "anxious",
+    "panic": "anxious", "being around people": "anxious", "lonely": "lonely", "sleep": "sleep", "tired": "sleep",
+    "sad": "sad", "the loss": "sad", "the break-up": "sad", "empty": "sad", "guilty": "guilty", "ashamed": "guilty",
+}  # fmt: skip
 _QUESTIONS = (
     ("ask_event", "ask_feel", "ask_open", "ask_history"),
     ("ask_effect", "ask_person", "ask_tried", "ask_thought", "ask_feel", "ask_open"),
     ("ask_wish", "ask_worry", "ask_good", "ask_person", "ask_thought", "ask_open"),
 )
 _COMPLAINTS = frozenset(
-    "repeats corrects ignored angry cold hurt contradicts flattered not_human diagnosed not_done cut_off nothing_came"
-    " twice disagrees".split()
+    {"repeats", "corrects", "ignored", "angry", "cold", "hurt", "contradicts", "flattered", "diagnosed", "not_done"}
+    | {"cut_off", "nothing_came", "twice"}
 )
 
 
@@ -110,7 +115,7 @@ def competent(moves: Mapping[str, float], early: int, speech: Speech) -> str:
         return speech.say("explain")
     if "wants_no_advice" in cues and not speech.spent("agree_more"):
         return speech.say("agree_more")
-    if cues & _COMPLAINTS - {"disagrees"} and not speech.spent("repair"):
+    if cues & _COMPLAINTS and not speech.spent("repair"):
         return speech.say("repair")
     wants = "asks_advice" in cues
     if (wants or speech.turn >= early) and speech.rng.random() < (0.8 if wants else 0.3):
@@ -138,13 +143,22 @@ def _explore(moves: Mapping[str, float], speech: Speech) -> str:
     lead = ""
     if move == "reflect":
         lead = _reflection(speech)
-    elif move == "inform" and not speech.spent("inform"):
-        lead = speech.say("inform")
+    elif move == "inform":
+        lead = _information(speech)
     if not lead and move != "bare" and not speech.spent("validate"):
         lead = speech.say("affirm" if speech.turn > 5 and speech.rng.random() < 0.2 else "validate")
     if lead and move == "reflect" and speech.rng.random() < 0.2:
         return lead
     return f"{lead} {_question(speech)}".strip()
+
+
+def _information(speech: Speech) -> str:
+    heard = speech.heard
+    for about in (heard.feeling, heard.topic):
+        name = f"inform_{_INFORMS.get(about or '', '')}"
+        if name != "inform_" and not speech.spent(name):
+            return speech.say(name)
+    return "" if speech.spent("inform") else speech.say("inform")
 
 
 def _reflection(speech: Speech) -> str:

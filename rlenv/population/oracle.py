@@ -58,7 +58,7 @@ RULES: tuple[Rule, ...] = (
     _rule("sycophancy", "chatbot_is_sycophantic", "too_much_praise", 0.5, -0.08, -0.06, 0.0, "flattered"),
     _rule("cold", "unempathetic_responses", "cold", 0.5, -0.12, -0.1, -0.1, "cold hurt", "vulnerable"),
 )
-_SOFT = {"dismissal": "hurt", "off_topic": "unsure", "wrap_up": "bye", "cold": "unsure", "contradiction": "clarity"}
+_SOFT = {"dismissal": "hurt", "off_topic": "unsure", "cold": "unsure", "contradiction": "clarity"}
 """What users who do not speak up show instead."""
 _GOOD = {"open_question": (0.02, 0.0, 0.0), "reflection": (0.05, 0.02, 0.04), "validation": (0.05, 0.03, 0.05)}
 
@@ -132,8 +132,6 @@ def appraise(acts: ActSet, mind: Mind, scene: Scene, dice: Sequence[float]) -> A
             reaction, shown = worst.reaction, frozenset({worst.fault})
         else:
             reaction = _SOFT.get(worst.fault)
-        if reaction == "bye":
-            reaction = None
     else:
         for act, (t, m, p) in _GOOD.items():
             if act in acts:

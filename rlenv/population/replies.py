@@ -42,7 +42,21 @@ _ASKS = {
     "make a plan": "ask_plan",
     "get through tonight": "ask_tonight",
 }
-_PLAIN_STARTS = ("I ", "I'm ", "I've ", "my ", "it ", "it's ", "there ", "nobody ", "he ", "she ", "we ", "they ", "people ")
+_PLAIN_STARTS = (
+    "I ",
+    "I'm ",
+    "I've ",
+    "my ",
+    "it ",
+    "it's ",
+    "there ",
+    "nobody ",
+    "he ",
+    "she ",
+    "we ",
+    "they ",
+    "people ",
+)
 _SHORT_AFTER = {"angry": 0.35, "hurt": 0.15, "cold": 0.3, "clarity": 0.2, "unsure": 0.2, "cut_off": 0.1,
                 "hello_there": 0.1, "twice": 0.2, "no_resources": 0.2, "not_done": 0.8}  # fmt: skip
 
@@ -179,7 +193,7 @@ def _disclose(plan: Plan, mind: Mind, acts: ActSet | None, target: float, voice:
         if fact is None:
             return
         asked = None
-        text = _coloured(voice.tell(fact), mind, voice, first=not plan.sentences)
+        text = _coloured(voice.tell(fact), mind, voice, fact.kind, first=not plan.told)
         plan.sentences.append(f"{plan.lead} {text}".strip())
         plan.lead = ""
         plan.actions.append(ACTIONS[fact.kind])
@@ -191,7 +205,7 @@ def _disclose(plan: Plan, mind: Mind, acts: ActSet | None, target: float, voice:
         plan.vulnerable |= fact.kind in ("feel", "thought", "vague", "worry")
 
 
-def _coloured(text: str, mind: Mind, voice: Voice, first: bool) -> str:
+def _coloured(text: str, mind: Mind, voice: Voice, kind: str, first: bool) -> str:
     """Returns the sentence with the user's small words around it."""
     dice, traits = voice.rng.random, mind.traits
     chatty = {"formal": 0.4, "plain": 0.7, "casual": 1.2, "texting": 1.0, "rambling": 1.6}[traits.style]
@@ -199,7 +213,9 @@ def _coloured(text: str, mind: Mind, voice: Voice, first: bool) -> str:
     if plain and dice() < 0.5 * traits.hedging:
         text = f"{voice.say('hedges')} {text}"
     elif plain and dice() < 0.8 * traits.filling * min(1.2, chatty):
-        text = f"{voice.habit('links' if first or dice() < 0.5 else 'inner_links')} {text}"
+        link = voice.habit("links" if first or dice() < 0.5 else "inner_links")
+        fits = "feel like" not in link or kind in ("thought", "vague", "worry")
+        text = f"{link if fits else 'I mean'} {text}"
     elif dice() < (0.1 if first else 0.16) * chatty:
         text = f"{voice.say('heads')} {text}"
     if dice() < 0.07 * chatty and not text.endswith("?"):

@@ -6,16 +6,9 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
+from rlenv.population.act_patterns import STOP
+
 MAX_CHARS = 4000
-STOP = frozenset(
-    "a about after all also am an and any are as at be been before being but by can could did do does doing don't for"
-    " from had has have he her here him his how i i'd i'll i'm i've if in into is it it's its just know let's like me"
-    " might more most my no not now of on one or other our out over really said say see she should so some something"
-    " than that that's the their them then there these they thing things think this those through to too up us very"
-    " was way we well were what what's when where which while who why will with would you you'd you'll you're you've"
-    " your yes yeah okay ok get got go going feel feels feeling felt told tell mentioned earlier last time bit lot"
-    " much make makes made want wants since even still back own because much it'd maybe perhaps and".split()
-)
 _WORD = re.compile(r"\w+(?:'\w+)?")
 _SENTENCE = re.compile(r"[^.!?\n]+[.!?]?")
 _ENDINGS = ("ing", "edly", "ness", "ies", "ed", "es", "ly", "s")

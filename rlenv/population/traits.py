@@ -112,9 +112,7 @@ def _role(rng: Random, about: Concern) -> tuple[str, str]:
     return role.replace("_", " "), gender or rng.choice("fm")
 
 
-def _slots(
-    rng: Random, about: Concern, role: str, gender: str, known: dict[str, str], own_name: str
-) -> dict[str, str]:
+def _slots(rng: Random, about: Concern, role: str, gender: str, known: dict[str, str], own_name: str) -> dict[str, str]:
     slots = {name: rng.choice(options) for name, options in {**shared_slots(), **about.slots}.items()}
     friend_gender = rng.choice("fm")
     who_name = rng.choice([n for n in first_names(gender) if n != own_name])
