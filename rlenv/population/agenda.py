@@ -34,17 +34,21 @@ ACTIONS = {
 }
 """The user action (Appendix D) that telling a fact of a kind performs."""
 _EXCLUDED = {
-    "job_loss": {"job", "no focus"},
-    "exam_pressure": {"job"},
-    "caring_relative": {"job", "family view", "overwhelmed"},
+    "job_loss": {"job", "no focus", "coworker", "should be grateful"},
+    "exam_pressure": {"job", "coworker", "should be grateful"},
+    "caring_relative": {"job", "coworker", "should be grateful", "family view", "overwhelmed"},
     "grief": {"family view"},
-    "insomnia": {"sleep"},
+    "insomnia": {"sleep", "late"},
+    "new_parent": {"sleep", "no focus", "job", "coworker", "should be grateful"},
+    "chronic_pain": {"body", "exercise"},
     "health_worry": {"body"},
     "loneliness": {"friend"},
     "low_mood": {"hobby dropped"},
     "conflict_with_parents": {"family view"},
 }
 _PER_SESSION = 14
+_NUM_SHARED = 17
+"""How many of the facts that anyone can have are true of one user."""
 
 
 @lru_cache(maxsize=8192)
@@ -53,7 +57,9 @@ def agenda_of(user: int, session: int, seed: int) -> tuple[Fact, ...]:
     traits = traits_of(user, seed)
     rng = Random(derive_seed("population-agenda", seed, user, session))
     out = _EXCLUDED.get(traits.concern, set())
-    own = [(f, 0.0) for f in traits.about.facts] + [(f, 1.5) for f in shared_facts() if f.label not in out]
+    common = [f for f in shared_facts() if f.label not in out]
+    common = Random(derive_seed("population-common", seed, user)).sample(common, _NUM_SHARED)
+    own = [(f, 0.0) for f in traits.about.facts] + [(f, 1.5) for f in common]
     ordered = sorted(own, key=lambda pair: _RANK[pair[0].kind] + pair[1] + rng.gauss(0, 1.3 * (pair[0].kind != "open")))
     facts = [fact for fact, _ in ordered]
     if session > 0:

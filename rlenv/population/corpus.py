@@ -19,7 +19,7 @@ from rlenv.population.oracle import issues_of
 from rlenv.population.traits import traits_of
 from rlenv.population.users import PopulationUser
 from rlenv.seeds import derive_seed
-from rlenv.types import ConversationState, Message, Session, SessionContext
+from rlenv.types import ConversationState, Message, Role, Session, SessionContext
 
 SOURCE = "population"
 _RECENT_MESSAGES = 4
@@ -89,7 +89,7 @@ def labelled(state: ConversationState, chatbot: str, user_id: str) -> Session:
 def _played(user: int, session: int, seed: int, names: tuple[str, ...], limits: Limits) -> ConversationState:
     context = _context(user, session, seed, names, limits)
     rng = Random(derive_seed("population-session", seed, user, session))
-    opener = "user" if rng.random() < 0.6 else "assistant"
+    opener: Role = "user" if rng.random() < 0.6 else "assistant"
     chatbot = make_chatbot(names[rng.randrange(len(names))])
     state = begin(
         f"{user_id_of(user, seed)}-{session}",
@@ -115,12 +115,14 @@ def _context(user: int, session: int, seed: int, names: tuple[str, ...], limits:
     if past:
         last = past[-1].turns[-_RECENT_MESSAGES:]
         recent = (tuple(Message(role=t.role, content=t.utterance.text) for t in last),)
-    return SessionContext(
-        profile=profile(traits),
-        situation=f"{traits.name} struggles with {traits.about.name}.",
-        long_term_context=long_term_context(traits, session),
-        previous_summaries=tuple(session_summary(mind) for mind in minds[-5:]),
-        current_summary=current_summary(user, session, seed),
-        recent_sessions=recent,
-        population={"user": user, "session": session, "seed": seed},
+    return SessionContext.model_validate(
+        dict(
+            profile=profile(traits),
+            situation=f"{traits.name} struggles with {traits.about.name}.",
+            long_term_context=long_term_context(traits, session),
+            previous_summaries=tuple(session_summary(mind) for mind in minds[-5:]),
+            current_summary=current_summary(user, session, seed),
+            recent_sessions=recent,
+            population={"user": user, "session": session, "seed": seed},
+        )
     )

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from rlenv.population.cues import cues_of
 from rlenv.population.moves import Speech, competent
+from rlenv.population.similarity import sentences
 from rlenv.population.wording import pool
 
 _ADDED_QUESTION = frozenset({"dismissal", "self_disclosure", "sycophancy", "diagnosis"})
@@ -79,8 +80,8 @@ def _cut(text: str, speech: Speech) -> str:
 def _contradiction(speech: Speech) -> str | None:
     if not speech.advised:
         return None
-    advised = speech.advised.rstrip(".?").lower()
-    for lead in ("maybe you could ", "you could ", "is to ", "to ", "have you thought about "):
+    advised = sentences(speech.advised)[-1].rstrip(".?").lower()
+    for lead in ("maybe you could ", "you could try to ", "you could ", "is to "):
         if lead in advised:
             return speech.say("fault_contradiction", advised=advised.split(lead, 1)[1])
     return None

@@ -13,8 +13,8 @@ from random import Random
 EXPANSIONS = {
     "i'm": "I am", "i've": "I have", "i'd": "I would", "i'll": "I will", "can't": "cannot", "don't": "do not",
     "doesn't": "does not", "didn't": "did not", "won't": "will not", "it's been": "it has been",
-    "it's": "it is", "that's": "that is", "isn't that": "is that not", "isn't": "is not", "wasn't": "was not", "wouldn't": "would not",
-    "haven't": "have not", "hasn't": "has not",
+    "it's": "it is", "that's": "that is", "isn't that": "is that not", "isn't": "is not", "wasn't": "was not",
+    "wouldn't": "would not", "haven't": "have not", "hasn't": "has not",
     "couldn't": "could not", "shouldn't": "should not", "you're": "you are", "we're": "we are",
     "they're": "they are", "there's": "there is", "what's": "what is", "yeah": "yes", "gonna": "going to",
     "gotta": "have to", "idk": "I do not know", "meh": "not so well", "nope": "no", "hey": "hello", "ok": "okay",

@@ -57,6 +57,19 @@ _PLAIN_STARTS = (
     "they ",
     "people ",
 )
+_DISTRESS = (
+    "can't do",
+    "tired",
+    "stop",
+    "want to feel",
+    "so bad",
+    "alone",
+    "stuck",
+    "never end",
+    "wrong with",
+    "so hard",
+    "fault",
+)
 _SHORT_AFTER = {"angry": 0.35, "hurt": 0.15, "cold": 0.3, "clarity": 0.2, "unsure": 0.2, "cut_off": 0.1,
                 "hello_there": 0.1, "twice": 0.2, "no_resources": 0.2, "not_done": 0.8}  # fmt: skip
 
@@ -198,10 +211,10 @@ def _disclose(plan: Plan, mind: Mind, acts: ActSet | None, target: float, voice:
         plan.lead = ""
         plan.actions.append(ACTIONS[fact.kind])
         plan.told.append(fact.fact_id)
-        filler = voice.habit("fillers") if voice.rng.random() < 0.8 * mind.traits.filling else ""
+        filler = voice.habit("fillers") if voice.rng.random() < 0.9 * mind.traits.filling else ""
         if filler and filler[:14] not in " ".join(plan.sentences) and plan.words() < 1.2 * target:
             plan.sentences.append(filler)
-            plan.actions.append("general_distress")
+            plan.actions += ["general_distress"] if any(word in filler for word in _DISTRESS) else []
         plan.vulnerable |= fact.kind in ("feel", "thought", "vague", "worry")
 
 
@@ -212,7 +225,7 @@ def _coloured(text: str, mind: Mind, voice: Voice, kind: str, first: bool) -> st
     plain = text.startswith(_PLAIN_STARTS)
     if plain and dice() < 0.5 * traits.hedging:
         text = f"{voice.say('hedges')} {text}"
-    elif plain and dice() < 0.8 * traits.filling * min(1.2, chatty):
+    elif plain and dice() < 1.0 * traits.filling * min(1.2, chatty):
         link = voice.habit("links" if first or dice() < 0.5 else "inner_links")
         fits = "feel like" not in link or kind in ("thought", "vague", "worry")
         text = f"{link if fits else 'I mean'} {text}"

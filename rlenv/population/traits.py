@@ -16,8 +16,22 @@ from rlenv.types import Record
 GOALS = ("vent", "get advice", "understand myself", "make a plan", "get through tonight")
 STYLES = ("formal", "plain", "casual", "texting", "rambling")
 PARTNERS = ("wife", "husband", "girlfriend", "boyfriend", "fiance")
-_NO_PARTNER = ("break_up", "loneliness", "conflict_with_parents", "exam_pressure", "grief", "social_anxiety")
-_AGES = {"exam_pressure": (18, 26), "caring_relative": (36, 62), "job_loss": (30, 58), "anger": (26, 50)}
+_NO_PARTNER = (
+    "break_up",
+    "relationship_trouble",
+    "loneliness",
+    "conflict_with_parents",
+    "exam_pressure",
+    "grief",
+    "social_anxiety",
+)
+_AGES = {
+    "exam_pressure": (18, 26),
+    "caring_relative": (36, 62),
+    "job_loss": (30, 58),
+    "anger": (26, 50),
+    "new_parent": (24, 40),
+}
 
 
 class Traits(Record):
@@ -99,10 +113,10 @@ def traits_of(user: int, seed: int) -> Traits:
         announces=rng.random(),
         stamina=min(24.0, max(3.0, rng.gauss(14.3, 4.8))),
         at_risk=rng.random() < (0.12 if about.concern_id in ("low_mood", "grief", "caring_relative") else 0.02),
-        fillers=tuple(rng.sample(range(len(pool("reactions.yaml", "fillers"))), 6)),
+        fillers=tuple(rng.sample(range(len(pool("reactions.yaml", "fillers"))), 5)),
         links=tuple(rng.sample(range(len(pool("reactions.yaml", "links"))), 2)),
         inner_links=tuple(rng.sample(range(len(pool("reactions.yaml", "inner_links"))), 3)),
-        filling=rng.betavariate(4, 2),
+        filling=rng.betavariate(5, 1.8),
         slots=_slots(rng, about, role, gender, {"age": str(age), "job": job}, name),
     )
 
@@ -120,8 +134,7 @@ def _slots(rng: Random, about: Concern, role: str, gender: str, known: dict[str,
     slots |= {**known, "role": role, "who_name": who_name, "friend": friend, "Topic": about.topic}
     slots |= dict(zip(("he", "him", "his"), _pronouns(gender), strict=True))
     slots |= dict(zip(("fhe", "fhim", "fhis"), _pronouns(friend_gender), strict=True))
-    if about.concern_id == "anger":
-        slots["talk"] = render(slots["talk"], rng, slots.__getitem__)
+    slots = {name: render(value, rng, slots.__getitem__) for name, value in slots.items()}
     if role in PARTNERS:
         slots["partner"] = f"my {role}"
     if about.concern_id in _NO_PARTNER:

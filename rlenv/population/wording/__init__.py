@@ -13,7 +13,7 @@ import yaml
 
 from rlenv.types import Record
 
-CONCERN_FILES = ("concerns_work.yaml", "concerns_people.yaml", "concerns_self.yaml")
+CONCERN_FILES = ("concerns_work.yaml", "concerns_people.yaml", "concerns_self.yaml", "concerns_more.yaml")
 
 
 class Fact(Record):
