@@ -130,8 +130,12 @@ def summarize(
         )
         sessions = read_sessions(source, neighbours="keep")
         folder = cache or out.with_name(out.name + ".cache")
+        room = input_tokens + max_tokens + 512
         with (
-            summary_model(base_url, model, key_env, engine_model, log_dir=folder) as (completer, count_tokens),
+            summary_model(base_url, model, key_env, engine_model, num_positions=room, log_dir=folder) as (
+                completer,
+                count_tokens,
+            ),
             counting("summaries", len(sessions)) as advance,
         ):
             cached = CachedCompleter(completer, folder)

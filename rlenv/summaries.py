@@ -15,23 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlenv.completers import CachedCompleter, ChatMessages
-from rlenv.context_items import SPEAKERS
-from rlenv.cutting import MARK, CountTokens, cut_middle, encodable
+from rlenv.cutting import CountTokens, cut_middle, estimate_tokens
 from rlenv.errors import ConfigError, EngineError, OverlongError, PhaseError
-from rlenv.types import Session, SessionContext
+from rlenv.summary_questions import WRITE, Question, by_person, long_term_chat, session_chat, written_summary
+from rlenv.types import Session
 
 log = logging.getLogger(__name__)
-
-SESSION_PROMPT = """\
-You write the record of one mental health support session, for whoever must know it without reading it.
-In 3 to 6 plain sentences about "the user": why they came, the topics in their order, what they felt at the start and \
-at the end, what the chatbot tried, how the user took it, and what they came to see, if anything.
-Only what was said. No advice, no diagnosis, no headings, no quotes."""
-
-LONG_TERM_PROMPT = """\
-You are given the records of one user's mental health support sessions, oldest first.
-In 3 to 6 plain sentences about "the user": what keeps coming back, what has changed over time, and what stays open.
-Only what the records say. No advice, no diagnosis, no headings."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +79,6 @@ class SummaryReport:
     """Inputs whose middle was left out."""
 
 
-def estimate_tokens(text: str) -> int:
-    """Returns roughly how many tokens a text has: four bytes each. For models whose tokenizer is not at hand."""
-    return -(-len(encodable(text).encode()) // 4)
-
-
 async def summarize(
     sessions: Sequence[Session],
     completer: CachedCompleter,
@@ -117,9 +101,9 @@ async def summarize(
     """
     report = SummaryReport(num_sessions=len(sessions), num_users=len({s.user_id for s in sessions}))
     asking = _Asking(completer, config, count_tokens, report)
-    known = await asking.all([_session_chat(s) for s in sessions], [_written_summary(s) for s in sessions], advance)
+    known = await asking.all([session_chat(s) for s in sessions], [written_summary(s) for s in sessions], advance)
     histories = _histories(sessions)
-    chats = [_long_term_chat(s, [known[j] for j in histories[i]]) for i, s in enumerate(sessions)]
+    chats = [long_term_chat(s, [known[j] for j in histories[i]]) for i, s in enumerate(sessions)]
     long_terms = await asking.all(chats, [None] * len(sessions))
     asking.check(len(sessions))
     done = []
@@ -145,7 +129,7 @@ class _Asking:
 
     async def all(
         self,
-        chats: Sequence[tuple[str, str, list[str]] | None],
+        chats: Sequence[Question | None],
         known: Sequence[str | None],
         advance: Callable[[], None] = lambda: None,
     ) -> list[str | None]:
@@ -170,7 +154,8 @@ class _Asking:
     async def one(self, who: str, prompt: str, lines: list[str]) -> str | None:
         kept = cut_middle(lines, self.config.input_tokens, self.count)
         self.report.num_cut += kept != lines
-        chat: ChatMessages = [{"role": "system", "content": prompt}, {"role": "user", "content": "\n".join(kept)}]
+        shown = "\n".join([*kept, "", WRITE])
+        chat: ChatMessages = [{"role": "system", "content": prompt}, {"role": "user", "content": shown}]
         try:
             for attempt in range(self.config.attempts):
                 seed = self.config.seed + attempt
@@ -192,33 +177,6 @@ class _Asking:
                 f"{num} summaries failed of {num_sessions} sessions{stopped}; the first: {self.failures[0]}. Nothing "
                 f"was written. {self.completer.num_asked} answers are kept: run the same command again to go on."
             )
-
-
-def _session_chat(session: Session) -> tuple[str, str, list[str]] | None:
-    lines = [
-        SPEAKERS[m.role] + encodable(m.content).strip().replace("\n", "\n  ")
-        for m in session.messages
-        if m.content.strip()
-    ]
-    return (session.session_id, SESSION_PROMPT, lines) if lines else None
-
-
-def _long_term_chat(session: Session, earlier: Sequence[str | None]) -> tuple[str, str, list[str]] | None:
-    """The question for the long-term context; None with fewer than two earlier sessions, or where it stands."""
-    context = session.context
-    if _by_person(context, "long_term_context"):
-        return None
-    texts = list(context.previous_summaries) if _by_person(context, "previous_summaries") else earlier
-    lines = [f"- {encodable(text).strip()}" for text in texts if text and text != MARK]
-    return (session.session_id, LONG_TERM_PROMPT, lines) if len(lines) > 1 else None
-
-
-def _written_summary(session: Session) -> str | None:
-    return session.context.current_summary if _by_person(session.context, "current_summary") else None
-
-
-def _by_person(context: SessionContext, name: str) -> bool:
-    return bool(getattr(context, name)) and name not in context.generated
 
 
 def _histories(sessions: Sequence[Session]) -> list[list[int]]:
@@ -245,7 +203,7 @@ def _filled(
         ("previous_summaries", previous, "num_previous"),
         ("long_term_context", long_term, "num_long_term"),
     ):
-        if _by_person(context, name):
+        if by_person(context, name):
             report.num_kept += 1
         elif value:
             update[name] = value

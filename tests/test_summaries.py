@@ -8,9 +8,11 @@ import pytest
 
 from rlenv import aio
 from rlenv.completers import CachedCompleter, EndpointCompleter, EngineCompleter
+from rlenv.cutting import estimate_tokens
 from rlenv.errors import ConfigError, EngineError, OverlongError, PhaseError
 from rlenv.local_endpoint import serve
-from rlenv.summaries import SummaryConfig, estimate_tokens, summarize
+from rlenv.summaries import SummaryConfig, summarize
+from rlenv.summary_questions import WRITE
 from rlenv.types import Generation, Message, Session, SessionContext
 
 SECRET = "word-from-a-message"
@@ -67,8 +69,8 @@ def test_a_session_gets_its_own_summary_earlier_ones_and_the_long_term(tmp_path)
 def test_the_model_sees_the_transcript_of_the_session_and_the_earlier_summaries(tmp_path):
     completer = ListCompleter()
     run([session("a1"), session("a2"), session("a3")], completer, tmp_path)
-    assert completer.prompts[0][1]["content"] == f"User: {SECRET} a1\nChatbot: I see."
-    assert completer.prompts[3][1]["content"] == "- answer 1\n- answer 2"
+    assert completer.prompts[0][1]["content"] == f"User: {SECRET} a1\nChatbot: I see.\n\n{WRITE}"
+    assert completer.prompts[3][1]["content"] == f"- answer 1\n- answer 2\n\n{WRITE}"
 
 
 def test_only_the_latest_earlier_summaries_are_kept(tmp_path):
@@ -138,7 +140,7 @@ def test_long_sessions_are_cut_in_their_middle_to_the_budget(tmp_path):
     messages = tuple(Message(role="assistant" if i % 2 else "user", content=f"number {i}") for i in range(999))
     completer = ListCompleter()
     _, report = run([Session(session_id="a", messages=messages)], completer, tmp_path, input_tokens=100)
-    shown = completer.prompts[0][1]["content"]
+    shown = completer.prompts[0][1]["content"].removesuffix(f"\n\n{WRITE}")
     assert estimate_tokens(shown) <= 100
     assert shown.startswith("User: number 0\n")
     assert shown.endswith("User: number 998")
