@@ -7,6 +7,7 @@ wrap-up is premature, or an invention corrected, is for ``rlenv.population.oracl
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from rlenv.population import act_patterns as P
 from rlenv.population.cues import cues_of
@@ -23,7 +24,7 @@ ACTS = (
 )
 FAULTS = frozenset(ACTS[ACTS.index("dismissal") : ACTS.index("crisis_resources")])
 """Acts that no counsellor should perform."""
-_SENTENCE_ACTS = tuple(act for act in P.ACTS if act not in ("lets_go", "claims_memory", "greeting"))
+_SENTENCE_ACTS = tuple(act for act in P.ACTS if act not in ("lets_go", "claims_memory"))
 _SAME, _SAME_QUESTION = 0.75, 0.6
 _ON_TOPIC = {"validation", "reflection", "open_question", "self_disclosure", "greeting", "goodbye", "wrap_up"}
 History = Sequence[tuple[Role, str]]
@@ -92,24 +93,28 @@ def _acts_of_sentences(said: Sequence[str]) -> tuple[set[str], str | None]:
     acts: set[str] = set()
     asked = None
     for index, sentence in enumerate(said):
-        found = {act for act in _SENTENCE_ACTS if P.ACTS[act].search(sentence)}
-        if index < 2 and P.ACTS["greeting"].search(sentence):
-            found.add("greeting")
-        question = _question(sentence)
-        if "open_question" in question and not P.FORMS["suggests_by_asking"].search(sentence):
-            found.discard("advice")
-        if question:
-            asked = _asked(sentence) or asked
-            found -= {"information", "validation"} if sentence.endswith("?") and len(sentence) < 90 else set()
-        found |= question
-        if "dismissal" in found:
-            found -= {"validation", "advice", "information", "reflection"}
-        if "diagnosis" in found:
-            found -= {"reflection", "information"}
-        acts |= found
-    if "dismissal" in acts and "crisis_resources" in acts:
+        found, after = _acts_of(sentence)
+        acts |= found if index < 2 else found - {"greeting"}
+        asked = after or asked
+    if "crisis_resources" in acts:
         acts.discard("dismissal")
     return acts, asked
+
+
+@lru_cache(maxsize=16384)
+def _acts_of(sentence: str) -> tuple[frozenset[str], str | None]:
+    found = {act for act in _SENTENCE_ACTS if P.ACTS[act].search(sentence)}
+    question = _question(sentence)
+    if "open_question" in question and not P.FORMS["suggests_by_asking"].search(sentence):
+        found.discard("advice")
+    if question and sentence.endswith("?") and len(sentence) < 90:
+        found -= {"information", "validation"}
+    found |= question
+    if "dismissal" in found:
+        found -= {"validation", "advice", "information", "reflection"}
+    if "diagnosis" in found:
+        found -= {"reflection", "information"}
+    return frozenset(found), _asked(sentence) if question else None
 
 
 def _question(sentence: str) -> set[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from rlenv.population.act_patterns import CUES
+from rlenv.population.register import spelled_out
 
 MAX_CHARS = 4000
 """Longer messages are read up to here, so that none is slow."""
@@ -20,5 +21,5 @@ def cues_of(text: str) -> frozenset[str]:
     >>> sorted(cues_of("sorry, I have to go now"))
     ['leaving']
     """
-    text = text[:MAX_CHARS].replace("’", "'").strip()
+    text = spelled_out(text[:MAX_CHARS].replace("’", "'").strip())
     return frozenset(name for name, pattern in CUES.items() if pattern.search(text))

@@ -46,7 +46,8 @@ def faulty(habits: Mapping[str, float], speech: Speech) -> str | None:
 def _slip(habit: str, speech: Speech) -> str | None:
     if habit == "repeat":
         asked = [text for text in speech.own[1:] if text.endswith("?")]
-        return speech.rng.choice(asked[-4:]) if asked else None
+        again = [text for text in asked if asked.count(text) > 1]
+        return speech.rng.choice(again or asked[-4:]) if asked else None
     if habit == "duplicate":
         return speech.own[-1] if speech.own else None
     if habit == "incomplete":

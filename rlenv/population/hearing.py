@@ -9,15 +9,14 @@ import re
 from functools import lru_cache
 
 from rlenv.population import act_patterns as P
-from rlenv.population.register import TYPOS
+from rlenv.population.register import spelled_out
 from rlenv.types import Record
 
 MAX_CHARS = 2000
 _CLAUSE = re.compile(r"[^.!?\n,;…]+")
 _TURN = {"i": "you", "my": "your", "me": "you", "i'm": "you're", "im": "you're", "i've": "you've", "ive": "you've",
          "i'd": "you'd", "i'll": "you'll", "mine": "yours", "myself": "yourself", "am": "are", "dont": "don't",
-         "cant": "can't", "u": "you", "bc": "because", "rly": "really",
-         "its": "it's", **{typo: word for word, typo in TYPOS.items()}}  # fmt: skip
+         "cant": "can't", "its": "it's"}  # fmt: skip
 
 
 class Heard(Record):
@@ -36,7 +35,7 @@ def hear(text: str) -> Heard:
     >>> hear("I feel so ashamed when my boss calls").person
     'your boss'
     """
-    text = text[:MAX_CHARS].replace("’", "'")
+    text = spelled_out(text[:MAX_CHARS].replace("’", "'"))
     person = P.HEARING["person"].search(text)
     return Heard(
         person=f"your {person.group(1).lower()}" if person else None,

@@ -120,6 +120,13 @@ def competent(moves: Mapping[str, float], early: int, speech: Speech) -> str:
     wants = "asks_advice" in cues
     if (wants or speech.turn >= early) and speech.rng.random() < (0.8 if wants else 0.3):
         return _suggest(speech)
+    if (
+        speech.turn <= 2
+        and len(speech.user.split()) <= 6
+        and speech.heard == hear("")
+        and not speech.spent("ask_start")
+    ):
+        return speech.say("ask_start")
     return _explore(moves, speech)
 
 

@@ -132,6 +132,8 @@ def appraise(acts: ActSet, mind: Mind, scene: Scene, dice: Sequence[float]) -> A
             reaction, shown = worst.reaction, frozenset({worst.fault})
         else:
             reaction = _SOFT.get(worst.fault)
+        if shown and dice[1] < traits.resistance - mind.patience:
+            reaction = "angry"
     else:
         for act, (t, m, p) in _GOOD.items():
             if act in acts:

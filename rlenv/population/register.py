@@ -25,11 +25,12 @@ TEXTING = {
     "are": "r", "please": "pls", "thanks": "thx", "something": "smth", "weekend": "wkend", "yes": "yea",
 }  # fmt: skip
 TYPOS = {
-    "because": "becuase", "really": "realy", "the": "teh", "people": "poeple", "friend": "freind",
+    "because": "becuase", "really": "realy", "people": "poeple", "friend": "freind",
     "tomorrow": "tommorow", "tired": "tierd", "always": "allways", "thought": "thougt", "believe": "beleive",
     "what": "waht", "with": "wiht", "just": "jsut", "know": "konw", "their": "thier", "again": "agian",
     "every": "evry", "morning": "mornign", "going": "goign", "scared": "scard", "probably": "probaly",
 }  # fmt: skip
+_UNDONE = {short: word for table in (TYPOS, TEXTING) for word, short in table.items() if short != "ur"}
 _WORD = re.compile(r"[\w']+")
 _I = re.compile(r"\bI\b")
 _CONJUNCTIONS = ("and ", "but ", "because ", "so ", "plus ", "also ")
@@ -65,6 +66,15 @@ def write(sentences: Sequence[str], register: str, rng: Random, typos: float = 0
     if typos:
         text = _replaced(text, TYPOS, typos, rng)
     return f"{text} {emoji}" if emoji else text
+
+
+def spelled_out(text: str) -> str:
+    """Returns the text with the usual typos and abbreviations undone, so that it can be understood.
+
+    >>> spelled_out("waht do u mean")
+    'what do you mean'
+    """
+    return _WORD.sub(lambda m: _UNDONE.get(m.group().lower(), m.group()), text)
 
 
 def _joined(sentences: Sequence[str], links: Sequence[str], rng: Random, capitals: bool) -> str:

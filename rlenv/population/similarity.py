@@ -14,6 +14,7 @@ _SENTENCE = re.compile(r"[^.!?\n]+[.!?]?")
 _ENDINGS = ("ing", "edly", "ness", "ies", "ed", "es", "ly", "s")
 
 
+@lru_cache(maxsize=16384)
 def stem(word: str) -> str:
     """Returns a rough stem, so that "worries" and "worried" meet.
 

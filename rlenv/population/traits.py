@@ -113,7 +113,7 @@ def traits_of(user: int, seed: int) -> Traits:
         announces=rng.random(),
         stamina=min(24.0, max(3.0, rng.gauss(14.3, 4.8))),
         at_risk=rng.random() < (0.12 if about.concern_id in ("low_mood", "grief", "caring_relative") else 0.02),
-        fillers=tuple(rng.sample(range(len(pool("reactions.yaml", "fillers"))), 5)),
+        fillers=tuple(rng.sample(range(len(pool("reactions.yaml", "fillers"))), 6)),
         links=tuple(rng.sample(range(len(pool("reactions.yaml", "links"))), 2)),
         inner_links=tuple(rng.sample(range(len(pool("reactions.yaml", "inner_links"))), 3)),
         filling=rng.betavariate(5, 1.8),
