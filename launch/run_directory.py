@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from rlenv.errors import ConfigError
+from rlenv.lines import write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +65,8 @@ class RunDirectory:
     def once(self, name: str, make: Callable[[Path], object]) -> Path:
         """Returns the folder ``name``, made by ``make(folder)`` unless an earlier run finished it.
 
-        ``make`` writes into a folder beside it that takes its name when everything is on disk; whatever
-        interrupts it leaves nothing under the name.
+        ``make`` makes a folder beside it, which takes its name when everything is on disk; whatever interrupts
+        it leaves nothing under the name.
         """
         final = self.path(name)
         if final.exists():
@@ -74,7 +75,7 @@ class RunDirectory:
         partial = final.with_name(final.name + PARTIAL)
         if partial.exists():
             shutil.rmtree(partial)
-        partial.mkdir(parents=True)
+        partial.parent.mkdir(parents=True, exist_ok=True)
         began = time.time()
         log.info("%s: begins", name)
         make(partial)
@@ -113,12 +114,7 @@ class RunDirectory:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
-    partial = path.with_name(path.name + PARTIAL)
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    write_atomic(path, [text.encode()])
 
 
 def write_json(path: Path, value: Any) -> None:

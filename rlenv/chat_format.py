@@ -105,15 +105,15 @@ class ChatFormat:
         seat: Seat,
         *,
         max_tokens: int | None = None,
-        learn_end: bool = True,
     ) -> tuple[list[int], list[int]]:
         """Returns (token ids [n], mask [n]) of a whole session; the mask is 1 on what ``seat`` says.
 
-        All of the seat's messages are trained in one pass. With ``learn_end`` the seat's last word ends in the
-        end-of-session token; where the other seat spoke last, an empty last message of that token is added,
-        which is how a user leaves without a word. A session over ``max_tokens`` is cut after a whole message and
-        then has no end to learn.
+        All of the seat's messages are trained in one pass. The user's seat also learns when a session ends: its
+        last word closes with the end-of-session token, and where the chatbot spoke last an empty last message of
+        that token is added, which is how a user leaves without a word. A session over ``max_tokens`` is cut after
+        a whole message and then has no end to learn.
         """
+        learn_end = seat == "user"
         ids = list(self.system_ids(system))
         mask = [0] * len(ids)
         last = len(messages) - 1

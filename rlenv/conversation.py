@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rlenv.errors import ConfigError
 from rlenv.protocols import Speaker
 from rlenv.seeds import derive_seed
 from rlenv.types import (
@@ -44,7 +45,7 @@ class Limits:
         for name in ("max_turns", "max_tokens", "max_seconds"):
             value = getattr(self, name)
             if value is not None and value <= 0:
-                raise ValueError(f"limits.{name} must be above 0, got {value}")
+                raise ConfigError(f"limits.{name} must be above 0, got {value}")
 
 
 def begin(

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from rlenv.errors import ConfigError, EngineError, OverlongError
-from rlenv.speakers import SystemText
+from rlenv.system_texts import SystemText
 from rlenv.types import ROLE_OF_SEAT, ConversationState, Sampling, Seat, Utterance
 
 END_MARK = "[END]"

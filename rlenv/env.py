@@ -229,7 +229,13 @@ class ConversationCore:
         """Returns an env for each seed that stands where this one does; None keeps this conversation's seed."""
         copies = []
         for seed in seeds:
-            copy = ConversationCore(self.scenarios, self.world, self.seat, self.limits, self.reward)
+            copy = self.sibling()
             copy.restore(self.snapshot(), seed)
             copies.append(copy)
         return copies
+
+    def sibling(self) -> ConversationCore:
+        """Returns another env over the same scenarios, world, limits and reward, before its first reset."""
+        other = object.__new__(ConversationCore)
+        other.__dict__.update(self.__dict__, _state=None, _world_name="", _began=0.0)
+        return other

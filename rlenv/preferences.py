@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 
 from rlenv.conversation import before_user_turn, reply_seed
+from rlenv.errors import ConfigError
 from rlenv.protocols import Discriminator
 from rlenv.rewards import branch_rewards, turn_rewards
 from rlenv.speakers import EngineSpeaker
@@ -36,7 +37,7 @@ class PreferencesConfig:
 
     def __post_init__(self) -> None:
         if self.num_alternatives < 2:
-            raise ValueError(f"preferences.num_alternatives must be 2 or more, got {self.num_alternatives}")
+            raise ConfigError(f"preferences.num_alternatives must be 2 or more, got {self.num_alternatives}")
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,8 @@ from functools import lru_cache
 
 from rlenv.chat_format import ChatFormat
 from rlenv.protocols import Engine
+from rlenv.system_texts import SystemText
 from rlenv.types import Adapter, ConversationState, Sampling, Seat, SessionContext, Utterance
-
-SystemText = Callable[[SessionContext], str]
-"""Builds a seat's system message from a session's context."""
 
 
 class EngineSpeaker:

@@ -1,0 +1,75 @@
+"""The command line: ``rlenv adversarial``, ``rlenv import``, ``rlenv validate``, ... What a person did wrong is told
+in a sentence, with exit code 1 and no traceback.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+
+from launch import data_commands
+from rlenv.errors import RlenvError
+
+app = typer.Typer(
+    name="rlenv",
+    help="Conversations as an RL environment, with users that are trained to be real.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_commands.register(app)
+
+
+@app.command()
+def adversarial(
+    config: Annotated[Path, typer.Argument(help="YAML with what differs from the defaults, as conf/quickstart.yaml")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="settings as key.sub=value")] = None,
+    dry_run: Annotated[bool, typer.Option(help="check the configuration and show it, run nothing")] = False,
+) -> None:
+    """Run Algorithm 1, or go on with a run that was interrupted: the same command does both."""
+    from launch.config import load_config, to_dict
+
+    settings = load_config(config, overrides or [])
+    if dry_run:
+        import yaml
+
+        typer.echo(yaml.safe_dump(to_dict(settings), sort_keys=False))
+        return
+    from launch.algorithm import run_adversarial
+    from launch.report import print_report
+
+    print_report(run_adversarial(settings))
+
+
+@app.command()
+def table(run: Annotated[Path, typer.Argument(help="a run directory")]) -> None:
+    """Show the table of a run: one row for each simulator version."""
+    from launch.report import print_report
+    from launch.run_directory import RunDirectory
+
+    print_report(RunDirectory(run))
+
+
+def main() -> None:
+    """The entry point."""
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=Console(stderr=True), show_path=False, markup=False)],
+    )
+    logging.getLogger("launch").setLevel(logging.INFO)
+    try:
+        app()
+    except RlenvError as error:
+        Console(stderr=True).print(f"[bold red]error[/] {escape(str(error))}", highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; run the same command again to go on", highlight=False)
+        sys.exit(130)

@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# Installs rlenv and runs the tests; arguments go to pytest, as in: launch/test.sh -m "not slow"
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/install.sh"
+exec .venv/bin/python -m pytest "$@"
