@@ -6,6 +6,7 @@ wrap-up is premature, or an invention corrected, is for ``rlenv.population.oracl
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -27,6 +28,7 @@ FAULTS = frozenset(ACTS[ACTS.index("dismissal") : ACTS.index("crisis_resources")
 _SENTENCE_ACTS = tuple(act for act in P.ACTS if act not in ("lets_go", "claims_memory"))
 _SAME, _SAME_QUESTION = 0.75, 0.6
 _ON_TOPIC = {"validation", "reflection", "open_question", "self_disclosure", "greeting", "goodbye", "wrap_up"}
+_ABOUT = re.compile(r"\byour (\w+)")
 History = Sequence[tuple[Role, str]]
 
 
@@ -166,8 +168,9 @@ def _against_history(
     cues = cues_of(users[-1])
     if _off_topic(text, acts, told):
         found.add("off_topic")
-    goes_on = acts & {"open_question", "closed_question", "advice"} or not P.ACTS["lets_go"].search(text)
-    if cues & {"leaving", "goodbye"} and not acts & {"goodbye", "wrap_up"} and goes_on:
+    goes_on = acts & {"open_question", "closed_question", "advice"} or P.FORMS["goes_on"].search(text)
+    lets_go = acts & {"goodbye", "wrap_up"} or P.ACTS["lets_go"].search(text)
+    if cues & {"leaving", "goodbye"} and goes_on and not lets_go:
         found.add("ignores_end")
     return found
 
@@ -179,7 +182,8 @@ def _off_topic(text: str, acts: set[str], told: Sequence[frozenset[str]]) -> boo
     known = share_known(words, told)
     if P.FORMS["off_topic"].search(text):
         return known < 0.34
-    return known == 0 and not acts & _ON_TOPIC and not P.FORMS["helping"].search(text)
+    bound = P.FORMS["helping"].search(text) or P.FORMS["refers_back"].search(text)
+    return known == 0 and len(words) >= 4 and not acts & _ON_TOPIC and not bound
 
 
 def _contradicts(sentence: str, own: Sequence[str]) -> bool:
@@ -190,6 +194,7 @@ def _contradicts(sentence: str, own: Sequence[str]) -> bool:
         for advised in sentences(earlier):
             if P.ACTS["advice"].search(advised) and not P.FORMS["negated"].search(advised):
                 shared = words & content(advised)
-                if len(shared) >= 2 or (len(shared) == 1 and len(words) <= 5):
+                about = set(_ABOUT.findall(sentence.lower())) & set(_ABOUT.findall(advised.lower()))
+                if len(shared) >= 2 or about:
                     return True
     return False

@@ -63,11 +63,16 @@ def agenda_of(user: int, session: int, seed: int) -> tuple[Fact, ...]:
     ordered = sorted(own, key=lambda pair: _RANK[pair[0].kind] + pair[1] + rng.gauss(0, 1.3 * (pair[0].kind != "open")))
     facts = [fact for fact, _ in ordered]
     if session > 0:
-        before = {f.fact_id for f in agenda_of(user, session - 1, seed)[:_PER_SESSION]}
-        later = [f for f in facts if f.fact_id not in before and f.kind != "open"]
-        updates = sorted(update_facts(), key=lambda f: (f.kind != "open", rng.random()))
-        facts = [*updates[:4], *later]
+        told = {f.fact_id for k in range(session) for f in agenda_of(user, k, seed)[:_PER_SESSION]}
+        facts = [*_updates(user, session, seed), *[f for f in facts if f.fact_id not in told and f.kind != "open"]]
     return tuple(facts)
+
+
+def _updates(user: int, session: int, seed: int) -> list[Fact]:
+    opening, *others = update_facts()
+    Random(derive_seed("population-updates", seed, user)).shuffle(others)
+    turn = 2 * (session - 1) % len(others)
+    return [opening, *(others[turn:] + others[:turn])[:2]]
 
 
 def fact_by_id(mind: Mind, fact_id: str) -> Fact:

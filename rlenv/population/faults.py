@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rlenv.population.act_patterns import UNFINISHED
 from rlenv.population.cues import cues_of
 from rlenv.population.moves import Speech, competent
 from rlenv.population.similarity import sentences
@@ -70,9 +71,7 @@ def _slip(habit: str, speech: Speech) -> str | None:
 
 def _cut(text: str, speech: Speech) -> str:
     words = text.rstrip(".?!").split()
-    ends = [
-        i for i, w in enumerate(words) if i >= 3 and w.lower() in ("the", "to", "a", "your", "you", "and", "that", "is")
-    ]
+    ends = [i for i, w in enumerate(words) if i >= 3 and w.lower() in UNFINISHED]
     if not ends:
         return "I hear you, and I wonder whether the"
     return " ".join(words[: speech.rng.choice(ends) + 1])

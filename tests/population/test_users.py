@@ -9,10 +9,11 @@ import pytest
 
 from rlenv.conversation import Limits, begin, converse
 from rlenv.linguistics import words
+from rlenv.population.agenda import agenda_of
 from rlenv.population.mind import Mind
 from rlenv.population.traits import traits_of
 from rlenv.population.users import PopulationUser
-from rlenv.population.wording import concerns
+from rlenv.population.wording import concerns, first_names, shared_facts, update_facts
 from rlenv.types import ConversationState, SessionContext, Turn, Utterance
 
 USER = PopulationUser()
@@ -168,19 +169,25 @@ def test_the_same_fact_is_not_told_twice():
         assert len(told) == len(set(told))
 
 
+def test_facts_have_ids_of_their_own():
+    ids = [f.fact_id for c in concerns().values() for f in c.facts]
+    ids += [f.fact_id for f in (*shared_facts(), *update_facts())]
+    assert len(ids) == len(set(ids))
+
+
+def test_a_later_session_brings_new_things():
+    for user in range(20):
+        first, second = (agenda_of(user, session, 0)[:12] for session in (0, 1))
+        assert not {f.fact_id for f in first} & {f.fact_id for f in second}
+
+
 def test_names_jobs_and_places_stay_fixed_within_a_session():
-    names = {n.lower() for gender in "fm" for n in _names(gender)}
+    names = {n.lower() for gender in "fm" for n in first_names(gender)}
     for user in range(40):
         traits = traits_of(user, 0)
         allowed = {traits.slots[key].lower() for key in ("who_name", "friend", "petname")}
         said = {w for text in _texts(_talk(user, *GOOD * 4)) for w in re.findall(r"\w+", text.lower())}
         assert said & names <= allowed
-
-
-def _names(gender: str) -> tuple[str, ...]:
-    from rlenv.population.wording import first_names
-
-    return first_names(gender)
 
 
 def test_a_user_is_the_same_whenever_they_are_asked_for():

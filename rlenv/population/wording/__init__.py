@@ -98,7 +98,7 @@ def _facts(prefix: str, data: dict[str, str]) -> tuple[Fact, ...]:
     facts = []
     for key, text in data.items():
         kind, label = key.split("/", 1)
-        facts.append(Fact(fact_id=f"{prefix}/{label}", kind=kind, label=label, lines=_lines(text)))
+        facts.append(Fact(fact_id=f"{prefix}/{key}", kind=kind, label=label, lines=_lines(text)))
     return tuple(facts)
 
 
