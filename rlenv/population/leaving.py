@@ -36,7 +36,7 @@ def exit_of(mind: Mind, acts: ActSet | None, turn: int, rng: Random) -> Exit:
     if "goodbye" in acts and "open_question" not in acts:
         return "bye" if rng.random() < 0.5 else "silent"
     if wants_on(mind, turn):
-        return "silent" if rng.random() < 0.006 else "stay"
+        return "silent" if turn > 3 and rng.random() < 0.006 else "stay"
     if turn < mind.traits.stamina - 1 and mind.eased < 1.0 and untold(mind) and rng.random() < 0.6:
         return "stay"
     if rng.random() < 0.65 * mind.traits.announces:

@@ -1,6 +1,6 @@
 """The wording of the population, as data: what is said lives in the YAML files here, who says it when does not.
 
-Loaded once a process. ``Concern`` is one burden with its facts; ``POOLS`` are lines that fit any user or chatbot.
+Loaded once a process. A ``Concern`` is one burden with its facts; a pool holds the lines of one reaction or move.
 """
 
 from __future__ import annotations
