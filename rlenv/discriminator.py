@@ -11,6 +11,7 @@ layout is in ``discriminator_rows``.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,12 +53,33 @@ class TurnScorer(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Returns the log-odds [P] at ``input_ids[rows, positions]`` of right-padded ids [B, n]."""
-        inner = self.classifier.get_base_model() if hasattr(self.classifier, "peft_config") else self.classifier
-        device = input_ids.device.type
-        with torch.autocast(device, dtype=self.autocast or torch.bfloat16, enabled=self.autocast is not None):
-            hidden = getattr(inner, inner.base_model_prefix)(input_ids, use_cache=False).last_hidden_state
-        with torch.autocast(device, enabled=False):
-            return inner.score(inner.dropout(hidden[rows, positions].float())).squeeze(-1)
+        hidden, _ = self.hidden(input_ids)
+        return self.head(hidden[rows, positions])
+
+    def hidden(self, input_ids: torch.Tensor, past: Any | None = None, keep: bool = False) -> tuple[torch.Tensor, Any]:
+        """Returns (last hidden states [B, n, d], key-value cache) of ids that continue ``past``.
+
+        Args:
+            input_ids: [B, n], right-padded.
+            past: the cache of what stands before, of the same batch size; None for nothing.
+            keep: return the cache extended by ``input_ids``; else None.
+        """
+        inner = self._inner()
+        with torch.autocast(
+            input_ids.device.type, dtype=self.autocast or torch.bfloat16, enabled=self.autocast is not None
+        ):
+            backbone = getattr(inner, inner.base_model_prefix)
+            output = backbone(input_ids, past_key_values=past, use_cache=keep or past is not None)
+        return output.last_hidden_state, output.past_key_values if keep else None
+
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Returns the log-odds [P] of hidden states [P, d], in float32."""
+        inner = self._inner()
+        with torch.autocast(hidden.device.type, enabled=False):
+            return inner.score(inner.dropout(hidden.float())).squeeze(-1)
+
+    def _inner(self) -> Any:
+        return self.classifier.get_base_model() if hasattr(self.classifier, "peft_config") else self.classifier
 
 
 @dataclass(frozen=True)
@@ -73,16 +95,15 @@ class RowBatch:
         return RowBatch(self.input_ids.to(device), self.rows.to(device), self.positions.to(device))
 
 
-def pad_rows(rows: Sequence[DiscriminatorRow], only_last: Sequence[bool] | None = None) -> RowBatch:
-    """Returns rows as one batch; with ``only_last`` a row's last position alone is scored."""
+def pad_rows(rows: Sequence[DiscriminatorRow]) -> RowBatch:
+    """Returns rows as one batch."""
     width = max(len(row.token_ids) for row in rows)
     input_ids = torch.zeros((len(rows), width), dtype=torch.long)
     index, positions = [], []
     for i, row in enumerate(rows):
         input_ids[i, : len(row.token_ids)] = torch.tensor(row.token_ids, dtype=torch.long)
-        wanted = row.positions[-1:] if only_last is not None and only_last[i] else row.positions
-        index.extend([i] * len(wanted))
-        positions.extend(wanted)
+        index.extend([i] * len(row.positions))
+        positions.extend(row.positions)
     return RowBatch(input_ids, torch.tensor(index, dtype=torch.long), torch.tensor(positions, dtype=torch.long))
 
 
@@ -99,14 +120,9 @@ def length_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]
 
 @torch.no_grad()
 def score_rows(
-    scorer: TurnScorer,
-    rows: Sequence[DiscriminatorRow],
-    *,
-    batch_tokens: int = 16384,
-    only_last: Sequence[bool] | None = None,
+    scorer: TurnScorer, rows: Sequence[DiscriminatorRow], *, batch_tokens: int = 16384
 ) -> list[np.ndarray]:
     """Returns per row the log-odds [T'] at its positions, float32, in the order of ``rows``."""
-    last = [False] * len(rows) if only_last is None else only_last
     device = next(scorer.parameters()).device
     scores: list[np.ndarray] = [np.zeros(0, np.float32)] * len(rows)
     was_training = scorer.training
@@ -115,9 +131,9 @@ def score_rows(
         batch = [i for i in batch if rows[i].positions]
         if not batch:
             continue
-        padded = pad_rows([rows[i] for i in batch], [last[i] for i in batch]).to(device)
+        padded = pad_rows([rows[i] for i in batch]).to(device)
         flat = scorer(padded.input_ids, padded.rows, padded.positions).float().cpu().numpy()
-        sizes = [1 if last[i] else len(rows[i].positions) for i in batch]
+        sizes = [len(rows[i].positions) for i in batch]
         for i, part in zip(batch, np.split(flat, np.cumsum(sizes)[:-1]), strict=True):
             scores[i] = part
     scorer.train(was_training)
@@ -178,22 +194,51 @@ class LoadedDiscriminator:
         return discriminator_tree(self.chat, self.layout, session, branches, system)
 
     def score_trees(self, trees: Sequence[DiscriminatorTree]) -> list[SessionScores]:
-        """Returns the scores of sessions with their branches, all in the same batches."""
-        rows: list[DiscriminatorRow] = []
-        only_last: list[bool] = []
-        for tree in trees:
-            alternatives = [row for branch in tree.branches for row in branch]
-            rows.extend([tree.trunk, *alternatives])
-            only_last.extend([False] + [True] * len(alternatives))
-        scores = iter(score_rows(self.scorer, rows, batch_tokens=self.batch_tokens, only_last=only_last))
+        """Returns the scores of sessions with their branches; what branches share with their session is read once."""
+        plain = [tree.trunk for tree in trees if not tree.branches]
+        log_odds = iter(score_rows(self.scorer, plain, batch_tokens=self.batch_tokens))
         return [
-            SessionScores(
-                session_id=tree.trunk.session_id,
-                log_odds=(PRIOR_LOG_ODDS, *map(float, next(scores))),
-                branches=tuple(tuple(float(next(scores)[-1]) for _ in branch) for branch in tree.branches),
+            score_tree(self.scorer, tree)
+            if tree.branches
+            else SessionScores(
+                session_id=tree.trunk.session_id, log_odds=(PRIOR_LOG_ODDS, *map(float, next(log_odds)))
             )
             for tree in trees
         ]
+
+
+@torch.no_grad()
+def score_tree(scorer: TurnScorer, tree: DiscriminatorTree) -> SessionScores:
+    """Returns the scores of one session with its branches: the trunk is read once, each branch goes on from its cache.
+
+    An alternative costs its own tokens, not its past's: the gain grows with the length of the conversation.
+    """
+    device = next(scorer.parameters()).device
+    was_training = scorer.training
+    scorer.eval()
+    trunk = torch.tensor([tree.trunk.token_ids], dtype=torch.long, device=device)
+    hidden, cache = scorer.hidden(trunk, keep=True)
+    log_odds = scorer.head(hidden[0, list(tree.trunk.positions)])
+    branches = []
+    for rows, shared in zip(tree.branches, tree.num_shared, strict=True):
+        if not rows:
+            branches.append(())
+            continue
+        shared = min(shared, *(row.positions[-1] for row in rows))  # the scored token itself is always read
+        past = copy.deepcopy(cache)
+        if surplus := len(tree.trunk.token_ids) - shared:
+            past.crop(-surplus)
+        past.batch_repeat_interleave(len(rows))
+        rests = [DiscriminatorRow(r.session_id, r.token_ids[shared:], (r.positions[-1] - shared,), 1) for r in rows]
+        padded = pad_rows(rests).to(device)
+        ends, _ = scorer.hidden(padded.input_ids, past)
+        branches.append(tuple(scorer.head(ends[padded.rows, padded.positions]).tolist()))
+    scorer.train(was_training)
+    return SessionScores(
+        session_id=tree.trunk.session_id,
+        log_odds=(PRIOR_LOG_ODDS, *log_odds.tolist()),
+        branches=tuple(branches),
+    )
 
 
 def new_classifier(base_model: str, dtype: str, dropout: float = 0.0) -> nn.Module:
