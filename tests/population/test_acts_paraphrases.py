@@ -1,7 +1,8 @@
 """The recogniser of chatbot acts, measured on messages that are nobody's script.
 
-``HELD_OUT`` was written before the lexicon, ``FINAL`` was read once after tuning, ``CLEAN`` holds faultless messages
-in which no failure may be seen. History-bound acts carry the (role, text) pairs that came before.
+``HELD_OUT`` and ``FINAL`` were written before the lexicon, by its author, so they measure from above; nothing was
+tuned on ``FINAL``. ``CLEAN`` holds faultless messages in which no failure may be seen. History-bound acts carry the
+(role, text) pairs that came before.
 """
 
 from collections import defaultdict
