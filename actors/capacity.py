@@ -53,6 +53,6 @@ def _fitting(nodes: list[dict[str, Any]], need: dict[str, float]) -> int:
 def _short(config: EngineConfig, nodes: list[dict[str, Any]], what: str) -> str:
     have = "; ".join(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes) or "no node"
     return (
-        f"engine {config.name!r} asks for {config.replicas} x ({config.num_cpus:g} CPU and {config.num_gpus:g} GPU), each "
-        f"on one node, but {what} {have} (per node); lower replicas, num_cpus or num_gpus, or add nodes"
+        f"engine {config.name!r} asks for {config.replicas} x ({config.num_cpus:g} CPU and {config.num_gpus:g} GPU), "
+        f"each on one node, but {what} {have} (per node); lower replicas, num_cpus or num_gpus, or add nodes"
     )

@@ -68,5 +68,9 @@ def actor_environment(config: EngineConfig) -> dict[str, str]:
         "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "0",
     }
     if config.on_cpu:
-        environment |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "KMP_BLOCKTIME": "1"}
+        environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        if config.batch_invariant:
+            environment["VLLM_CPU_ATTN_SPLIT_KV"] = "0"
+        if config.eager:
+            environment["TORCHDYNAMO_DISABLE"] = "1"  # vLLM compiles one small function at the first request: 3 to 25 s
     return environment

@@ -51,7 +51,8 @@ class EngineConfig:
     enforce_eager: bool | None = None
     """True compiles nothing. None is True on a CPU, where compiling costs a start more than it brings."""
     batch_invariant: bool = True
-    """On a CPU: a request's tokens and log-probs do not depend on the requests beside it."""
+    """On a CPU: a request's tokens and log-probs do not depend on the requests beside it. Bitwise with ``threads`` 1;
+    with more, vLLM's float32 log-probs still differ by up to 1e-5 (use ``replicas`` for more cores)."""
     log_dir: str = "outputs/logs"
     """Folder of the engines' logs, ``<name>-<replica>.log``."""
     name: str = "engine"
@@ -75,9 +76,12 @@ class EngineConfig:
                     ("max_model_len", 2), ("max_num_seqs", 1), ("max_loras", 0), ("max_restarts", 0),
                 )
             ),
-            (0 < self.gpu_memory_utilization <= 1, f"gpu_memory_utilization is {self.gpu_memory_utilization}; use (0, 1]"),
-            (self.kv_cache_gib is None or self.kv_cache_gib > 0, f"kv_cache_gib is {self.kv_cache_gib}; it must be > 0"),
-            (self.max_lora_rank in LORA_RANKS, f"max_lora_rank is {self.max_lora_rank}; vLLM takes one of {LORA_RANKS}"),
+            (
+                0 < self.gpu_memory_utilization <= 1,
+                f"gpu_memory_utilization is {self.gpu_memory_utilization}; use more than 0, up to 1",
+            ),
+            (self.kv_cache_gib is None or self.kv_cache_gib > 0, f"kv_cache_gib is {self.kv_cache_gib}; use > 0"),
+            (self.max_lora_rank in LORA_RANKS, f"max_lora_rank is {self.max_lora_rank}; use one of {LORA_RANKS}"),
             (self.startup_timeout_s > 0, f"startup_timeout_s is {self.startup_timeout_s}; it must be > 0"),
             (
                 self.num_gpus in (0, self.tensor_parallel_size) or self.tensor_parallel_size == 1,

@@ -10,7 +10,8 @@ import asyncio
 import time
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 
 from actors.capacity import check_capacity
@@ -44,7 +45,7 @@ class EnginePool:
     """
 
     def __init__(self, config: EngineConfig) -> None:
-        self.config = config
+        self.config = config = replace(config, log_dir=str(Path(config.log_dir).resolve()))
         self._seats = [_Seat(Replica(config, index)) for index in range(config.replicas)]
         self._homes: OrderedDict[str, _Seat] = OrderedDict()
         self._counts = {"requests": 0, "prompt_tokens": 0, "cached_tokens": 0, "sampled_tokens": 0, "restarts": 0}
@@ -158,6 +159,11 @@ class EnginePool:
             await asyncio.shield(seat.mending)
 
     # ------------------------------------------------------------------------------------------ counts
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the replicas' actors, each on its own node."""
+        return [seat.replica.pid for seat in self._seats]
 
     def stats(self) -> PoolStats:
         """Returns what the pool has done so far."""

@@ -14,7 +14,9 @@ from rlenv.errors import ConfigError, OverlongError
 from rlenv.types import Adapter, Sampling
 
 
-def check_prompt(token_ids: Sequence[int], sampling: Sampling, max_model_len: int, vocab_size: int | None = None) -> None:
+def check_prompt(
+    token_ids: Sequence[int], sampling: Sampling, max_model_len: int, vocab_size: int | None = None
+) -> None:
     """Raises unless prompt and reply fit ``max_model_len`` positions and every token id is known.
 
     Raises:
@@ -43,7 +45,9 @@ def check_adapter(adapter: Adapter | None, max_loras: int, max_lora_rank: int) -
         raise ConfigError(f"adapter {adapter.name!r}: the engine was started with max_loras 0; set it to 1 or more")
     rank = _adapter_rank(adapter)
     if rank > max_lora_rank:
-        raise ConfigError(f"adapter {adapter.name!r} has rank {rank}, the engine takes up to {max_lora_rank}; raise max_lora_rank")
+        raise ConfigError(
+            f"adapter {adapter.name!r} has rank {rank}, the engine takes up to {max_lora_rank}; raise max_lora_rank"
+        )
 
 
 def adapter_id(adapter: Adapter) -> int:
@@ -66,5 +70,7 @@ def _adapter_rank(adapter: Adapter) -> int:
     try:
         config = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise ConfigError(f"adapter {adapter.name!r}: cannot read {path} ({error.__class__.__name__}); is the folder complete?") from None
+        raise ConfigError(
+            f"adapter {adapter.name!r}: cannot read {path} ({type(error).__name__}); is the folder complete?"
+        ) from None
     return max([config.get("r", 0), *(config.get("rank_pattern") or {}).values()])

@@ -7,6 +7,7 @@ replica died simply asks again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -114,10 +115,8 @@ class Replica:
     def close(self) -> None:
         """Ends the actor: in order where it answers, by force where it does not."""
         if self._actor is not None:
-            try:
+            with contextlib.suppress(RayActorError, RayTaskError, GetTimeoutError):
                 ray.get(self._actor.close.remote(), timeout=CLOSE_TIMEOUT_S)
-            except (RayActorError, RayTaskError, GetTimeoutError):
-                pass
             self.kill()
 
     def kill(self) -> None:
@@ -128,9 +127,8 @@ class Replica:
 
     def given_up(self, reason: str) -> EngineError:
         """Returns the error that says why this replica is not started again."""
-        return EngineError(
-            self._report(f"died ({reason}) and max_restarts = {self.config.max_restarts} is used up; resume the run to try again")
-        )
+        spent = f"max_restarts = {self.config.max_restarts} is used up; resume the run to try again"
+        return EngineError(self._report(f"died ({reason}) and {spent}"))
 
     def __str__(self) -> str:
         return f"{self.config.name}-{self.index}"

@@ -4,7 +4,7 @@ Runs in any process with an event loop; in practice in a Ray actor (``engine_act
 
 Log-probs are vLLM's ``processed_logprobs``: of the distribution that was sampled from, hence after temperature,
 top-k and top-p. At temperature T and top_p 1 they are log softmax(logits / T), which is what a trainer computes; top_p
-or top_k renormalise over the tokens kept. At temperature 0 the token is the argmax and its log-prob is at temperature 1.
+or top_k renormalise over the tokens kept. At temperature 0 the token is the argmax, its log-prob that at temperature 1.
 """
 
 from __future__ import annotations
@@ -121,7 +121,10 @@ def engine_args(config: EngineConfig) -> dict[str, Any]:
         "distributed_executor_backend": executor(config),
     }
     if config.on_cpu:
-        args["block_size"] = BLOCK_TOKENS_CPU
+        args |= {"block_size": BLOCK_TOKENS_CPU, "worker_cls": cpu_worker(config)}
+        # A prompt read in pieces draws from its seeded generator once per piece, which vLLM can take back on a GPU
+        # only: on a CPU the engine core dies ("CPU Generator does not use offset"). So prompts are read whole.
+        args |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(2048, config.max_model_len)}
     if config.max_loras:
         args |= {"enable_lora": True, "max_loras": config.max_loras, "max_lora_rank": config.max_lora_rank}
     return args
@@ -130,6 +133,11 @@ def engine_args(config: EngineConfig) -> dict[str, Any]:
 def executor(config: EngineConfig) -> str:
     """Returns the class that runs the model inside vLLM's engine core; both die with the process that started them."""
     return "actors.vllm_child." + ("InlineExecutor" if config.tensor_parallel_size == 1 else "ProcessExecutor")
+
+
+def cpu_worker(config: EngineConfig) -> str:
+    """Returns the class that runs the model on a CPU."""
+    return "actors.vllm_cpu." + ("InvariantCpuWorker" if config.batch_invariant else "CpuWorker")
 
 
 def sampling_params(sampling: Sampling) -> Any:
