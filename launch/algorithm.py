@@ -55,7 +55,9 @@ def _run(config: RunConfig, run: RunDirectory) -> None:
         chatbots = fit_trained_chatbots(run, config, serving, data["sft"])
         for k in range(config.num_iterations + 1):  # line 3
             simulated = collect_sessions(run, config, serving, adapter, chatbots, contexts)  # line 4
-            discriminator = fit_discriminator(run, config, serving, backbone, adapter, simulated, contexts)  # lines 2, 5
+            discriminator = fit_discriminator(
+                run, config, serving, backbone, adapter, simulated, contexts
+            )  # lines 2, 5
             if k < config.num_iterations:  # the last simulator is judged like the others, and not trained further
                 pairs = make_preferences(run, config, serving, adapter, discriminator, simulated)  # lines 6 to 8
             measure(run, config, tracker, k, adapter.name, simulated, contexts)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from launch import data_commands
+import launch.data_commands as data_commands
 from rlenv.errors import RlenvError
 
 app = typer.Typer(
@@ -45,6 +45,7 @@ def adversarial(
     from launch.algorithm import run_adversarial
     from launch.report import print_report
 
+    _quiet_libraries()
     print_report(run_adversarial(settings))
 
 
@@ -55,6 +56,14 @@ def table(run: Annotated[Path, typer.Argument(help="a run directory")]) -> None:
     from launch.run_directory import RunDirectory
 
     print_report(RunDirectory(run))
+
+
+def _quiet_libraries() -> None:
+    """Bars and notices of libraries would break our own; what matters of them is in the run's logs."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
 
 
 def main() -> None:

@@ -8,9 +8,9 @@ problem it finds at once where it can.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -45,9 +45,7 @@ class SamplingConfig:
 
     def sampling(self) -> Sampling:
         """Returns the record that engines take."""
-        return Sampling(
-            temperature=self.temperature, top_p=self.top_p, top_k=self.top_k, max_tokens=self.max_tokens
-        )
+        return Sampling(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k, max_tokens=self.max_tokens)
 
 
 @dataclass(frozen=True)
@@ -247,7 +245,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
                 raise ConfigError(f"no configuration at {path}")
             merged = OmegaConf.merge(merged, OmegaConf.load(path))
         merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides)))
-        return OmegaConf.to_object(merged)
+        return cast(RunConfig, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None)
         text = str(error).splitlines()[0]
@@ -256,4 +254,4 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Returns a config as plain dictionaries, the form in which it is saved with a run."""
-    return OmegaConf.to_container(OmegaConf.structured(config))
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(config)))

@@ -1,6 +1,6 @@
 """What is measured of each simulator version, on the evaluation users alone, and where it is written.
 
-    {version}/metrics.json     all figures of one version; ``metrics.jsonl`` of the run has them as rows
+{version}/metrics.json     all figures of one version; ``metrics.jsonl`` of the run has them as rows
 """
 
 from __future__ import annotations

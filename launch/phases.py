@@ -37,6 +37,7 @@ from trainers.sft import SftConfig, SftExample, fit_sft
 
 log = logging.getLogger(__name__)
 
+CHATBOT: Seat = "chatbot"
 SPLITS = ("sft", "adversarial", "evaluation")
 
 
@@ -128,7 +129,7 @@ def fit_trained_chatbots(
         if chatbot.adapter != "trained":
             adapters[name] = adapter_at(chatbot.adapter, name)
             continue
-        chat, seat = serving.formats[chatbot.engine], "chatbot"
+        chat, seat = serving.formats[chatbot.engine], CHATBOT
         build = system_text(seat, chatbot, config.context, token_counter(chat))
         examples = [
             SftExample(session_id=s.session_id, system=build(s.context), messages=s.messages, seat=seat)
@@ -294,4 +295,3 @@ def read_summary(run: RunDirectory, name: str) -> dict[str, float]:
     """Returns the figures that a training phase left, {} where it had none."""
     path = run.path(f"logs/{name}-summary.json")
     return json.loads(path.read_text()) if path.exists() else {}
-

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -15,27 +16,37 @@ from launch.run_directory import RunDirectory
 from launch.tracking import read_metrics
 
 COLUMNS = (
-    ("turn 1", "disc/accuracy_turn_01", "{:.2f}"),
-    ("turn 5", "disc/accuracy_turn_05", "{:.2f}"),
-    ("turn 10", "disc/accuracy_turn_10", "{:.2f}"),
-    ("overall", "disc/accuracy_overall", "{:.2f}"),
+    ("t1", "disc/accuracy_turn_01", "{:.2f}"),
+    ("t5", "disc/accuracy_turn_05", "{:.2f}"),
+    ("t10", "disc/accuracy_turn_10", "{:.2f}"),
+    ("all", "disc/accuracy_overall", "{:.2f}"),
     ("leak", "disc/leak_accuracy", "{:.2f}"),
-    ("referee", "disc/referee_accuracy", "{:.2f}"),
-    ("pairs made", "prefs/made", "{:.0f}"),
+    ("ref", "disc/referee_accuracy", "{:.2f}"),
+    ("made", "prefs/made", "{:.0f}"),
     ("kept", "prefs/kept", "{:.0f}"),
-    ("DPO margin", "dpo/margin", "{:.2f}"),
-    ("entropy", "realism/entropy_mean", "{:.2f}"),
+    ("margin", "dpo/margin", "{:.2f}"),
+    ("H", "realism/entropy_mean", "{:.2f}"),
     ("TTR", "realism/ttr_mean", "{:.3f}"),
-    ("bigram", "realism/bigram_mean", "{:.3f}"),
+    ("bigr", "realism/bigram_mean", "{:.3f}"),
+)
+
+
+CAPTION = (
+    "accuracy of the discriminator at turns 1, 5, 10 and over all (0.5 is the goal), of the leak control and of the "
+    "referee; pairs made and kept; DPO margin; word entropy in bits, TTR and bigram diversity of the user's messages"
 )
 
 
 def results_table(rows: list[dict[str, Any]]) -> Table:
     """Returns the table of a run's metrics. A figure that is not there is a dash, never a zero."""
-    table = Table(title="Simulators: discriminator accuracy (0.5 is the goal), preferences, diversity of user messages")
-    table.add_column("simulator")
+    table = Table(
+        caption=CAPTION,
+        box=box.SIMPLE_HEAD,
+        padding=0,
+    )
+    table.add_column("simulator", no_wrap=True)
     for title, _, _ in COLUMNS:
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(row["version"], *(_cell(row, key, form) for _, key, form in COLUMNS))
     if rows:

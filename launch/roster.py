@@ -19,6 +19,7 @@ from rlenv.speakers import EngineSpeaker
 from rlenv.system_texts import SystemText, approximate_tokens, chatbot_system_text, simulator_system_text, token_counter
 from rlenv.types import Adapter, Seat
 
+
 def system_text(seat: Seat, speaker: SpeakerConfig, config: ContextConfig, count: Callable[[str], int]) -> SystemText:
     """Returns the builder of the system message of whoever ``speaker`` is in ``seat``."""
     if seat == "chatbot":
@@ -58,9 +59,7 @@ def make_speaker(
     build = system_text(seat, speaker, context, approximate_tokens)
     if speaker.kind == "endpoint":
         assert speaker.base_url and speaker.model
-        return EndpointSpeaker(
-            name, seat, speaker.base_url, speaker.model, speaker.api_key_env, build, sampling
-        )
+        return EndpointSpeaker(name, seat, speaker.base_url, speaker.model, speaker.api_key_env, build, sampling)
     assert speaker.function
     return CallableSpeaker(name, seat, import_callable(speaker.function), build)
 
@@ -68,4 +67,3 @@ def make_speaker(
 def default_roster() -> dict[str, SpeakerConfig]:
     """Returns all scripted chatbots of the reference population."""
     return {name: SpeakerConfig(kind="population") for name in chatbot_names()}
-

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import ray
 
-from actors.engine_config import EngineConfig
 from actors.pool import EnginePool
 from actors.scoring import DiscriminatorPool
 from launch.config import RayConfig, RunConfig
@@ -118,4 +117,3 @@ class Serving:
         for pool in self._pools.values():
             pool.close()
         self._pools = {}
-

@@ -1,8 +1,8 @@
 """Line 4 of Algorithm 1: which conversations are held, by whom, and how they are kept on disk.
 
-    simulated/sessions.jsonl            for people: text
-    simulated/conversations.jsonl.gz    for the next phases: sampled tokens, log-probs, adapter versions
-    simulated/counts.json               how many, who ended them and why, what failed
+simulated/sessions.jsonl            for people: text
+simulated/conversations.jsonl.gz    for the next phases: sampled tokens, log-probs, adapter versions
+simulated/counts.json               how many, who ended them and why, what failed
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from rlenv.lines import to_line, write_atomic
 from rlenv.protocols import Speaker
 from rlenv.seeds import derive_seed
 from rlenv.sessions import read_sessions, write_sessions
-from rlenv.types import ConversationState, Session
+from rlenv.types import ConversationState, Role, Session
 
+OPENERS: dict[str, Role | None] = {"as_real": None, "user": "user", "chatbot": "assistant"}
 PARTS = ("adversarial", "evaluation")
 
 
@@ -43,9 +44,7 @@ class Simulated:
     """0, 1, ...: which of its context's simulations."""
 
 
-def choose_contexts(
-    sessions: Mapping[str, Sequence[Session]], config: RunConfig
-) -> dict[str, list[Session]]:
+def choose_contexts(sessions: Mapping[str, Sequence[Session]], config: RunConfig) -> dict[str, list[Session]]:
     """Returns the real sessions whose contexts are simulated, by part, drawn under the run's seed.
 
     ``collect.num_contexts`` is divided as the discriminator's training and validation sessions are; a part with
@@ -117,8 +116,7 @@ def simulate(
     Raises:
         PhaseError: more conversations failed than ``collect.max_failed_share`` allows.
     """
-    opener = {"as_real": None, "user": "user", "chatbot": "assistant"}[config.collect.opener]
-    scenarios = [Scenario.of_session(s, opener) for part in PARTS for s in contexts[part]]  # type: ignore[arg-type]
+    scenarios = [Scenario.of_session(s, OPENERS[config.collect.opener]) for part in PARTS for s in contexts[part]]
     core = ConversationCore(scenarios, chatbots, "user", config.env)
     episodes = plan_episodes(contexts, list(chatbots), config.collect, config.seed)
     with counting(title, len(episodes)) as advance:

@@ -40,14 +40,13 @@ class Tracker:
         if config.wandb:
             import wandb
 
-            mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
             self._run = wandb.init(
                 project=config.project,
                 entity=config.entity,
                 name=run_name,
                 id=run_name.replace("/", "-"),
                 dir=str(folder),
-                mode=os.environ.get("WANDB_MODE", mode),
+                mode="online" if os.environ.get("WANDB_API_KEY") else "offline",
                 config=dict(settings),
                 resume="allow",
             )

@@ -48,9 +48,7 @@ class Limits:
                 raise ConfigError(f"limits.{name} must be above 0, got {value}")
 
 
-def begin(
-    context_id: str, context: SessionContext, *, opener: Role = "user", seed: int = 0
-) -> ConversationState:
+def begin(context_id: str, context: SessionContext, *, opener: Role = "user", seed: int = 0) -> ConversationState:
     """Returns a conversation in which nothing was said yet."""
     return ConversationState(context_id=context_id, context=context, opener=opener, seed=seed)
 
@@ -82,9 +80,9 @@ def _end(state: ConversationState, role: Role, utterance: Utterance, limits: Lim
         return End(by=SEAT_OF_ROLE[role], reason="end_of_session")
     if role == "user" and state.num_user_turns >= limits.max_turns:
         return End(by="limit", reason="max_turns")
-    if limits.max_tokens is not None:
-        if sum(len(t.utterance.token_ids) for t in state.turns) >= limits.max_tokens:
-            return End(by="limit", reason="max_tokens")
+    num_tokens = sum(len(t.utterance.token_ids) for t in state.turns)
+    if limits.max_tokens is not None and num_tokens >= limits.max_tokens:
+        return End(by="limit", reason="max_tokens")
     return None
 
 
@@ -127,9 +125,7 @@ def _last_memory(turns: Sequence[Turn], role: Role) -> dict[str, object] | None:
     return None
 
 
-def to_session(
-    state: ConversationState, *, session_id: str, source: str, chatbot: str, user_id: str = ""
-) -> Session:
+def to_session(state: ConversationState, *, session_id: str, source: str, chatbot: str, user_id: str = "") -> Session:
     """Returns the conversation as a session record, the way real ones are stored."""
     messages = tuple(
         Message(

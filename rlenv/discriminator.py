@@ -99,7 +99,8 @@ def pad_rows(rows: Sequence[DiscriminatorRow]) -> RowBatch:
     """Returns rows as one batch."""
     width = max(len(row.token_ids) for row in rows)
     input_ids = torch.zeros((len(rows), width), dtype=torch.long)
-    index, positions = [], []
+    index: list[int] = []
+    positions: list[int] = []
     for i, row in enumerate(rows):
         input_ids[i, : len(row.token_ids)] = torch.tensor(row.token_ids, dtype=torch.long)
         index.extend([i] * len(row.positions))

@@ -79,7 +79,8 @@ class EndpointSpeaker:
             key = os.environ.get(self._key_env) if self._key_env else "none"
             if not key:
                 raise ConfigError(
-                    f"{self.name}: the environment variable {self._key_env} is not set; it holds the key of {self.base_url}"
+                    f"{self.name}: the environment variable {self._key_env} is not set; "
+                    f"it should hold the key of {self.base_url}"
                 )
             self._client = AsyncOpenAI(
                 base_url=self.base_url, api_key=key, timeout=self._timeout_s, max_retries=self._retries

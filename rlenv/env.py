@@ -155,9 +155,7 @@ class ConversationCore:
         await self._world_speaks()
         return self.observe(), self.info({})
 
-    async def step(
-        self, action: str | Utterance
-    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    async def step(self, action: str | Utterance) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """The agent says ``action`` and the world answers; returns Gymnasium's five."""
         before = self.state
         if before.end is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -45,7 +46,7 @@ def type_token_ratio(tokens: Sequence[str]) -> float:
 
 def bigram_diversity(messages: Iterable[Sequence[str]]) -> float:
     """Returns the share of different neighbouring word pairs, in (0, 1]; NaN without pairs."""
-    pairs = [pair for tokens in messages for pair in zip(tokens, tokens[1:], strict=False)]
+    pairs = [pair for tokens in messages for pair in pairwise(tokens)]
     return len(set(pairs)) / len(pairs) if pairs else float("nan")
 
 
@@ -63,7 +64,7 @@ def session_diversity(session: Session) -> dict[str, float]:
 
 
 def diversity(sessions: Sequence[Session]) -> dict[str, float]:
-    """Returns ``{entropy,ttr,bigram,turns,words}_{mean,median,sd}`` over sessions; sessions without words are left out."""
+    """Returns ``{entropy,ttr,bigram,turns,words}_{mean,median,sd}`` over sessions that have words."""
     rows = [session_diversity(s) for s in sessions]
     result = {}
     for key in ("entropy", "ttr", "bigram", "turns", "words"):

@@ -1,9 +1,9 @@
 """Section 3.5: critical turns, alternatives by forking the conversation there, and preference pairs.
 
-    scores = discriminator.log_odds(session)                     [T + 1]
-    turns  = critical_turns(turn_rewards(scores))                highest and lowest reward
-    alternatives = sample_alternatives(conversation, turn, ...)  8, from the current simulator
-    pair   = best and worst of them by their own Eq. 4 reward, kept if r_chosen > 0 > r_rejected
+scores = discriminator.log_odds(session)                     [T + 1]
+turns  = critical_turns(turn_rewards(scores))                highest and lowest reward
+alternatives = sample_alternatives(conversation, turn, ...)  8, from the current simulator
+pair   = best and worst of them by their own Eq. 4 reward, kept if r_chosen > 0 > r_rejected
 """
 
 from __future__ import annotations
@@ -75,9 +75,7 @@ async def sample_alternatives(
     """Returns ``count`` alternatives for user message ``turn``: the conversation forked there, a seed each."""
     fork = before_user_turn(conversation, turn)
     return list(
-        await asyncio.gather(
-            *(simulator.reply(fork, reply_seed(fork, "alternative", i)) for i in range(count))
-        )
+        await asyncio.gather(*(simulator.reply(fork, reply_seed(fork, "alternative", i)) for i in range(count)))
     )
 
 
@@ -154,7 +152,7 @@ async def _session_pairs(
     config: PreferencesConfig,
 ) -> tuple[list[PreferencePair], SessionScores, Counter]:
     trunk = await discriminator.log_odds(session)
-    turns = critical_turns(turn_rewards(trunk.log_odds))
+    turns = critical_turns(turn_rewards(trunk.log_odds).tolist())
     sampled = await asyncio.gather(
         *(sample_alternatives(state, turn, simulator, config.num_alternatives) for turn in turns.values())
     )

@@ -10,7 +10,7 @@ from rlenv.population.corpus import context_of
 from rlenv.population.users import PopulationUser
 from rlenv.protocols import Speaker
 from rlenv.seeds import derive_seed
-from rlenv.types import Seat
+from rlenv.types import Role, Seat
 
 
 @cache
@@ -19,7 +19,7 @@ def population_scenarios(num_users: int = 256, seed: int = 0) -> tuple[Scenario,
     scenarios = []
     for index in range(num_users):
         context_id, context = context_of(index, 0, seed)
-        opener = "assistant" if derive_seed(seed, "opener", index) % 2 else "user"
+        opener: Role = "assistant" if derive_seed(seed, "opener", index) % 2 else "user"
         scenarios.append(Scenario(context_id=context_id, user_id=f"pop-{seed}-{index}", context=context, opener=opener))
     return tuple(scenarios)
 
