@@ -9,6 +9,7 @@ import json
 import random
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +24,7 @@ from rlenv.errors import PhaseError
 from rlenv.labelled import LabelledSession
 from rlenv.rewards import PRIOR_LOG_ODDS
 from rlenv.seeds import derive_seed
+from trainers.huggingface import linear_names
 from trainers.ray_train import Worker, seed_everything, temporary_folder
 from trainers.schedules import rate_factor
 
@@ -67,7 +69,8 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, world_size: int, seed
         pool = sorted(order[start : start + batch_size * 16], key=lambda i: lengths[i])
         batches.extend(pool[i : i + batch_size] for i in range(0, len(pool), batch_size))
     rng.shuffle(batches)
-    return batches + batches[: -len(batches) % world_size]
+    missing = -len(batches) % world_size
+    return batches + [batches[i % len(batches)] for i in range(missing)]
 
 
 def train_discriminators(
@@ -75,7 +78,7 @@ def train_discriminators(
 ) -> list[dict[str, Any]]:
     """Returns one summary a task; their folders are written on rank 0."""
     tasks, config, base_model, folders = payload
-    loop = _Loop(worker, config, base_model, len(tasks))
+    loop = DiscriminatorLoop(worker, config, base_model, len(tasks))
     with worker.resume() as folder:
         if folder:
             loop.summaries = json.loads((folder / "summaries.json").read_text())
@@ -89,7 +92,7 @@ def train_discriminators(
     return loop.summaries
 
 
-class _Loop:
+class DiscriminatorLoop:
     """What the tasks of one launch share, and the summaries of those that are done."""
 
     def __init__(self, worker: Worker, config: DiscriminatorConfig, base_model: str, num_tasks: int) -> None:
@@ -142,12 +145,10 @@ class _Loop:
             return classifier
         from peft import LoraConfig, get_peft_model
 
-        backbone = getattr(classifier, classifier.base_model_prefix)
-        linear = {n.rsplit(".", 1)[-1] for n, m in backbone.named_modules() if isinstance(m, torch.nn.Linear)}
         lora = LoraConfig(
             r=config.lora_rank,
             lora_alpha=config.lora_alpha,
-            target_modules=sorted(linear),
+            target_modules=linear_names(classifier),
             modules_to_save=["score"],
             task_type="TOKEN_CLS",
         )
@@ -181,7 +182,7 @@ class _Loop:
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * rate_factor(step, total, config.schedule, config.warmup)
             batch = batches[step * worker.world_size + worker.rank]
-            loss = self._backward(model, [rows[i] for i in batch], [labels[i] for i in batch], by_class)
+            loss = self.backward(model, [rows[i] for i in batch], [labels[i] for i in batch], by_class)
             torch.nn.utils.clip_grad_norm_(trained, config.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -199,7 +200,7 @@ class _Loop:
                 self._checkpoint({"model": model_state, "optimizer": optimizer.state_dict(), "losses": losses})
         return losses
 
-    def _backward(
+    def backward(
         self,
         model: torch.nn.Module,
         rows: list[DiscriminatorRow],
@@ -212,7 +213,8 @@ class _Loop:
             [next(weights) * by_class[label] for _ in row.positions] for row, label in zip(rows, labels, strict=True)
         ]
         loss = 0.0
-        for part in length_batches([len(row.token_ids) for row in rows], self.config.batch_tokens):
+        parts = length_batches([len(row.token_ids) for row in rows], self.config.batch_tokens)
+        for number, part in enumerate(parts):
             batch = pad_rows([rows[i] for i in part]).to(self.worker.device)
             target = torch.tensor(
                 [float(labels[i]) for i in part for _ in rows[i].positions], device=self.worker.device
@@ -220,7 +222,9 @@ class _Loop:
             weight = torch.tensor([w for i in part for w in per_row[i]], device=self.worker.device)
             log_odds = model(batch.input_ids, batch.rows, batch.positions)
             part_loss = binary_cross_entropy_with_logits(log_odds, target, weight=weight, reduction="sum")
-            part_loss.backward()
+            # Workers split their batches differently; gradients are averaged over them once, at the last part.
+            with model.no_sync() if self.worker.world_size > 1 and number < len(parts) - 1 else nullcontext():
+                part_loss.backward()
             loss += part_loss.item()
         return loss
 

@@ -113,7 +113,7 @@ def fit_dpo(
     with new_folder(out_dir) as folder:
         payload = (rows, config, str(base_model), reference.path, str(folder))
         summary = run_training(
-            _dpo_loop, payload, resources, storage, f"dpo-{Path(out_dir).name}", progress_path=progress_path
+            train_dpo, payload, resources, storage, f"dpo-{Path(out_dir).name}", progress_path=progress_path
         )
     return DpoResult(adapter=adapter_at(out_dir, name), **summary)
 
@@ -150,7 +150,8 @@ def dpo_arguments(worker: Worker, config: DpoConfig) -> Any:
     return DPOConfig(**training_arguments(worker, config, beta=config.beta, max_length=None, loss_type=["sigmoid"]))
 
 
-def _dpo_loop(payload: tuple[Any, DpoConfig, str, str, str], worker: Worker) -> dict[str, Any]:
+def train_dpo(payload: tuple[Any, DpoConfig, str, str, str], worker: Worker) -> dict[str, Any]:
+    """Returns the summary of one run; the adapter is written on rank 0."""
     from datasets import Dataset
     from peft import PeftModel
     from transformers import AutoTokenizer

@@ -122,6 +122,14 @@ def load_base(base_model: str, dtype: str) -> Any:
     return model
 
 
+def linear_names(model: Any) -> list[str]:
+    """Returns the short names of a backbone's linear layers: Table 6's "all-linear", which leaves out the heads."""
+    import torch
+
+    backbone = getattr(model, model.base_model_prefix)
+    return sorted({n.rsplit(".", 1)[-1] for n, m in backbone.named_modules() if isinstance(m, torch.nn.Linear)})
+
+
 def require_positions(base_model: str, longest: int, what: str) -> None:
     """Raises PhaseError where the longest training row does not fit the model's positions."""
     from transformers import AutoConfig

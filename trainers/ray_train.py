@@ -252,7 +252,7 @@ def _explain(name: str, error: BaseException, logs: Path) -> str:
     file = logs / f"worker-{rank}.log"
     lines = file.read_text(errors="replace").splitlines()[-LOG_LINES:] if file.exists() else ["(no log was written)"]
     return (
-        f"training {name} failed on worker {rank}: {type(cause).__name__}: {str(cause).strip().splitlines()[-1:]}\n"
+        f"training {name} failed on worker {rank}: {type(cause).__name__}: {_last_line(cause)}\n"
         f"last lines of {file}:\n  " + "\n  ".join(lines) + "\n"
         "Run the same command again: training goes on from its last checkpoint."
     )
@@ -280,3 +280,8 @@ def _quiet_trainer() -> Any:
             return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
 
     return QuietTorchTrainer
+
+
+def _last_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1].removeprefix(f"{type(error).__name__}: ") if lines else "(no message)"

@@ -20,6 +20,7 @@ from rlenv.types import Adapter, Message, Record, Seat
 from trainers.huggingface import (
     callbacks,
     check_training_config,
+    linear_names,
     load_base,
     require_positions,
     save_adapter,
@@ -120,7 +121,7 @@ def fit_sft(
     with new_folder(out_dir) as folder:
         payload = (source, config, str(base_model), str(folder))
         summary = run_training(
-            _sft_loop, payload, resources, storage, f"sft-{Path(out_dir).name}", progress_path=progress_path
+            train_sft, payload, resources, storage, f"sft-{Path(out_dir).name}", progress_path=progress_path
         )
     return SftResult(adapter=adapter_at(out_dir, name), **summary)
 
@@ -153,7 +154,8 @@ def pad_right(rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
     }
 
 
-def _sft_loop(payload: tuple[Any, SftConfig, str, str], worker: Worker) -> dict[str, Any]:
+def train_sft(payload: tuple[Any, SftConfig, str, str], worker: Worker) -> dict[str, Any]:
+    """Returns the summary of one run; the adapter is written on rank 0."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoTokenizer, Trainer, TrainingArguments
 
@@ -171,7 +173,7 @@ def _sft_loop(payload: tuple[Any, SftConfig, str, str], worker: Worker) -> dict[
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules="all-linear",
+        target_modules=linear_names(base),
         task_type="CAUSAL_LM",
     )
     grouped = {"train_sampling_strategy": "group_by_length"} if config.batch_size > 1 else {}

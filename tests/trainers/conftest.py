@@ -1,0 +1,53 @@
+"""What the train loops' tests share: small sessions, and one local Ray for the few tests that need a real one."""
+
+from __future__ import annotations
+
+import os
+import random
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rlenv.types import Message, Session
+
+WORDS = ["I", "feel", "low", "and", "tired", "today", "my", "work", "is", "hard", "so", "what", "now"]
+
+
+@pytest.fixture(scope="session")
+def make_session():
+    """Returns a maker of sessions: ``make(name, turns, extra)`` puts ``extra`` at the end of every user message."""
+
+    def make(name: str, turns: int = 3, extra: str = "", words: list[str] = WORDS) -> Session:
+        rng = random.Random(name)
+        messages = []
+        for _ in range(turns):
+            messages.append(Message(role="user", content=" ".join(rng.choices(words, k=rng.randint(2, 6))) + extra))
+            messages.append(Message(role="assistant", content=" ".join(rng.choices(words, k=4))))
+        return Session(session_id=name, messages=tuple(messages))
+
+    return make
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """A local Ray of its own, with its own temporary folder."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    root = str(Path(__file__).parents[2])
+    os.environ["PYTHONPATH"] = os.pathsep.join([root, str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+        ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, _temp_dir=folder)
+        yield
+        ray.shutdown()

@@ -1,0 +1,196 @@
+"""Ray Train for real: a killed worker is replaced and the run ends as if nothing had happened; errors say what happened.
+
+The loops are defined inside the tests, so that they travel to the workers by value.
+"""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rlenv.adapters import adapter_at, folder_digest
+from rlenv.errors import PhaseError
+from rlenv.labelled import LabelledSession
+from trainers.discriminator import DiscriminatorConfig, read_validation
+from trainers.discriminator_loop import Task, train_discriminators
+from trainers.dpo import DpoConfig, train_dpo
+from trainers.progress import Progress, read_progress
+from trainers.ray_train import Worker, run_training
+from trainers.resources import TrainResources
+from trainers.sft import SftConfig, SftExample, fit_sft, train_sft
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
+SMALL = TrainResources(num_cpus=1, threads=1)
+
+
+def dying(loop, at_step: int, marker: Path):
+    """Returns ``loop`` on a worker that is killed when it first reports ``at_step``."""
+
+    def dies_once(payload, worker):
+        import os
+        import signal
+        from dataclasses import replace
+
+        from trainers.progress import Progress
+
+        class Deadly(Progress):
+            def write(self, step, total, **metrics):
+                super().write(step, total, **metrics)
+                if step == at_step and not marker.exists():
+                    marker.touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        progress = Deadly(str(worker.progress.path), worker.progress.phase)
+        return loop(payload, replace(worker, progress=progress))
+
+    return dies_once
+
+
+def steps(path: Path) -> list[int]:
+    return [line["step"] for line in read_progress(path)]
+
+
+def sft_examples(make_session, num: int) -> tuple[SftExample, ...]:
+    return tuple(SftExample(session_id=str(i), system="c", messages=make_session(str(i)).messages) for i in range(num))
+
+
+def test_killed_sft_goes_on_from_its_checkpoint_to_the_same_weights(tiny_llama, tmp_path, make_session) -> None:
+    config = SftConfig(dtype="float32", learning_rate=1e-2, save_every=4)
+    examples = sft_examples(make_session, 14)
+    progress, out = tmp_path / "progress.jsonl", tmp_path / "out"
+    loop = dying(train_sft, 10, tmp_path / "died")
+    payload = (examples, config, str(tiny_llama), str(out))
+    summary = run_training(loop, payload, SMALL, tmp_path, "sft", progress_path=progress)
+    assert (tmp_path / "died").exists()
+    assert steps(progress) == [*range(1, 11), *range(9, 15)]
+    (tmp_path / "scratch").mkdir()
+    undisturbed = train_sft((examples, config, str(tiny_llama), str(tmp_path / "twin")), Worker(tmp_path / "scratch"))
+    assert adapter_at(out, "a").digest == adapter_at(tmp_path / "twin", "a").digest
+    assert summary == pytest.approx(undisturbed)
+    assert not (tmp_path / "sft").exists()  # checkpoints are gone after success
+
+
+def test_killed_dpo_goes_on_with_the_same_reference(tiny_llama, tmp_path, make_session) -> None:
+    (tmp_path / "scratch").mkdir()
+    reference = tmp_path / "base"
+    sft = SftConfig(dtype="float32", learning_rate=1e-2, save_every=0)
+    train_sft((sft_examples(make_session, 6), sft, str(tiny_llama), str(reference)), Worker(tmp_path / "scratch"))
+    rows = {
+        "prompt_ids": [[5, 6, 7, 8 + i] for i in range(12)],
+        "chosen_ids": [[20, 21, 2]] * 12,
+        "rejected_ids": [[30, 31 + i, 2] for i in range(12)],
+    }
+    config = DpoConfig(dtype="float32", learning_rate=1e-3, save_every=4)
+    progress, out = tmp_path / "progress.jsonl", tmp_path / "it1"
+    loop = dying(train_dpo, 7, tmp_path / "died")
+    payload = (rows, config, str(tiny_llama), str(reference), str(out))
+    summary = run_training(loop, payload, SMALL, tmp_path, "dpo", progress_path=progress)
+    assert (tmp_path / "died").exists() and steps(progress) == [*range(1, 8), *range(5, 13)]
+    twin = (rows, config, str(tiny_llama), str(reference), str(tmp_path / "twin"))
+    undisturbed = train_dpo(twin, Worker(tmp_path / "scratch"))
+    assert adapter_at(out, "it1").digest == adapter_at(tmp_path / "twin", "it1").digest
+    assert summary == pytest.approx(undisturbed)
+
+
+def test_killed_discriminators_skip_what_is_done_and_resume_what_is_not(tiny_llama, tmp_path, make_session) -> None:
+    items = [
+        (
+            LabelledSession(context_id=str(i), real=real, session=make_session(f"{i}{real}", 2, "" if real else "!")),
+            None,
+        )
+        for i in range(24)
+        for real in (True, False)
+    ]
+    config = DiscriminatorConfig(learning_rate=1e-2, dtype="float32", batch_size=4, save_every=2)
+    tasks = [Task("main", items[:32], items[32:], False), Task("leak", items[:32], items[32:], True)]
+    progress = tmp_path / "progress.jsonl"
+    loop = dying(train_discriminators, 8 + 5, tmp_path / "died")
+    outs = [str(tmp_path / name) for name in ("main", "leak")]
+    payload = (tasks, config, str(tiny_llama), outs)
+    summaries = run_training(loop, payload, SMALL, tmp_path, "disc", progress_path=progress)
+    assert (tmp_path / "died").exists() and steps(progress) == [*range(1, 14), *range(13, 17)]
+    (tmp_path / "scratch").mkdir()
+    twins = [str(tmp_path / f"twin-{name}") for name in ("main", "leak")]
+    undisturbed = train_discriminators((tasks, config, str(tiny_llama), twins), Worker(tmp_path / "scratch"))
+    assert summaries == undisturbed
+    for out, twin in zip(outs, twins, strict=True):
+        assert read_validation(out) == read_validation(twin)
+        assert folder_digest(out) == folder_digest(twin)
+
+
+def test_two_workers_share_discriminators_and_a_sharded_sft(tiny_llama, tmp_path, make_session) -> None:
+    items = [
+        (
+            LabelledSession(context_id=str(i), real=real, session=make_session(f"{i}{real}", 3, "" if real else "!")),
+            None,
+        )
+        for i in range(60)
+        for real in (True, False)
+    ]
+    disc = DiscriminatorConfig(learning_rate=1e-2, dtype="float32", batch_size=4, epochs=2, batch_tokens=150)
+    sft = SftConfig(dtype="float32", learning_rate=2e-2, save_every=0, shard=True)
+
+    def both(payload, worker):
+        import torch
+        from torch.distributed.tensor import DTensor
+
+        import trainers.sft
+
+        first = train_discriminators(payload[0], worker)
+        sharded = []
+        save = trainers.sft.save_adapter
+
+        def saving(trainer, *rest):
+            sharded.append(all(isinstance(p, DTensor) for p in trainer.model_wrapped.parameters()))
+            return save(trainer, *rest)
+
+        trainers.sft.save_adapter = saving
+        return first, train_sft(payload[1], worker), sharded, torch.distributed.get_world_size()
+
+    task = Task("main", items[:90], items[90:], False)
+    payload = (
+        ([task], disc, str(tiny_llama), [str(tmp_path / "disc")]),
+        (sft_examples(make_session, 24), sft, str(tiny_llama), str(tmp_path / "sft")),
+    )
+    resources = TrainResources(num_workers=2, num_cpus=0.5, threads=1)
+    first, second, sharded, world = run_training(both, payload, resources, tmp_path, "both")
+    assert world == 2 and sharded == [True]
+    scored = read_validation(tmp_path / "disc")
+    right = [(value > 0) == s.real for s in scored for value in s.log_odds[1:]]
+    assert sum(right) / len(right) > 0.9
+    assert second["loss_last"] < second["loss_first"]
+    adapter_at(tmp_path / "sft", "base")
+
+
+def test_an_error_names_the_run_the_cause_and_the_log(tmp_path, capfd) -> None:
+    def fails(payload, worker):
+        print("loading the backbone")
+        raise ValueError("no such backbone")
+
+    with pytest.raises(PhaseError) as error:
+        run_training(fails, 1, replace(SMALL, max_failures=0), tmp_path, "phase")
+    text = str(error.value)
+    assert "phase failed on worker 0: ValueError: no such backbone" in text
+    assert "loading the backbone" in text and str(tmp_path / "phase.logs") in text
+    shown = capfd.readouterr()
+    assert "loading the backbone" not in shown.out + shown.err
+    assert "Failed to query" not in shown.out + shown.err
+
+
+def test_an_existing_version_is_never_overwritten(tiny_llama, tmp_path, make_session) -> None:
+    (tmp_path / "base").mkdir()
+    with pytest.raises(PhaseError, match="exists already"):
+        fit_sft(sft_examples(make_session, 2), SftConfig(), tiny_llama, tmp_path / "base")
+
+
+def test_progress_lines_hold_numbers_alone(tmp_path) -> None:
+    progress = Progress(str(tmp_path / "p.jsonl"), "phase")
+    progress.write(1, 2, loss=0.5, bad=float("nan"))
+    line = read_progress(tmp_path / "p.jsonl")[0]
+    assert (line["phase"], line["step"], line["total"], line["loss"]) == ("phase", 1, 2, 0.5) and "bad" not in line
+    with (tmp_path / "p.jsonl").open("a") as stream:
+        stream.write(json.dumps({"step": 2})[:4])
+    assert len(read_progress(tmp_path / "p.jsonl")) == 1
+    assert read_progress(tmp_path / "none") == [] and os.path.exists(tmp_path / "p.jsonl")
