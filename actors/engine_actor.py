@@ -10,8 +10,9 @@ import faulthandler
 import logging
 import os
 from collections.abc import Sequence
+from typing import Any
 
-from actors.engine_config import EngineConfig
+from actors.engine_config import Backend, EngineConfig
 from actors.logs import redirect_output
 from rlenv.types import Adapter, Generation, Sampling
 
@@ -28,11 +29,7 @@ class EngineActor:
         redirect_output(config.log_path(index))
         faulthandler.enable()
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", force=True)
-        if config.backend == "vllm":
-            from actors.vllm_engine import VllmEngine as Engine
-        else:
-            from actors.transformers_engine import TransformersEngine as Engine
-        self._engine = Engine(config)
+        self._engine = _engine_class(config.backend)(config)
 
     async def start(self) -> int:
         """Loads the model; returns the process id."""
@@ -52,6 +49,21 @@ class EngineActor:
     async def close(self) -> None:
         """Ends the engine and its children."""
         self._engine.close()
+
+
+def _engine_class(backend: Backend) -> Any:
+    """Returns the backend's class; its imports are the actor's alone."""
+    if backend == "vllm":
+        from actors.vllm_engine import VllmEngine
+
+        return VllmEngine
+    if backend == "transformers":
+        from actors.transformers_engine import TransformersEngine
+
+        return TransformersEngine
+    from actors.scripted_engine import ScriptedBackend
+
+    return ScriptedBackend
 
 
 def actor_environment(config: EngineConfig) -> dict[str, str]:

@@ -7,11 +7,11 @@ matter of these settings alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from rlenv.errors import ConfigError
 
-Backend = Literal["vllm", "transformers"]
+Backend = Literal["vllm", "transformers", "scripted"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -23,7 +23,7 @@ class EngineConfig:
     model: str
     """Folder of the checkpoint (or its name on the hub)."""
     backend: Backend = "vllm"
-    """``vllm``, or ``transformers`` where vLLM cannot be installed."""
+    """``vllm``; ``transformers`` where vLLM cannot be installed; ``scripted`` says plain tokens without a model."""
     dtype: Dtype = "auto"
     """Of weights and activations; ``auto`` is what the checkpoint says."""
     replicas: int = 1
@@ -67,7 +67,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         rules = [
             (bool(self.model), "model is empty; name a checkpoint folder"),
-            (self.backend in ("vllm", "transformers"), f"backend is {self.backend!r}; use 'vllm' or 'transformers'"),
+            (self.backend in get_args(Backend), f"backend is {self.backend!r}; use one of {get_args(Backend)}"),
             (self.dtype in ("auto", "float32", "bfloat16", "float16"), f"dtype is {self.dtype!r}; use e.g. 'bfloat16'"),
             *(
                 (getattr(self, field) >= least, f"{field} is {getattr(self, field)}; the least is {least}")
