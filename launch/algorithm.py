@@ -54,15 +54,19 @@ def _run(config: RunConfig, run: RunDirectory) -> None:
         adapter = fit_base_simulator(run, config, base_model, chat, data["sft"])  # line 1
         chatbots = fit_trained_chatbots(run, config, serving, data["sft"])
         for k in range(config.num_iterations + 1):  # line 3
+            version = adapter.name
             simulated = collect_sessions(run, config, serving, adapter, chatbots, contexts)  # line 4
-            discriminator = fit_discriminator(
-                run, config, serving, backbone, adapter, simulated, contexts
-            )  # lines 2, 5
+            discriminator = fit_discriminator(run, config, serving, backbone, version, simulated, contexts)  # line 5
             if k < config.num_iterations:  # the last simulator is judged like the others, and not trained further
                 pairs = make_preferences(run, config, serving, adapter, discriminator, simulated)  # lines 6 to 8
-            measure(run, config, tracker, k, adapter.name, simulated, contexts)
+            measure(run, config, tracker, k, version, simulated, contexts)
             if k < config.num_iterations:
                 adapter = update_simulator(run, config, serving, adapter, pairs, version_name(k + 1))  # line 9
+        for name in config.zero_shot:  # for comparison (4.2): untrained models in the user's seat
+            simulated = collect_sessions(run, config, serving, name, chatbots, contexts)
+            fit_discriminator(run, config, serving, backbone, name, simulated, contexts)
+            k += 1
+            measure(run, config, tracker, k, name, simulated, contexts)
     finally:
         serving.close()
         tracker.close()

@@ -58,6 +58,19 @@ def table(run: Annotated[Path, typer.Argument(help="a run directory")]) -> None:
     print_report(RunDirectory(run))
 
 
+@app.command()
+def transcripts(
+    run: Annotated[Path, typer.Argument(help="a run directory")],
+    versions: Annotated[list[str] | None, typer.Argument(help="simulators; none is the first and the last")] = None,
+    context: Annotated[str | None, typer.Option(help="context id; none draws one of the evaluation users'")] = None,
+    seed: Annotated[int, typer.Option(help="of the draw")] = 0,
+) -> None:
+    """Show one context's transcripts side by side: the real session and the simulators'."""
+    from launch.transcripts import print_transcripts
+
+    print_transcripts(run, versions or [], context, seed)
+
+
 def _quiet_libraries() -> None:
     """Bars and notices of libraries would break our own; what matters of them is in the run's logs."""
     from transformers.utils import logging as transformers_logging

@@ -194,6 +194,8 @@ class RunConfig:
     """Keep engines through training phases; None keeps them where the cluster has room for both."""
     chatbots: dict[str, SpeakerConfig] = field(default_factory=dict)
     """The roster; empty takes all scripted chatbots of the reference population."""
+    zero_shot: dict[str, SpeakerConfig] = field(default_factory=dict)
+    """Untrained models in the user's seat (4.2): simulated with, judged and measured like a version, never trained."""
     env: Limits = Limits()
     """When a conversation is cut."""
     collect: CollectConfig = CollectConfig()
@@ -221,9 +223,15 @@ class RunConfig:
             problems.append(f"num_iterations must be 0 or more, got {self.num_iterations}")
         if "simulator" not in self.engines:
             problems.append("engines needs one named simulator")
-        for name, chatbot in self.chatbots.items():
-            if chatbot.kind == "engine" and chatbot.engine not in self.engines:
-                problems.append(f"chatbots.{name}.engine is {chatbot.engine!r}; engines has {sorted(self.engines)}")
+        for where, speakers in (("chatbots", self.chatbots), ("zero_shot", self.zero_shot)):
+            for name, speaker in speakers.items():
+                if speaker.kind == "engine" and speaker.engine not in self.engines:
+                    problems.append(f"{where}.{name}.engine is {speaker.engine!r}; engines has {sorted(self.engines)}")
+        for name, speaker in self.zero_shot.items():
+            if speaker.kind == "population" or speaker.adapter == "trained":
+                problems.append(f"zero_shot.{name}: a scripted chatbot or a trained adapter is no zero-shot user")
+            if not name.isidentifier() or name == "base" or (name[:2] == "it" and name[2:].isdigit()):
+                problems.append(f"zero_shot.{name}: the name is a folder's; letters, digits and _, not base or it1 ...")
         if problems:
             raise ConfigError("; ".join(problems))
 

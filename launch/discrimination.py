@@ -20,7 +20,7 @@ from rlenv.chat_format import chat_format
 from rlenv.controls import Matched, match_lengths, shuffle_words_within_user
 from rlenv.labelled import LabelledSession
 from rlenv.system_texts import discriminator_system_text, token_counter
-from rlenv.types import Adapter, Session
+from rlenv.types import Session
 from trainers.discriminator import DiscriminatorJob, fit_discriminators
 
 MAIN, LEAK, POWER = "main", "leak", "power"
@@ -80,12 +80,12 @@ def fit_discriminator(
     config: RunConfig,
     serving: Serving,
     backbone: str,
-    adapter: Adapter,
+    version: str,
     simulated: Sequence[Simulated],
     real: Mapping[str, Sequence[Session]],
 ) -> Path:
     """Returns the checkpoint of a new discriminator, trained on the newest simulator's sessions alone (Eq. 3)."""
-    name = f"{adapter.name}/discriminator"
+    name = f"{version}/discriminator"
 
     def make(folder: Path) -> None:
         from transformers import AutoTokenizer
@@ -95,11 +95,11 @@ def fit_discriminator(
         folder.mkdir()
         data = label_simulated(real, simulated, config)
         jobs = [_job(MAIN, folder, data), replace(_job(LEAK, folder, data), blank_user=True)]
-        if adapter.name == "base":
+        if version == "base":
             jobs.append(_job(POWER, folder, label_shuffled(real, config)))
         chat = chat_format(AutoTokenizer.from_pretrained(backbone))
         text = discriminator_system_text(config.context, token_counter(chat))
-        with training(f"{adapter.name}: discriminators", run.path(f"logs/discriminator-{adapter.name}.jsonl")) as path:
+        with training(f"{version}: discriminators", run.path(f"logs/discriminator-{version}.jsonl")) as path:
             results = fit_discriminators(
                 jobs,
                 replace(config.discriminator, seed=config.seed),

@@ -11,6 +11,7 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from launch.config import RunConfig, SpeakerConfig
@@ -26,7 +27,7 @@ from rlenv.lines import to_line, write_atomic
 from rlenv.models import load_smollm2
 from rlenv.population.corpus import generate_sessions
 from rlenv.preferences import build_preferences
-from rlenv.protocols import Speaker
+from rlenv.protocols import Engine, Speaker
 from rlenv.sessions import read_sessions, read_with_report, split_by_user, write_sessions
 from rlenv.speakers import EngineSpeaker
 from rlenv.system_texts import approximate_tokens, simulator_system_text, token_counter
@@ -37,6 +38,7 @@ from trainers.sft import SftConfig, SftExample, fit_sft
 
 log = logging.getLogger(__name__)
 
+USER: Seat = "user"
 CHATBOT: Seat = "chatbot"
 SPLITS = ("sft", "adversarial", "evaluation")
 
@@ -173,53 +175,52 @@ def roster(config: RunConfig) -> dict[str, SpeakerConfig]:
     return dict(config.chatbots) or default_roster()
 
 
-def make_chatbots(
-    config: RunConfig, serving: Serving, engines: Mapping[str, object], adapters: Mapping[str, Adapter]
-) -> dict[str, Speaker]:
-    """Returns the roster's speakers in the chatbot's seat."""
-    return {
-        name: make_speaker(
-            name,
-            "chatbot",
-            chatbot,
-            config.context,
-            engines=engines,  # type: ignore[arg-type]
-            formats=serving.formats,
-            adapters=adapters,
-        )
-        for name, chatbot in roster(config).items()
-    }
-
-
 def make_simulator(
-    config: RunConfig, serving: Serving, engines: Mapping[str, object], adapter: Adapter
+    config: RunConfig, serving: Serving, engines: Mapping[str, Engine], adapter: Adapter
 ) -> EngineSpeaker:
     """Returns the trained simulator in the user's seat: one adapter version."""
     chat = serving.formats["simulator"]
     build = simulator_system_text(config.context, token_counter(chat))
     sampling = config.simulator.sampling.sampling()
-    seat: Seat = "user"
-    return EngineSpeaker(adapter.name, engines["simulator"], chat, seat, build, sampling, adapter)  # type: ignore[arg-type]
+    return EngineSpeaker(adapter.name, engines["simulator"], chat, USER, build, sampling, adapter)
 
 
 def collect_sessions(
     run: RunDirectory,
     config: RunConfig,
     serving: Serving,
-    adapter: Adapter,
+    simulator: Adapter | str,
     chatbot_adapters: Mapping[str, Adapter],
     contexts: Mapping[str, Sequence[Session]],
 ) -> list[Simulated]:
-    """Line 4: conversations of the current simulator with the chatbots, by stepping the env."""
+    """Line 4: conversations of the current simulator with the chatbots, by stepping the env.
+
+    ``simulator`` is the current adapter version, or the name of a zero-shot model.
+    """
+    version = simulator if isinstance(simulator, str) else simulator.name
 
     def make(folder: Path) -> None:
-        needed = {"simulator"} | {c.engine for c in roster(config).values() if c.kind == "engine"}
-        with serving.engines(*sorted(needed)) as engines:
-            simulator = make_simulator(config, serving, engines, adapter)
-            chatbots = make_chatbots(config, serving, engines, chatbot_adapters)
-            simulate(folder, f"{adapter.name}: conversations", adapter.name, simulator, chatbots, contexts, config)
+        speakers = [*roster(config).values(), *([config.zero_shot[version]] if isinstance(simulator, str) else [])]
+        names = {s.engine for s in speakers if s.kind == "engine"}
+        if not isinstance(simulator, str):
+            names.add("simulator")
+        with serving.engines(*sorted(names)) as engines:
+            seat = partial(
+                make_speaker,
+                context=config.context,
+                engines=engines,
+                formats=serving.formats,
+                adapters=chatbot_adapters,
+            )
+            user: Speaker
+            if isinstance(simulator, str):
+                user = seat(version, USER, config.zero_shot[version])
+            else:
+                user = make_simulator(config, serving, engines, simulator)
+            chatbots = {name: seat(name, CHATBOT, chatbot) for name, chatbot in roster(config).items()}
+            simulate(folder, f"{version}: conversations", version, user, chatbots, contexts, config)
 
-    return read_simulated(run.once(f"{adapter.name}/simulated", make))
+    return read_simulated(run.once(f"{version}/simulated", make))
 
 
 def make_preferences(
