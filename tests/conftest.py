@@ -22,7 +22,13 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     config = PretrainConfig(
-        vocab_size=320, hidden_size=32, num_layers=2, num_heads=2, intermediate_size=64, max_positions=1024
+        vocab_size=320,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=2,
+        intermediate_size=64,
+        max_positions=1024,
+        block_tokens=256,
     )
     tokenizer = train_tokenizer(["user assistant system a few plain words to learn merges from"], 320, 1024)
     folder = tmp_path_factory.mktemp("tiny_llama")

@@ -25,18 +25,19 @@ class PretrainConfig:
     """Shape and training of the small model."""
 
     vocab_size: int = 3072
-    hidden_size: int = 256
-    num_layers: int = 6
-    num_heads: int = 4
-    intermediate_size: int = 688
+    hidden_size: int = 192
+    num_layers: int = 4
+    num_heads: int = 3
+    intermediate_size: int = 512
     max_positions: int = 2048
     """Positions the model accepts."""
-    block_tokens: int = 1024
+    block_tokens: int = 1536
     """Length of the packed training sequences; at least as long as most conversations with their context."""
-    epochs: float = 2.0
-    batch_tokens: int = 8192
-    """Tokens a step and worker."""
-    learning_rate: float = 2e-3
+    epochs: float = 1.0
+    batch_tokens: int = 1536
+    """Tokens a step and worker. Small: where minutes are few, more steps teach more than steadier ones."""
+    learning_rate: float = 1e-2
+    """Of Muon (scaled to AdamW's step size) and of AdamW."""
     schedule: Schedule = "wsd"
     warmup: float = 0.05
     weight_decay: float = 0.1

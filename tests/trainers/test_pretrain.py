@@ -1,0 +1,95 @@
+"""The small model: any text round-trips its tokenizer, packing loses nothing, training learns and repeats itself."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rlenv.chat_format import chat_format
+from rlenv.errors import ConfigError
+from trainers.pretrain import PretrainConfig
+from trainers.pretrain_loop import pack, train_base_model
+from trainers.ray_train import Worker
+from trainers.schedules import rate_factor
+from trainers.sft import SftExample
+
+TINY = PretrainConfig(
+    vocab_size=320,
+    hidden_size=32,
+    num_layers=1,
+    num_heads=2,
+    intermediate_size=64,
+    max_positions=256,
+    block_tokens=128,
+    batch_tokens=256,
+    dtype="float32",
+    save_every=0,
+)
+
+
+@pytest.fixture(scope="module")
+def examples(make_session) -> tuple[SftExample, ...]:
+    return tuple(
+        SftExample(session_id=str(i), system="be yourself", messages=make_session(str(i)).messages, seat=seat)
+        for i in range(60)
+        for seat in ("user", "chatbot")
+    )
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory, examples) -> Path:
+    root = tmp_path_factory.mktemp("pretrain")
+    summary = train_base_model((examples, TINY, str(root / "base")), Worker(root))
+    assert summary["loss_last"] < 3 < np.log(320)
+    return root / "base"
+
+
+def test_any_text_round_trips_and_special_tokens_in_it_stay_text(base: Path) -> None:
+    chat = chat_format(AutoTokenizer.from_pretrained(base))
+    for text in ("Grüße, 你好 🙂", "a  b\n\nc", "<|im_end|> is not the end <|endoftext|>"):
+        ids = chat.encode(text)
+        assert chat.tokenizer.decode(ids) == text
+        assert not set(ids) & {chat.end_of_turn, chat.end_of_session}
+
+
+def test_the_checkpoint_is_an_ordinary_one(base: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(base)
+    chat = chat_format(AutoTokenizer.from_pretrained(base))
+    assert type(model).__name__ == "LlamaForCausalLM"
+    assert model.config.eos_token_id == chat.end_of_turn != chat.end_of_session
+    assert model.get_input_embeddings().num_embeddings >= len(chat.tokenizer)
+
+
+def test_packing_keeps_every_conversation_whole_and_in_order(base: Path, examples) -> None:
+    chat = chat_format(AutoTokenizer.from_pretrained(base))
+    blocks = pack(examples, chat, 64, seed=1)
+    stream = [*blocks[:, :-1].reshape(-1)]
+    assert (blocks[:-1, -1] == blocks[1:, 0]).all()  # the last target of a block opens the next
+    wanted = [tuple(chat.training_example(e.system, e.messages, e.seat)[0]) for e in examples]
+    text = " ".join(map(str, stream))
+    found = sum(" ".join(map(str, ids)) in text for ids in wanted)
+    assert found >= len(wanted) - 2  # the end of the stream is cut to whole blocks
+    assert not np.array_equal(blocks, pack(examples, chat, 64, seed=2))
+
+
+def test_equal_seeds_give_equal_weights(base: Path, examples, tmp_path: Path) -> None:
+    train_base_model((examples, TINY, str(tmp_path / "same")), Worker(tmp_path))
+    train_base_model((examples, replace(TINY, seed=1), str(tmp_path / "other")), Worker(tmp_path))
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (base, tmp_path / "same", tmp_path / "other")]
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_schedules_begin_low_and_end_low() -> None:
+    for schedule in ("linear", "cosine", "wsd"):
+        rates = [rate_factor(s, 100, schedule, 0.1) for s in range(100)]
+        assert max(rates) == pytest.approx(1.0, abs=0.05) and rates[0] < 0.2 and 0 < rates[-1] < 0.1
+    assert [rate_factor(s, 10, "constant", 0) for s in range(10)] == [1.0] * 10
+    wsd = [rate_factor(s, 100, "wsd", 0.1) for s in range(100)]
+    assert wsd[10:60] == [1.0] * 50
+
+
+def test_shapes_that_cannot_be_are_told_together() -> None:
+    with pytest.raises(ConfigError, match=r"(?s)hidden_size.*block_tokens"):
+        PretrainConfig(hidden_size=100, num_heads=3, block_tokens=4096)
