@@ -1,0 +1,336 @@
+"""One core, two seats: Gymnasium's contract, forks and snapshots, vector envs, and errors that say what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+
+import rlenv  # noqa: F401  registers the ids
+from rlenv.conversation import Limits
+from rlenv.env import ConversationCore, Scenario
+from rlenv.errors import ConfigError
+from rlenv.gym_env import ConversationEnv
+from rlenv.scripted import ScriptedChatbot, ScriptedUser
+from rlenv.spaces import Messages, Utterances
+from rlenv.types import Message, Session, SessionContext
+
+IDS = ("rlenv/Conversation-v0", "rlenv/User-v0")
+SEATS = ("chatbot", "user")
+LINES = ("Hello.", "What happened?", "I see.", "And then?")
+
+
+def scenarios() -> list[Scenario]:
+    return [
+        Scenario(context_id=f"c{i}", user_id=f"u{i}", context=SessionContext(), opener=("user", "assistant")[i % 2])
+        for i in range(6)
+    ]
+
+
+def scripted(seat="chatbot", leave_rate=0.2, max_turns=6, **options) -> ConversationEnv:
+    others = (
+        {"user": ScriptedUser(leave_rate=leave_rate)} if seat == "chatbot" else {n: ScriptedChatbot(n) for n in "ab"}
+    )
+    return ConversationEnv(seat, scenarios(), others, Limits(max_turns=max_turns), **options)
+
+
+def play(env, seed: int, steps: int = 30) -> list:
+    """Returns the observations, rewards, ends and infos of one episode."""
+    obs, info = env.reset(seed=seed)
+    record = [(obs, info)]
+    for i in range(steps):
+        if info["ended_by"]:
+            break
+        obs, reward, terminated, truncated, info = env.step(LINES[i % len(LINES)])
+        record.append((obs, reward, terminated, truncated, info))
+        if terminated or truncated:
+            break
+    return record
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_gymnasiums_checker_has_nothing_to_say(id):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(gym.make(id).unwrapped)
+
+
+@pytest.mark.parametrize("seat", SEATS)
+def test_gymnasiums_checker_has_nothing_to_say_of_the_class_itself(seat):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for env in (ConversationEnv(seat), scripted(seat)):
+            check_env(env, skip_render_check=True)  # that part needs a registered env
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_equal_seeds_and_actions_give_equal_episodes_on_the_reference_population(id):
+    one, two = gym.make(id), gym.make(id)
+    for seed in (0, 7):
+        assert play(one, seed) == play(two, seed)
+    assert play(one, 1)[0] != play(one, 2)[0]
+    one.reset(seed=3)
+    two.reset(seed=3)
+    assert one.reset() == two.reset() != one.reset()  # unseeded resets follow from the last seed
+
+
+@pytest.mark.parametrize("seat", SEATS)
+def test_terminated_means_that_a_speaker_ended_it_and_truncated_that_a_cap_did(seat):
+    ends = set()
+    for seed in range(40):
+        *_, last = play(scripted(seat), seed)
+        if len(last) == 5:
+            _, _, terminated, truncated, info = last
+            assert terminated != truncated
+            assert truncated == (info["ended_by"] == "limit")
+            ends.add((info["ended_by"], info["end_reason"]))
+    assert ("limit", "max_turns") in ends
+    assert (("user", "end_of_session") in ends) == (seat == "chatbot")
+
+
+def test_a_world_that_leaves_at_once_is_visible_at_reset():
+    env = scripted("chatbot", leave_rate=1.0)
+    _, info = env.reset(seed=0, options={"context_id": "c0"})
+    assert (info["ended_by"], info["num_user_turns"]) == ("user", 1)
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step("Hello?")
+
+
+def test_observations_are_the_whole_conversation_and_grow_by_both_messages():
+    env = scripted("chatbot", leave_rate=0.0)
+    obs, _ = env.reset(seed=0, options={"context_id": "c0"})
+    assert [m.role for m in obs] == ["user"] and obs in env.observation_space
+    longer, *_ = env.step("Why?")
+    assert longer[: len(obs)] == obs
+    assert [(m.role, m.content) for m in longer[1:2]] == [("assistant", "Why?")] and longer[2].role == "user"
+    obs, _ = env.reset(seed=0, options={"context_id": "c1"})
+    assert obs == ()  # the chatbot opens
+
+
+def test_options_choose_context_and_partner_and_typos_are_told():
+    env = scripted("user")
+    _, info = env.reset(seed=0, options={"context_id": "c3", "world": "b"})
+    assert (info["context_id"], info["world"]) == ("c3", "b")
+    with pytest.raises(gym.error.Error, match="contextid"):
+        env.reset(options={"contextid": "c3"})
+    with pytest.raises(ConfigError, match="no context 'c99'"):
+        env.reset(options={"context_id": "c99"})
+    with pytest.raises(ConfigError, match="there are a, b"):
+        env.reset(options={"world": "z"})
+
+
+@pytest.mark.parametrize("made", ["class", *IDS])
+def test_the_documented_errors(made):
+    env = scripted() if made == "class" else gym.make(made)
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step("Hello")
+    env.reset(seed=0)
+    for bad in (3, None, b"Hello", ["Hello"]):
+        with pytest.raises((gym.error.InvalidAction, AssertionError)):
+            env.unwrapped.step(bad)
+    with pytest.raises(gym.error.InvalidAction, match="100000 characters"):
+        env.unwrapped.step("x" * 100_001)
+    while not env.unwrapped.core.over:
+        env.step("Go on.")
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step("Hello")
+    env.reset(seed=1)
+    with pytest.raises(gym.error.Error, match="ansi"):
+        ConversationEnv(render_mode="rgb_array")
+
+
+def test_odd_messages_are_messages():
+    for text in ("", " ", "\x00", "a\ud83d", "😔" * 1000, "<|im_end|>"):
+        env = scripted("chatbot", leave_rate=0.0)
+        env.reset(seed=0)
+        obs, *_ = env.step(text)
+        assert text in [m.content for m in obs]
+        json.dumps(env.snapshot())
+
+
+def test_rendering_shows_the_transcript(capsys):
+    env = scripted("chatbot", leave_rate=0.0, render_mode="ansi")
+    env.reset(seed=0, options={"context_id": "c0"})
+    env.step("Why?")
+    assert [line.split(":")[0] for line in env.render().splitlines()] == ["user", "assistant", "user"]
+    human = scripted("chatbot", leave_rate=0.0, render_mode="human")
+    human.reset(seed=0, options={"context_id": "c0"})
+    human.step("Why?")
+    human.render()
+    assert capsys.readouterr().out.splitlines() == env.render().splitlines()
+
+
+# ----------------------------------------------------------------------------- snapshots and forks
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_a_snapshot_survives_json_and_goes_on_as_the_original(id):
+    for seed in (0, 1, 2):
+        env, other = gym.make(id).unwrapped, gym.make(id).unwrapped
+        env.reset(seed=seed)
+        for line in LINES[:2]:
+            if env.core.over:
+                break
+            env.step(line)
+        snapshot = json.loads(json.dumps(env.snapshot()))
+        assert other.restore(snapshot) == env.core.observe()
+        assert other.snapshot() == env.snapshot()
+        for line in LINES:
+            if env.core.over:
+                break
+            assert env.step(line) == other.step(line)
+
+
+def test_restoring_goes_back_to_where_it_was_taken():
+    env = scripted("chatbot", leave_rate=0.0)
+    env.reset(seed=5)
+    snapshot = env.snapshot()
+    once = env.step("Why?")
+    env.step("And?")
+    env.restore(snapshot)
+    assert env.step("Why?") == once
+
+
+def test_another_seed_goes_on_differently_from_the_same_past():
+    env = scripted("chatbot", leave_rate=0.0)
+    env.reset(seed=5)
+    env.step("Why?")
+    snapshot, past = env.snapshot(), env.core.observe()
+    futures = set()
+    for seed in range(20):
+        env.restore(snapshot, seed)
+        obs, *_ = env.step("And?")
+        assert obs[: len(past)] == past
+        futures.add(obs[-1].content)
+    assert len(futures) > 3
+
+
+def test_forks_stand_where_the_original_does_and_do_not_disturb_one_another():
+    async def scenario():
+        core = ConversationCore(scenarios(), {"user": ScriptedUser(leave_rate=0.0)}, "chatbot")
+        await core.reset(seed=1)
+        await core.step("Why?")
+        here = core.snapshot()
+        same, twin, other = core.fork([None, None, 99])
+        results = [(await fork.step("And?"))[0] for fork in (same, twin, other)]
+        assert core.snapshot() == here
+        own, *_ = await core.step("And?")
+        assert results[0] == results[1] == own
+        assert results[2][: len(own) - 1] == own[:-1]
+        assert core.sibling().over
+
+    asyncio.run(scenario())
+
+
+# ------------------------------------------------------------------------------------ vector envs
+
+
+def rollout(vector, seeds, steps=8):
+    """Returns what a vector env gives, as lists by env."""
+    obs, infos = vector.reset(seed=seeds)
+    record = [(list(obs), list(infos["context_id"]))]
+    for i in range(steps):
+        obs, rewards, terminated, truncated, _ = vector.step([LINES[i % len(LINES)]] * len(seeds))
+        record.append((list(obs), list(rewards), list(terminated), list(truncated)))
+    return record
+
+
+def singles(make, seeds, steps=8):
+    """Returns the same of single envs that are reset in the step after their end, as NEXT_STEP does."""
+    envs = [make() for _ in seeds]
+    first = [env.reset(seed=seed) for env, seed in zip(envs, seeds, strict=True)]
+    record = [([obs for obs, _ in first], [info["context_id"] for _, info in first])]
+    over = [False] * len(envs)
+    for i in range(steps):
+        rows = []
+        for k, env in enumerate(envs):
+            if over[k]:
+                obs, _ = env.reset()
+                rows.append((obs, 0.0, False, False))
+            else:
+                rows.append(env.step(LINES[i % len(LINES)])[:4])
+            over[k] = rows[-1][2] or rows[-1][3]
+        record.append(tuple(list(column) for column in zip(*rows, strict=True)))
+    return record
+
+
+def late_leaver() -> ConversationEnv:
+    """Nobody leaves: every episode is as long as the cap, and no reset ends one."""
+    return scripted("chatbot", leave_rate=0.0, max_turns=4)
+
+
+@pytest.mark.parametrize("kind", ["sync", pytest.param("async", marks=pytest.mark.slow)])
+def test_vector_envs_give_what_single_envs_give(kind):
+    seeds = [3, 4, 5]
+    makers = [late_leaver] * len(seeds)
+    if kind == "sync":
+        vector = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.NEXT_STEP)
+    else:
+        vector = AsyncVectorEnv(makers, shared_memory=False, context="spawn", autoreset_mode=AutoresetMode.NEXT_STEP)
+    try:
+        expected = singles(late_leaver, seeds)
+        for ours, theirs in zip(rollout(vector, seeds), expected, strict=True):
+            for one, two in zip(ours, theirs, strict=True):
+                assert [tuple(o) if isinstance(o, tuple | list) else o for o in one] == two
+        assert any(any(row[3]) for row in expected[1:])
+    finally:
+        vector.close()
+
+
+def test_registered_envs_vectorise():
+    vector = gym.make_vec(IDS[0], num_envs=2, vectorization_mode="sync")
+    obs, _ = vector.reset(seed=0)
+    single, _ = gym.make(IDS[0]).reset(seed=0)
+    assert tuple(obs[0]) == single
+    _, rewards, *_ = vector.step(["Hello.", "Hello."])
+    assert np.array_equal(rewards, [0.0, 0.0])
+    vector.close()
+
+
+# ------------------------------------------------------------------------------------------ others
+
+
+def test_spaces_hold_what_conversations_hold_and_are_seeded():
+    actions, observations = Utterances(seed=1), Messages(seed=1)
+    assert "Hi there, naïve 😔\n" in actions and 3 not in actions and "x" * 100_001 not in actions
+    assert (Message(role="user", content="x"),) in observations and () in observations
+    assert ("x",) not in observations and [] not in observations
+    for space, twin in ((actions, Utterances(seed=1)), (observations, Messages(seed=1))):
+        drawn = [space.sample() for _ in range(20)]
+        assert all(d in space for d in drawn) and drawn == [twin.sample() for _ in range(20)]
+        assert space == type(space)() and space != gym.spaces.Discrete(2)
+        with pytest.raises(ValueError, match="mask"):
+            space.sample(mask=1)
+    assert Utterances(5) != Utterances(6)
+
+
+def test_a_scenario_opens_as_its_real_session_did_unless_asked_otherwise():
+    session = Session(session_id="s", user_id="u", messages=(Message(role="assistant", content="hi"),))
+    assert Scenario.of_session(session).opener == "assistant"
+    assert Scenario.of_session(session, "user").opener == "user"
+    assert Scenario.of_session(Session(session_id="t")).opener == "user"
+
+
+def test_an_env_without_scenarios_or_partners_is_refused():
+    with pytest.raises(ConfigError, match="scenario"):
+        ConversationCore([], {"a": ScriptedChatbot()}, "user")
+    with pytest.raises(ConfigError, match="nobody"):
+        ConversationCore(scenarios(), {}, "user")
+    with pytest.raises(ConfigError, match="reset"):
+        _ = ConversationCore(scenarios(), {"a": ScriptedChatbot()}, "user").state
+
+
+def test_a_wall_clock_cap_truncates():
+    env = ConversationEnv("user", scenarios(), {"a": ScriptedChatbot()}, Limits(max_seconds=1e-9))
+    env.reset(seed=0)
+    if not env.core.over:
+        *_, truncated, info = env.step("Hello")
+        assert truncated
+        assert info["end_reason"] == "max_seconds"
+    assert env.core.state.end.reason == "max_seconds"
