@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from omegaconf import OmegaConf
+import yaml
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from actors.engine_config import EngineConfig
@@ -251,9 +252,17 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
         if path is not None:
             if not Path(path).is_file():
                 raise ConfigError(f"no configuration at {path}")
-            merged = OmegaConf.merge(merged, OmegaConf.load(path))
+            said = OmegaConf.load(path)
+            if not isinstance(said, DictConfig):
+                raise ConfigError(f"{path}: expected settings as key: value, got {type(said).__name__}")
+            merged = OmegaConf.merge(merged, said)
         merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides)))
         return cast(RunConfig, OmegaConf.to_object(merged))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where else ""
+        problem = getattr(error, "problem", None) or type(error).__name__
+        raise ConfigError(f"{path or overrides}: this is no YAML{line}: {problem}") from None
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None)
         text = str(error).splitlines()[0]

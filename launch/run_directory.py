@@ -42,15 +42,16 @@ class RunDirectory:
         self.root.mkdir(parents=True, exist_ok=True)
         (self.root / "logs").mkdir(exist_ok=True)
         path = self.root / "config.yaml"
+        text = yaml.safe_dump(config, sort_keys=False)
         if path.exists():
-            differing = sorted(_differences(yaml.safe_load(path.read_text()), config))
+            differing = sorted(_differences(yaml.safe_load(path.read_text()), yaml.safe_load(text)))
             if differing:
                 raise ConfigError(
                     f"{self.root} holds a run with other settings ({', '.join(differing)}); "
                     "use the same settings to go on with it, or another out_dir"
                 )
         else:
-            write_text(path, yaml.safe_dump(config, sort_keys=False))
+            write_text(path, text)
         for leftover in self.root.rglob(f"*{PARTIAL}"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 

@@ -7,8 +7,10 @@ file as an undisturbed one; W&B receives each row once.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,8 @@ from typing import Any
 
 from launch.run_directory import write_text
 from rlenv.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,16 +44,20 @@ class Tracker:
         if config.wandb:
             import wandb
 
+            self._sent = _Sent(folder / "wandb.json")
             self._run = wandb.init(
                 project=config.project,
                 entity=config.entity,
                 name=run_name,
-                id=run_name.replace("/", "-"),
+                id=self._sent.run_id,
                 dir=str(folder),
                 mode="online" if os.environ.get("WANDB_API_KEY") else "offline",
                 config=dict(settings),
                 resume="allow",
+                reinit="create_new",
+                settings=wandb.Settings(console="off", silent=True),
             )
+            log.info("Weights & Biases: %s", self._run.url or f"offline files in {folder / 'wandb'}")
 
     def log(self, step: int, version: str, metrics: Mapping[str, float | None]) -> None:
         """Records one row.
@@ -63,13 +71,34 @@ class Tracker:
         finite = {k: v for k, v in metrics.items() if v is not None and math.isfinite(v)}
         self._rows.append({"step": step, "version": version, **dict(sorted(finite.items()))})
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in self._rows))
-        if self._run is not None:
+        if self._run is not None and step not in self._sent.steps:
             self._run.log(finite, step=step)
+            self._sent.add(step)
 
     def close(self) -> None:
         """Ends the W&B run, if there is one."""
         if self._run is not None:
-            self._run.finish(quiet=True)
+            self._run.finish()
+
+
+class _Sent:
+    """What W&B has of this run directory: one W&B run, whatever its name, and the steps it was given."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        new: dict[str, Any] = {"id": secrets.token_hex(8), "steps": []}
+        known = json.loads(path.read_text()) if path.exists() else new
+        self.run_id: str = known["id"]
+        self.steps: list[int] = known["steps"]
+        self._write()
+
+    def add(self, step: int) -> None:
+        """Notes that W&B has the row of ``step``."""
+        self.steps.append(step)
+        self._write()
+
+    def _write(self) -> None:
+        write_text(self._path, json.dumps({"id": self.run_id, "steps": self.steps}) + "\n")
 
 
 def read_metrics(path: str | Path) -> Sequence[dict[str, Any]]:
