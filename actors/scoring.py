@@ -67,7 +67,7 @@ class _ScoringActor:
 
 
 class DiscriminatorPool:
-    """Replicas of one trained discriminator; sessions go round them. ``with DiscriminatorPool(...) as discriminator``."""
+    """Replicas of one trained discriminator; sessions go round them. Use it as a context manager."""
 
     def __init__(
         self,
@@ -97,8 +97,8 @@ class DiscriminatorPool:
             config = self.config
             raise EngineError(
                 f"the discriminator of {self.checkpoint} could not be served within {config.startup_timeout_s:.0f} s: "
-                f"{type(error).__name__}. It asked for {config.replicas} x {config.num_cpus} CPUs and {config.num_gpus} "
-                f"GPUs; free are {ray.available_resources().get('CPU', 0):.0f} CPUs and "
+                f"{type(error).__name__}. It asked for {config.replicas} x {config.num_cpus} CPUs and "
+                f"{config.num_gpus} GPUs; free are {ray.available_resources().get('CPU', 0):.0f} CPUs and "
                 f"{ray.available_resources().get('GPU', 0):.0f} GPUs"
             ) from None
         return self

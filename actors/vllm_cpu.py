@@ -25,7 +25,8 @@ class CpuWorker(CPUWorker):
     """Installs ``cpu_lora.GroupedLora`` before the model is loaded, in this process only."""
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
-        type(current_platform).get_punica_wrapper = classmethod(lambda cls: "actors.cpu_lora.GroupedLora")
+        platform: Any = type(current_platform)
+        platform.get_punica_wrapper = classmethod(lambda cls: "actors.cpu_lora.GroupedLora")
         super().load_model(*args, **kwargs)
 
 
@@ -33,7 +34,8 @@ class InvariantCpuWorker(CpuWorker):
     """A ``CpuWorker`` whose results for one request do not depend on the others in the batch."""
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
-        _custom_ops.onednn_mm = padded_rows(_custom_ops.onednn_mm)
+        ops: Any = _custom_ops
+        ops.onednn_mm = padded_rows(ops.onednn_mm)
         super().load_model(*args, **kwargs)
 
 

@@ -79,7 +79,8 @@ class TurnScorer(nn.Module):
             return inner.score(inner.dropout(hidden.float())).squeeze(-1)
 
     def _inner(self) -> Any:
-        return self.classifier.get_base_model() if hasattr(self.classifier, "peft_config") else self.classifier
+        classifier: Any = self.classifier
+        return classifier.get_base_model() if hasattr(classifier, "peft_config") else classifier
 
 
 @dataclass(frozen=True)
@@ -120,9 +121,7 @@ def length_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]
 
 
 @torch.no_grad()
-def score_rows(
-    scorer: TurnScorer, rows: Sequence[DiscriminatorRow], *, batch_tokens: int = 16384
-) -> list[np.ndarray]:
+def score_rows(scorer: TurnScorer, rows: Sequence[DiscriminatorRow], *, batch_tokens: int = 16384) -> list[np.ndarray]:
     """Returns per row the log-odds [T'] at its positions, float32, in the order of ``rows``."""
     device = next(scorer.parameters()).device
     scores: list[np.ndarray] = [np.zeros(0, np.float32)] * len(rows)
@@ -201,9 +200,7 @@ class LoadedDiscriminator:
         return [
             score_tree(self.scorer, tree)
             if tree.branches
-            else SessionScores(
-                session_id=tree.trunk.session_id, log_odds=(PRIOR_LOG_ODDS, *map(float, next(log_odds)))
-            )
+            else SessionScores(session_id=tree.trunk.session_id, log_odds=(PRIOR_LOG_ODDS, *map(float, next(log_odds))))
             for tree in trees
         ]
 
@@ -242,7 +239,7 @@ def score_tree(scorer: TurnScorer, tree: DiscriminatorTree) -> SessionScores:
     )
 
 
-def new_classifier(base_model: str, dtype: str, dropout: float = 0.0) -> nn.Module:
+def new_classifier(base_model: str, dtype: str, dropout: float = 0.0) -> Any:
     """Returns a token classifier with one label on the causal model ``base_model``, its head float32 and zero.
 
     A zero head gives log-odds 0 everywhere: before it has learned, the discriminator says the prior.
@@ -272,7 +269,7 @@ def load_classifier(root: Path, card: dict[str, Any], dtype: str) -> nn.Module:
 
 
 def save_classifier(
-    classifier: nn.Module,
+    classifier: Any,
     path: str | Path,
     *,
     layout: DiscriminatorLayout,

@@ -64,7 +64,7 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, world_size: int, seed
     rng = random.Random(seed)
     order = list(range(len(lengths)))
     rng.shuffle(order)
-    batches = []
+    batches: list[list[int]] = []
     for start in range(0, len(order), batch_size * 16):
         pool = sorted(order[start : start + batch_size * 16], key=lambda i: lengths[i])
         batches.extend(pool[i : i + batch_size] for i in range(0, len(pool), batch_size))

@@ -113,6 +113,7 @@ def run_training(
     for folder in (logs, scratch):
         folder.mkdir(parents=True, exist_ok=True)
     progress = str(Path(progress_path).resolve()) if progress_path else None
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")  # 60 s are few on a busy node
     if not _has_dashboard():
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # for spot nodes; locally it only warns
     threads = resources.num_threads()
@@ -128,7 +129,7 @@ def run_training(
             resources_per_worker={"CPU": resources.num_cpus}
             | ({"GPU": resources.num_gpus} if resources.num_gpus else {}),
         ),
-        run_config=RunConfig(
+        run_config=RunConfig(  # type: ignore[call-arg]  (the stub is of the class before V2)
             name=name,
             storage_path=str(storage),
             failure_config=FailureConfig(max_failures=resources.max_failures),
@@ -274,7 +275,7 @@ def _quiet_trainer() -> Any:
 
     class QuietTorchTrainer(TorchTrainer):
         def _create_default_callbacks(self) -> list[Any]:
-            callbacks = super()._create_default_callbacks()
+            callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
             if _has_dashboard():
                 return callbacks
             return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
