@@ -17,7 +17,7 @@ from launch.run_directory import RunDirectory, write_json
 from launch.simulation import Simulated
 from launch.tracking import Tracker
 from rlenv.classification import TurnTable, flat_metrics, turn_table
-from rlenv.controls import leak_report, referee_accuracy
+from rlenv.controls import cut_after_turn, leak_report, referee_accuracy
 from rlenv.linguistics import diversity
 from rlenv.types import Session
 from trainers.discriminator import read_validation
@@ -39,7 +39,7 @@ def measure(
     def make(folder: Path) -> None:
         folder.mkdir()
         metrics = discrimination_metrics(run, config, version, simulated, real)
-        metrics |= realism_metrics(simulated, real)
+        metrics |= realism_metrics(simulated, real, config.env.max_turns)
         write_json(folder / "metrics.json", metrics)
 
     metrics: Metrics = json.loads((run.once(f"{version}/measures", make) / "metrics.json").read_text())
@@ -86,11 +86,15 @@ def discrimination_metrics(
     return metrics | {f"disc/auc_{name}": value for name, value in aucs.items()}
 
 
-def realism_metrics(simulated: Sequence[Simulated], real: Mapping[str, Sequence[Session]]) -> Metrics:
-    """Returns Table 1's figures of the evaluation users' simulated and real sessions."""
+def realism_metrics(simulated: Sequence[Simulated], real: Mapping[str, Sequence[Session]], max_turns: int) -> Metrics:
+    """Returns Table 1's figures of the evaluation users' simulated and real sessions.
+
+    Entropy and TTR depend on length, so real sessions are cut at the cap that simulated ones have.
+    """
     ours = [s.session for s in simulated if s.part == "evaluation"]
+    theirs = [cut_after_turn(session, max_turns) for session in real["evaluation"]]
     metrics: Metrics = {f"realism/{k}": v for k, v in diversity(ours).items()}
-    return metrics | {f"real/{k}": v for k, v in diversity(real["evaluation"]).items()}
+    return metrics | {f"real/{k}": v for k, v in diversity(theirs).items()}
 
 
 def _table(folder: Path) -> TurnTable:

@@ -187,11 +187,16 @@ def _shuffled(session: Session, rng: random.Random) -> Session:
     )
 
 
+def cut_after_turn(session: Session, turns: int) -> Session:
+    """Returns the session up to and with user message ``turns``; whole where it has fewer."""
+    users = [i for i, m in enumerate(session.messages) if m.role == "user"]
+    if len(users) < turns:
+        return session
+    return session.model_copy(update={"messages": session.messages[: users[turns - 1] + 1]})
+
+
 def _cut(item: LabelledSession, turns: int) -> LabelledSession:
-    """Returns the session up to and with user message ``turns``."""
-    last = [i for i, m in enumerate(item.session.messages) if m.role == "user"][turns - 1]
-    session = item.session.model_copy(update={"messages": item.session.messages[: last + 1]})
-    return item.model_copy(update={"session": session})
+    return item.model_copy(update={"session": cut_after_turn(item.session, turns)})
 
 
 def _user_text(item: LabelledSession) -> str:
