@@ -20,8 +20,10 @@ from actors.pool import EnginePool
 from actors.scoring import DiscriminatorPool
 from launch.config import RayConfig, RunConfig
 from rlenv.chat_format import ChatFormat, chat_format
+from rlenv.errors import PhaseError
 
 log = logging.getLogger(__name__)
+STARTS = 3
 
 
 @contextmanager
@@ -35,17 +37,30 @@ def cluster(config: RayConfig) -> Iterator[None]:
     if address:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     else:
-        ray.init(
-            num_cpus=config.num_cpus,
-            num_gpus=config.num_gpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        _start_ray(config)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start_ray(config: RayConfig) -> None:
+    """Starts Ray in this process; again where a busy machine was too slow for Ray's own 30 seconds."""
+    for attempt in range(1, STARTS + 1):
+        try:
+            ray.init(
+                num_cpus=config.num_cpus,
+                num_gpus=config.num_gpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+            return
+        except Exception as error:  # Ray raises Exception itself
+            ray.shutdown()
+            if "timed out" not in str(error) or attempt == STARTS:
+                raise PhaseError(f"Ray did not start: {error}; run the same command again") from error
+            log.warning("Ray did not start in time; trying again")
 
 
 class Serving:

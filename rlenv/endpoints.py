@@ -32,6 +32,13 @@ def chat_messages(state: ConversationState, seat: Seat, system: str) -> list[dic
     return messages
 
 
+def _instructed(system: str, seat: Seat) -> str:
+    """A prompted user is told how to leave; a chatbot never leaves."""
+    if seat == "chatbot":
+        return system
+    return f"{system}\n\nWhen you would leave or the conversation is over, end your message with {END_MARK}."
+
+
 class EndpointSpeaker:
     """A seat played by a model behind an OpenAI-compatible endpoint.
 
@@ -96,9 +103,7 @@ class EndpointSpeaker:
         """
         import openai
 
-        system = self.system_text(state.context)
-        if self.seat == "user":
-            system += f"\n\nWhen you would leave or the conversation is over, end your message with {END_MARK}."
+        system = _instructed(self.system_text(state.context), self.seat)
         try:
             async with self._limit:
                 response = await self._connect().chat.completions.create(
@@ -139,7 +144,7 @@ class CallableSpeaker:
 
     async def reply(self, state: ConversationState, seed: int) -> Utterance:
         """Returns the function's reply. A function that raises fails the conversation, not the run."""
-        messages = chat_messages(state, self.seat, self.system_text(state.context))
+        messages = chat_messages(state, self.seat, _instructed(self.system_text(state.context), self.seat))
         try:
             said = self.function(messages, seed)
             text = await said if inspect.isawaitable(said) else said

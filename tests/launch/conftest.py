@@ -1,0 +1,216 @@
+"""A tiny run of Algorithm 1, and its driver as a process of its own that can be killed."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "num_iterations": 1,
+    "backbone": "small-llama",
+    "data": {
+        "population": {"num_users": 50, "num_pretrain_users": 16},
+        "sft_share": 0.3,
+        "adversarial_share": 0.5,
+        "evaluation_share": 0.2,
+    },
+    "context": {"budget_tokens": 200, "instruction": ""},
+    "simulator": {"model": "small-llama", "sampling": {"max_tokens": 20}},
+    "pretrain": {
+        "hidden_size": 32,
+        "num_heads": 2,
+        "num_layers": 2,
+        "vocab_size": 600,
+        "intermediate_size": 64,
+        "epochs": 1,
+        "dtype": "float32",
+        "batch_tokens": 2048,
+        "save_every": 4,
+    },
+    "sft": {"epochs": 1, "batch_size": 4, "learning_rate": 1e-3, "dtype": "float32", "save_every": 2},
+    "engines": {
+        "simulator": {
+            "model": "auto",
+            "backend": "transformers",
+            "dtype": "float32",
+            "threads": 1,
+            "max_model_len": 2048,
+            "max_num_seqs": 32,
+        }
+    },
+    "env": {"max_turns": 3},
+    "collect": {"num_contexts": 16, "simulations_per_context": 1},
+    "discriminator": {
+        "num_train_sessions": 24,
+        "num_validation_sessions": 8,
+        "lora_rank": None,
+        "learning_rate": 1e-3,
+        "dtype": "float32",
+        "max_tokens": 2048,
+        "save_every": 1,
+    },
+    "preferences": {"num_alternatives": 3},
+    "dpo": {"learning_rate": 1e-3, "batch_size": 2, "dtype": "float32", "save_every": 1},
+    "train": {"num_workers": 1, "num_cpus": 1, "threads": 1},
+    "scoring": {"threads": 1},
+    "ray": {"num_cpus": 2, "num_gpus": 0},
+}
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Returns ``base`` with ``changes``, dictionaries merged key by key."""
+    result = copy.deepcopy(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+@pytest.fixture(scope="session")
+def write_config(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Returns a writer of configurations: the tiny run with changes, as a YAML file."""
+
+    def write(**changes: Any) -> Path:
+        path = tmp_path_factory.mktemp("conf") / "tiny.yaml"
+        path.write_text(yaml.safe_dump(merged(TINY, changes)))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def ray_folder() -> Iterator[Path]:
+    """A short private folder for Ray's sessions: sockets' paths have at most 107 characters."""
+    folder = tempfile.mkdtemp(prefix="rl-")
+    yield Path(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+class Driver:
+    """``rlenv adversarial CONFIG`` in a session of its own."""
+
+    def __init__(self, config: Path, ray_folder: Path) -> None:
+        environment = {**os.environ, "RAY_TMPDIR": str(ray_folder), "COLUMNS": "200", "TOKENIZERS_PARALLELISM": "false"}
+        environment.pop("RAY_ADDRESS", None)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", "from launch.cli import main; main()", "adversarial", str(config)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
+            text=True,
+        )
+        self.lines: list[str] = []
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._news:
+                self.lines.append(line.rstrip())
+                self._news.notify_all()
+        with self._news:
+            self._news.notify_all()
+
+    def said(self, text: str) -> bool:
+        """Returns whether a line holds ``text``."""
+        return any(text in line for line in self.lines)
+
+    def wait_for(self, text: str) -> None:
+        """Returns when a line holds ``text``; fails where the driver ends before."""
+        with self._news:
+            while not self.said(text):
+                assert self._reader.is_alive(), "\n".join(["the driver ended without: " + text, *self.lines[-30:]])
+                self._news.wait(1.0)
+
+    def wait_until(self, holds: Callable[[Driver], bool]) -> None:
+        """Returns when ``holds``; fails where the driver ends before."""
+        while not holds(self):
+            assert self.process.poll() is None, "\n".join(["the driver ended", *self.lines[-30:]])
+            time.sleep(0.02)
+
+    def family(self) -> list[psutil.Process]:
+        """Returns the driver's processes: Ray's, actors', engines'."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def has_process(self, name: str) -> bool:
+        """Returns whether a process of that name is among the family."""
+        return any(name in _command(p) for p in self.family())
+
+    def kill(self) -> list[psutil.Process]:
+        """Kills the driver alone, without a warning; returns what was its family, most of it dead by then.
+
+        Ray's agents look for their raylet every few seconds and may still be on their way out.
+        """
+        family = self.family()
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        at_once = [p for p in family if "agent" not in _command(p).lower()]
+        psutil.wait_procs(at_once, timeout=30)
+        return family
+
+    def wait(self) -> None:
+        """Returns when the run ended well."""
+        code = self.process.wait()
+        self._reader.join(10)
+        assert code == 0, "\n".join(self.lines[-40:])
+
+
+def left_of(family: list[psutil.Process]) -> list[str]:
+    """Returns the commands of those that still run after two minutes, and ends them."""
+    _, alive = psutil.wait_procs(family, timeout=120)
+    left = [_command(process) for process in alive]
+    for process in alive:
+        process.kill()
+    return left
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+@pytest.fixture
+def start_driver(ray_folder: Path) -> Iterator[Callable[[Path], Driver]]:
+    """Returns a starter of drivers; whatever still runs at the test's end is killed."""
+    drivers: list[Driver] = []
+
+    def start(config: Path) -> Driver:
+        drivers.append(Driver(config, ray_folder))
+        return drivers[-1]
+
+    yield start
+    for driver in drivers:
+        if driver.process.poll() is None:
+            left_of(driver.kill())
+
+
+@pytest.fixture(scope="session")
+def driver_class() -> type[Driver]:
+    """``Driver``, for fixtures that outlive a test."""
+    return Driver
+
+
+@pytest.fixture(scope="session")
+def still_running() -> Callable[[list[psutil.Process]], list[str]]:
+    """Returns ``left_of``."""
+    return left_of
