@@ -1,0 +1,6 @@
+"""``python -m launch`` is ``rlenv``, also where only the code is there, as in a submitted job."""
+
+from launch.cli import main
+
+if __name__ == "__main__":
+    main()
