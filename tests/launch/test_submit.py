@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from rlenv.population.corpus import generate_sessions
 from rlenv.sessions import write_sessions
 
 ROOT = Path(__file__).parents[2]
+RAY = str(Path(sys.executable).parent / "ray")
 
 
 def test_a_job_takes_along_code_and_one_configuration_alone(tmp_path):
@@ -89,48 +91,53 @@ def free_ports(count: int) -> list[int]:
 PORTS = ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port", "metrics-export-port")
 
 
-@pytest.fixture
-def head(tmp_path, ray_folder):
-    """A cluster of two CPUs and eight logical GPUs that asks for a token; gives the environment to reach it with."""
-    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "WANDB_"))}
-    bin_folder = str(Path(sys.executable).parent)
-    environment |= {
-        "HOME": str(tmp_path), "RAY_AUTH_MODE": "token", "PATH": f"{bin_folder}:{environment['PATH']}",
-        "PYTHON": sys.executable, "RAY_ADDRESS": f"http://127.0.0.1:{ports['dashboard-port']}",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }  # fmt: skip
-    ray = str(Path(sys.executable).parent / "ray")
-    subprocess.run([ray, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
-    options = [f"--{name}={port}" for name, port in ports.items()]
-    options += [
-        "--head",
-        "--block",
-        "--num-cpus=2",
-        "--num-gpus=8",
-        "--node-ip-address=127.0.0.1",
-        "--min-worker-port=0",
-    ]
-    options += ["--max-worker-port=0", f"--temp-dir={ray_folder}/head", "--object-store-memory=200000000"]
-    starter = {k: v for k, v in environment.items() if k != "RAY_ADDRESS"}
-    with open(tmp_path / "head.log", "w") as log:
-        process = subprocess.Popen(
-            [ray, "start", *options], env=starter, stdout=log, stderr=log, start_new_session=True, cwd=tmp_path
-        )
-    try:
-        until = time.monotonic() + 180
-        while time.monotonic() < until:
-            assert process.poll() is None, (tmp_path / "head.log").read_text()
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", ports["dashboard-port"]), 1):
-                break
-            time.sleep(0.5)
-        yield environment
-    finally:
+def stop(process: subprocess.Popen) -> None:
+    """Ends a head and whatever it started."""
+    with contextlib.suppress(psutil.NoSuchProcess):
         family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
         process.send_signal(signal.SIGTERM)
         _, alive = psutil.wait_procs(family, timeout=30)
         for left in alive:
             left.kill()
+    process.wait()
+
+
+def start_head(folder: Path, ray_folder: Path, environment: dict[str, str]) -> tuple[subprocess.Popen, str]:
+    """Returns a head's process and its dashboard's address once it says that it runs; the process may have ended."""
+    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+    options = [f"--{name}={port}" for name, port in ports.items()]
+    options += ["--head", "--block", "--num-cpus=2", "--num-gpus=8", "--node-ip-address=127.0.0.1"]
+    options += ["--min-worker-port=0", "--max-worker-port=0", "--object-store-memory=200000000"]
+    options += [f"--temp-dir={tempfile.mkdtemp(dir=ray_folder)}"]
+    log = folder / "head.log"
+    with open(log, "w") as stream:
+        process = subprocess.Popen(
+            [RAY, "start", *options], env=environment, stdout=stream, stderr=stream, start_new_session=True, cwd=folder
+        )
+    while process.poll() is None and "Ray runtime started" not in log.read_text():
+        time.sleep(0.2)
+    return process, f"http://127.0.0.1:{ports['dashboard-port']}"
+
+
+@pytest.fixture
+def head(tmp_path, ray_folder):
+    """A cluster of two CPUs and eight logical GPUs that asks for a token; gives the environment to reach it with."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "WANDB_"))}
+    environment |= {
+        "HOME": str(tmp_path), "RAY_AUTH_MODE": "token", "PATH": f"{Path(RAY).parent}:{environment['PATH']}",
+        "PYTHON": sys.executable, "RAY_USAGE_STATS_ENABLED": "0",
+    }  # fmt: skip
+    subprocess.run([RAY, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
+    for _ in range(3):  # a busy machine can miss Ray's own 30 seconds
+        process, address = start_head(tmp_path, ray_folder, environment)
+        if process.poll() is None:
+            break
+        stop(process)
+    assert process.poll() is None, (tmp_path / "head.log").read_text()
+    try:
+        yield environment | {"RAY_ADDRESS": address}
+    finally:
+        stop(process)
 
 
 @pytest.mark.slow
