@@ -14,7 +14,8 @@
 #   launch/submit.sh conf/paper.yaml data.path=/shared/sessions.jsonl.gz out_dir=/shared/runs/paper
 #   ray stop                                       # on every machine, when all is done
 # RAY_ADDRESS is the address of its dashboard (default http://127.0.0.1:8265); PYTHON the interpreter to check the
-# configuration with here, JOB_PYTHON the one that runs it there (default python, as found by the head).
+# configuration with here, JOB_PYTHON the one that runs it there (default python, as found by the head). The exit code is 0
+# only after the job has succeeded.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 [ $# -ge 1 ] || { echo "usage: launch/submit.sh CONFIG [key=value ...]" >&2; exit 2; }
@@ -26,6 +27,17 @@ trap 'rm -rf "$staging"' EXIT
 out_dir="$(PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" "$python" -m launch.submission "$here" "$staging" "$@")"
 echo "run directory: $out_dir"
 export RAY_AUTH_MODE="${RAY_AUTH_MODE:-token}"
-"$(dirname "$(command -v "$python")")/ray" job submit \
-  --address "${RAY_ADDRESS:-http://127.0.0.1:8265}" --working-dir "$staging" \
+ray="$(dirname "$(command -v "$python")")/ray"
+address="${RAY_ADDRESS:-http://127.0.0.1:8265}"
+job="rlenv-$(date +%Y%m%d-%H%M%S)-$$"
+"$ray" job submit --address "$address" --submission-id "$job" --working-dir "$staging" \
   -- "${JOB_PYTHON:-python}" -m launch adversarial run.yaml
+# Where the connection is lost, Ray stops following a job that runs on, and calls that success: the status decides.
+while true; do
+  status="$("$ray" job status --address "$address" "$job" 2>&1)" || true
+  case "$status" in
+    *"' succeeded"*) exit 0 ;;
+    *"' failed"* | *"was stopped"* | *"does not exist"*) echo "$status" >&2; exit 1 ;;
+  esac
+  sleep "${POLL_S:-15}"
+done
