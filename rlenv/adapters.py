@@ -7,6 +7,7 @@ weights). Knows nothing of training or serving.
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 from rlenv.errors import ConfigError
@@ -42,3 +43,15 @@ def adapter_at(path: str | Path, name: str) -> Adapter:
             f"got {'a folder without them' if root.is_dir() else 'no such folder'}; train one or correct the path"
         )
     return Adapter(name=name, path=str(root), digest=folder_digest(root))
+
+
+def tidy_adapter(out_dir: str | Path) -> None:
+    """Makes a saved adapter's folder a function of its weights: no model card, and PEFT's sets written in order."""
+    root = Path(out_dir)
+    (root / "README.md").unlink(missing_ok=True)
+    file = root / ADAPTER_CONFIG
+    settings = json.loads(file.read_text())
+    for key, value in settings.items():
+        if isinstance(value, list) and all(isinstance(v, str) for v in value):
+            settings[key] = sorted(value)
+    file.write_text(json.dumps(settings, indent=2, sort_keys=True))

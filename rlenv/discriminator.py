@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from rlenv.adapters import tidy_adapter
 from rlenv.chat_format import ChatFormat, chat_format
 from rlenv.discriminator_rows import (
     DiscriminatorLayout,
@@ -284,7 +285,9 @@ def save_classifier(
     root = Path(path)
     lora = hasattr(classifier, "peft_config")
     classifier.save_pretrained(root)
-    if not lora:
+    if lora:
+        tidy_adapter(root)
+    else:
         save_file(
             {k: v.float().contiguous() for k, v in classifier.score.state_dict().items()}, root / "head.safetensors"
         )

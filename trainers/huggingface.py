@@ -6,11 +6,11 @@ train loops can be read without them.
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+from rlenv.adapters import tidy_adapter
 from rlenv.errors import ConfigError, PhaseError
 from trainers.ray_train import Worker, temporary_folder
 
@@ -99,11 +99,22 @@ def callbacks(worker: Worker) -> list[Any]:
                 folder = temporary_folder(worker)
                 source = Path(args.output_dir) / f"checkpoint-{state.global_step}"
                 shutil.copytree(source, Path(folder) / CHECKPOINT)
+                drop_frozen_adapters(Path(folder) / CHECKPOINT)
             worker.report({"step": float(state.global_step)}, folder)
             if folder:
                 shutil.rmtree(folder, ignore_errors=True)
 
     return [ProgressCallback(), CheckpointCallback()]
+
+
+def drop_frozen_adapters(checkpoint: Path) -> None:
+    """Removes the adapters that a checkpoint keeps in subfolders: DPO's frozen ``ref``, made anew from its source.
+
+    Where there are any, transformers' resume loads them alone and leaves the trained adapter, in the folder itself,
+    unread: the run would silently go on from the reference.
+    """
+    for folder in [p for p in checkpoint.iterdir() if (p / "adapter_config.json").is_file()]:
+        shutil.rmtree(folder)
 
 
 def train_and_resume(trainer: Any, worker: Worker) -> None:
@@ -153,18 +164,6 @@ def save_adapter(trainer: Any, worker: Worker, out_dir: str) -> None:
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     model.save_pretrained(out_dir, selected_adapters=["default"], state_dict=state)
     tidy_adapter(out_dir)
-
-
-def tidy_adapter(out_dir: str | Path) -> None:
-    """Makes an adapter's folder a function of its weights: lists sorted, no model card."""
-    root = Path(out_dir)
-    (root / "README.md").unlink(missing_ok=True)
-    file = root / "adapter_config.json"
-    settings = json.loads(file.read_text())
-    for key, value in settings.items():
-        if isinstance(value, list) and all(isinstance(v, str) for v in value):
-            settings[key] = sorted(value)
-    file.write_text(json.dumps(settings, indent=2, sort_keys=True))
 
 
 def _is_number(value: Any) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from rlenv.types import Message, Session
+from trainers.progress import Progress
+from trainers.ray_train import Worker
 
 WORDS = ["I", "feel", "low", "and", "tired", "today", "my", "work", "is", "hard", "so", "what", "now"]
 
@@ -43,6 +47,53 @@ def scratch(tmp_path: Path) -> Path:
     folder = tmp_path / "scratch"
     folder.mkdir()
     return folder
+
+
+class Died(Exception):
+    """Stands for the loss of a worker."""
+
+
+class DyingProgress(Progress):
+    """Raises when ``at_step`` is reported."""
+
+    def __init__(self, at_step: int) -> None:
+        super().__init__(None, "dying")
+        self.at_step = at_step
+
+    def write(self, step: int, total: int, **metrics: float) -> None:
+        if step == self.at_step:
+            raise Died
+
+
+class RememberingWorker(Worker):
+    """A worker in this process that keeps the last checkpoint reported, as Ray Train does."""
+
+    @property
+    def kept(self) -> Path:
+        return self.scratch.with_name("kept")
+
+    def report(self, metrics: dict[str, float], checkpoint: str | Path | None = None) -> None:
+        if checkpoint:
+            shutil.rmtree(self.kept, ignore_errors=True)
+            shutil.copytree(checkpoint, self.kept)
+
+    @contextlib.contextmanager
+    def resume(self) -> Iterator[Path | None]:
+        yield self.kept if self.kept.exists() else None
+
+
+@pytest.fixture
+def die_and_go_on(scratch: Path):
+    """Returns ``run(loop, payload, at_step)``: the loop's result, having died at ``at_step`` and begun again."""
+
+    def run(loop, payload, at_step: int):
+        with pytest.raises(Died):
+            loop(payload, RememberingWorker(scratch, DyingProgress(at_step)))
+        worker = RememberingWorker(scratch)
+        assert worker.kept.exists()
+        return loop(payload, worker)
+
+    return run
 
 
 @pytest.fixture(scope="session")
