@@ -52,7 +52,7 @@ class _ScoringActor:
         from rlenv.discriminator_local import LocalDiscriminator
 
         torch.set_num_threads(config.threads)
-        device = "cuda" if config.num_gpus else "cpu"
+        device = "cuda" if config.num_gpus and torch.cuda.is_available() else "cpu"
         loaded = LoadedDiscriminator.load(
             checkpoint, device=device, dtype=config.dtype, batch_tokens=config.batch_tokens
         )

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlenv.cutting import encodable
 from rlenv.errors import ConfigError
 from rlenv.types import ROLE_OF_SEAT, Message, Role, Seat, Turn, Utterance
 
@@ -29,7 +30,7 @@ def spoken(text: str) -> str:
     a discriminator could tell real from simulated by a trailing space. Lone surrogates, which no tokenizer
     takes, become the replacement character.
     """
-    return text.strip().encode("utf-8", "replace").decode("utf-8") if not text.isascii() else text.strip()
+    return encodable(text.strip())
 
 
 @dataclass(frozen=True)

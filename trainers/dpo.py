@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlenv.adapters import adapter_at
-from rlenv.errors import PhaseError
+from rlenv.errors import ConfigError, PhaseError
 from rlenv.types import Adapter, PreferencePair
 from trainers.huggingface import (
     callbacks,
@@ -60,7 +60,7 @@ class DpoConfig:
     def __post_init__(self) -> None:
         check_training_config(self, "dpo")
         if self.beta <= 0:
-            raise PhaseError(f"dpo.beta: expected above 0, got {self.beta}")
+            raise ConfigError(f"dpo.beta: expected above 0, got {self.beta}")
 
 
 @dataclass(frozen=True)

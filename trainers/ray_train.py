@@ -129,7 +129,7 @@ def run_training(
             resources_per_worker={"CPU": resources.num_cpus}
             | ({"GPU": resources.num_gpus} if resources.num_gpus else {}),
         ),
-        run_config=RunConfig(  # type: ignore[call-arg]  (the stub is of the class before V2)
+        run_config=RunConfig(  # type: ignore[call-arg]  # the class of V2, which the stubs do not know
             name=name,
             storage_path=str(storage),
             failure_config=FailureConfig(max_failures=resources.max_failures),
