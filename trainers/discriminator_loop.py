@@ -9,7 +9,6 @@ import json
 import random
 import shutil
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -158,7 +157,7 @@ class DiscriminatorLoop:
         self, task: Task, scorer: TurnScorer, rows: list[DiscriminatorRow], labels: list[bool], begun: Path | None
     ) -> list[float]:
         config, worker = self.config, self.worker
-        model = _prepare(scorer, worker)
+        scorer.to(worker.device)
         trained = [p for p in scorer.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
         lengths = [len(row.token_ids) for row in rows]
@@ -182,7 +181,8 @@ class DiscriminatorLoop:
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * rate_factor(step, total, config.schedule, config.warmup)
             batch = batches[step * worker.world_size + worker.rank]
-            loss = self.backward(model, [rows[i] for i in batch], [labels[i] for i in batch], by_class)
+            loss = self.backward(scorer, [rows[i] for i in batch], [labels[i] for i in batch], by_class)
+            _average_gradients(trained, worker)
             torch.nn.utils.clip_grad_norm_(trained, config.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -202,7 +202,7 @@ class DiscriminatorLoop:
 
     def backward(
         self,
-        model: torch.nn.Module,
+        scorer: TurnScorer,
         rows: list[DiscriminatorRow],
         labels: list[bool],
         by_class: tuple[float, float],
@@ -213,18 +213,13 @@ class DiscriminatorLoop:
             [next(weights) * by_class[label] for _ in row.positions] for row, label in zip(rows, labels, strict=True)
         ]
         loss = 0.0
-        parts = length_batches([len(row.token_ids) for row in rows], self.config.batch_tokens)
-        for number, part in enumerate(parts):
+        for part in length_batches([len(row.token_ids) for row in rows], self.config.batch_tokens):
             batch = pad_rows([rows[i] for i in part]).to(self.worker.device)
-            target = torch.tensor(
-                [float(labels[i]) for i in part for _ in rows[i].positions], device=self.worker.device
-            )
-            weight = torch.tensor([w for i in part for w in per_row[i]], device=self.worker.device)
-            log_odds = model(batch.input_ids, batch.rows, batch.positions)
+            log_odds = scorer(batch.input_ids, batch.rows, batch.positions)
+            target = log_odds.new_tensor([float(labels[i]) for i in part for _ in rows[i].positions])
+            weight = log_odds.new_tensor([w for i in part for w in per_row[i]])
             part_loss = binary_cross_entropy_with_logits(log_odds, target, weight=weight, reduction="sum")
-            # Workers split their batches differently; gradients are averaged over them once, at the last part.
-            with model.no_sync() if self.worker.world_size > 1 and number < len(parts) - 1 else nullcontext():
-                part_loss.backward()
+            part_loss.backward()
             loss += part_loss.item()
         return loss
 
@@ -266,11 +261,19 @@ class DiscriminatorLoop:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _prepare(scorer: TurnScorer, worker: Worker) -> torch.nn.Module:
-    scorer.to(worker.device)
+def _average_gradients(parameters: Sequence[torch.nn.Parameter], worker: Worker) -> None:
+    """Averages gradients over the workers, once a step.
+
+    Workers split their batches into different numbers of parts, which ``DistributedDataParallel``, synchronising at
+    forward and backward passes, answers with a deadlock. Equal seeds make the workers' first weights equal.
+    """
     if worker.world_size == 1:
-        return scorer
-    return torch.nn.parallel.DistributedDataParallel(scorer)
+        return
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        torch.distributed.all_reduce(parameter.grad)
+        parameter.grad /= worker.world_size
 
 
 def _load_trained(scorer: TurnScorer, state: dict[str, torch.Tensor]) -> None:
