@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,6 +91,7 @@ def test_wandb_offline_files_hold_each_row_once_also_after_a_resume(tmp_path, mo
     tracker = Tracker(tmp_path, TrackingConfig(wandb=True), "a/run", {"seed": 0})
     tracker.log(*ROWS[0])
     tracker.close()
+    time.sleep(1.1)  # W&B names a run's folder by the second
     log_all(tmp_path, wandb=True)  # the same command again: both rows are measured or read
     rows = wandb_history(tmp_path)
     assert [row["_step"] for row in rows] == [0, 1]
