@@ -80,9 +80,18 @@ def check_training_config(config: Any, where: str) -> None:
 
 
 def callbacks(worker: Worker) -> list[Any]:
-    """Returns the callbacks that write progress and hand checkpoints to Ray Train."""
+    """Returns the callbacks that write progress, hand checkpoints to Ray Train, and see that sharding takes place."""
     import torch
+    from torch.distributed.tensor import DTensor
     from transformers import TrainerCallback
+
+    class ShardingCallback(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+            if args.fsdp and not any(isinstance(p, DTensor) for p in model.parameters()):
+                raise PhaseError(
+                    "shard: the model is not sharded (accelerate leaves FSDP out on the CPU and with one worker); "
+                    "set shard to false, or train on two or more GPUs"
+                )
 
     class ProgressCallback(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
@@ -104,7 +113,7 @@ def callbacks(worker: Worker) -> list[Any]:
             if folder:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    return [ProgressCallback(), CheckpointCallback()]
+    return [ShardingCallback(), ProgressCallback(), CheckpointCallback()]
 
 
 def drop_frozen_adapters(checkpoint: Path) -> None:
@@ -156,14 +165,14 @@ def require_positions(base_model: str, longest: int, what: str) -> None:
 def save_adapter(trainer: Any, worker: Worker, out_dir: str) -> None:
     """Writes the adapter named ``default`` as an ordinary PEFT folder, the same bytes for the same weights.
 
-    Every rank must call it: a sharded model is gathered first.
+    Every rank must call it: a sharded model is gathered first. The folder is whole when any rank returns.
     """
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    if worker.rank != 0:
-        return
-    model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
-    model.save_pretrained(out_dir, selected_adapters=["default"], state_dict=state)
-    tidy_adapter(out_dir)
+    if worker.rank == 0:
+        model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+        model.save_pretrained(out_dir, selected_adapters=["default"], state_dict=state)
+        tidy_adapter(out_dir)
+    trainer.accelerator.wait_for_everyone()
 
 
 def _is_number(value: Any) -> bool:

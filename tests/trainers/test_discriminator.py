@@ -23,7 +23,7 @@ from trainers.discriminator_loop import (
 )
 from trainers.ray_train import Worker
 
-FAST = DiscriminatorConfig(learning_rate=1e-2, epochs=2, dtype="float32", save_every=0)
+FAST = DiscriminatorConfig(learning_rate=3e-3, epochs=5, dtype="float32", save_every=0)
 
 
 def labelled(make_session, num: int, mark: str) -> list[LabelledSession]:
