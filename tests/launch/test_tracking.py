@@ -93,8 +93,10 @@ def test_wandb_offline_files_hold_each_row_once_also_after_a_resume(tmp_path, mo
     tracker.close()
     time.sleep(1.1)  # W&B names a run's folder by the second
     log_all(tmp_path, wandb=True)  # the same command again: both rows are measured or read
-    rows = wandb_history(tmp_path)
-    assert [row["_step"] for row in rows] == [0, 1]
+    deadline = time.monotonic() + 30
+    while len(rows := wandb_history(tmp_path)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)  # W&B's own process may write a little later
+    assert [row["_step"] for row in rows] == [0, 1], sorted(p.name for p in tmp_path.glob("wandb/*/*.wandb"))
     for row, (_, _, metrics) in zip(rows, ROWS, strict=True):
         assert {k: v for k, v in row.items() if not k.startswith("_")} == metrics
 
