@@ -161,8 +161,8 @@ def _train(
 def optimizers_for(model: torch.nn.Module, config: PretrainConfig) -> list[torch.optim.Optimizer]:
     """Returns Muon for the matrices and AdamW for embeddings and norms, both at the same rate.
 
-    Muon's orthogonal steps learn several times more from the same tokens here: after 150,000 tokens of population
-    sessions 3.4 nats a user token are left, against 5.2 under AdamW alone.
+    Muon's orthogonal steps learn far more from few tokens: at 70 CPU seconds of population sessions each, a 4.0M
+    model was left with 3.4 nats a held-out user token (rate 4e-3), against 5.2 under AdamW alone (6e-3), one run each.
     """
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
