@@ -88,10 +88,13 @@ def prepare_model(run: RunDirectory, config: RunConfig, name: str) -> str:
         # Users that no other phase sees: another seed is another population.
         sessions = generate_sessions(config.data.population.num_pretrain_users, 1, config.seed + 1_000_003)
         build = simulator_system_text(config.context, approximate_tokens)  # its tokenizer is still to be made
+        # A seat that no model will take is not learnt: a simulator that also learnt the chatbot's lines says them.
+        hosted = any(chatbot.kind == "engine" for chatbot in roster(config).values())
+        seats: tuple[Seat, ...] = (USER, CHATBOT) if hosted else (USER,)
         examples = [
             SftExample(session_id=s.session_id, system=build(s.context), messages=s.messages, seat=seat)
             for s in sessions
-            for seat in ("user", "chatbot")
+            for seat in seats
         ]
         with training("pretrain the small Llama", run.path("logs/pretrain.jsonl")) as progress:
             fit_base_model(

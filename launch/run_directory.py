@@ -81,9 +81,9 @@ class RunDirectory:
         log.info("%s: begins", name)
         make(partial)
         _sync(partial)
+        self._note_time(name, time.time() - began)  # before the name: a kill between the two repeats the line
         os.rename(partial, final)
         _sync_folder(final.parent)
-        self._note_time(name, time.time() - began)
         log.info("%s: done in %.0f s", name, time.time() - began)
         return final
 

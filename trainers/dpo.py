@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlenv.adapters import adapter_at
-from rlenv.errors import ConfigError, PhaseError
+from rlenv.errors import PhaseError
 from rlenv.types import Adapter, PreferencePair
 from trainers.huggingface import (
+    AdapterTraining,
     callbacks,
-    check_training_config,
     load_base,
     require_positions,
     save_adapter,
@@ -33,34 +33,20 @@ KEYS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 
 @dataclass(frozen=True)
-class DpoConfig:
+class DpoConfig(AdapterTraining):
     """Direct Preference Optimization. Defaults are Table 6's."""
 
+    section = "dpo"
+
     beta: float = 1.0
-    epochs: float = 1.0
-    batch_size: int = 1
-    """Pairs a step and worker."""
-    gradient_accumulation: int = 1
     learning_rate: float = 1e-5
     schedule: Literal["constant", "constant_with_warmup", "cosine", "linear"] = "constant_with_warmup"
     """Table 6 names a constant schedule and a warmup: transformers' ``constant`` would ignore the warmup."""
     warmup: float = 0.1
-    """Below 1 a share of the steps, else a number of them."""
-    max_grad_norm: float = 1.0
-    weight_decay: float = 0.0
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of the frozen backbone and the computation; the adapter's weights are float32 always."""
-    gradient_checkpointing: bool = False
-    shard: bool = False
-    """Shard the model over the workers (FSDP2)."""
-    save_every: int = 200
-    """Steps between checkpoints to resume from; 0 is never."""
-    seed: int = 0
 
-    def __post_init__(self) -> None:
-        check_training_config(self, "dpo")
-        if self.beta <= 0:
-            raise ConfigError(f"dpo.beta: expected above 0, got {self.beta}")
+    def problems(self) -> list[str]:
+        """Returns what is wrong with the settings."""
+        return super().problems() + ([] if self.beta > 0 else [f"beta: expected above 0, got {self.beta}"])
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ train loops can be read without them.
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from rlenv.adapters import tidy_adapter
 from rlenv.errors import ConfigError, PhaseError
@@ -17,12 +18,62 @@ from trainers.ray_train import Worker, temporary_folder
 CHECKPOINT = "checkpoint"
 
 
-def training_arguments(worker: Worker, config: Any, **changes: Any) -> dict[str, Any]:
+@dataclass(frozen=True)
+class AdapterTraining:
+    """The settings that SFT and DPO share; where Table 6 gives each its own, the subclass does."""
+
+    section: ClassVar[str]
+    """Where the settings stand in a run's configuration; errors name it."""
+
+    epochs: float = 1.0
+    batch_size: int = 1
+    """Sessions or pairs a step and worker."""
+    gradient_accumulation: int = 1
+    learning_rate: float = 5e-5
+    schedule: Literal["constant", "constant_with_warmup", "cosine", "linear"] = "constant"
+    warmup: float = 0.0
+    """Below 1 a share of the steps, else a number of them."""
+    max_grad_norm: float = 1.0
+    weight_decay: float = 0.0
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the frozen backbone and the computation; the adapter's weights are float32 always."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: slower, less memory."""
+    shard: bool = False
+    """Shard the model over the workers (FSDP2); for models that do not fit one GPU."""
+    save_every: int = 200
+    """Steps between checkpoints to resume from; 0 is never."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if problems := self.problems():
+            raise ConfigError("\n".join(f"{self.section}.{problem}" for problem in problems))
+
+    def problems(self) -> list[str]:
+        """Returns what is wrong with the settings."""
+        problems = [
+            f"{field}: expected above 0, got {getattr(self, field)}"
+            for field in ("learning_rate", "max_grad_norm", "epochs")
+            if getattr(self, field) <= 0
+        ]
+        problems += [
+            f"{field}: expected 1 or more, got {getattr(self, field)}"
+            for field in ("batch_size", "gradient_accumulation")
+            if getattr(self, field) < 1
+        ]
+        if self.dtype not in ("float32", "bfloat16"):
+            problems.append(f"dtype: expected 'float32' or 'bfloat16', got {self.dtype!r}")
+        if self.save_every < 0:
+            problems.append(f"save_every: expected 0 (never) or more, got {self.save_every}")
+        return problems
+
+
+def training_arguments(worker: Worker, config: AdapterTraining, **changes: Any) -> dict[str, Any]:
     """Returns the arguments of transformers' ``TrainingArguments`` that both loops set alike.
 
     Args:
         worker: where it runs.
-        config: an ``SftConfig`` or ``DpoConfig``.
+        config: the settings.
         changes: replace or add arguments.
     """
     arguments: dict[str, Any] = {
@@ -60,23 +111,6 @@ def training_arguments(worker: Worker, config: Any, **changes: Any) -> dict[str,
             "cpu_ram_efficient_loading": False,
         }
     return arguments | changes
-
-
-def check_training_config(config: Any, where: str) -> None:
-    """Raises ConfigError with every problem of the settings that both loops share."""
-    problems = []
-    for field in ("learning_rate", "max_grad_norm", "epochs"):
-        if getattr(config, field) <= 0:
-            problems.append(f"{where}.{field}: expected above 0, got {getattr(config, field)}")
-    for field in ("batch_size", "gradient_accumulation"):
-        if getattr(config, field) < 1:
-            problems.append(f"{where}.{field}: expected 1 or more, got {getattr(config, field)}")
-    if config.dtype not in ("float32", "bfloat16"):
-        problems.append(f"{where}.dtype: expected 'float32' or 'bfloat16', got {config.dtype!r}")
-    if config.save_every < 0:
-        problems.append(f"{where}.save_every: expected 0 (never) or more, got {config.save_every}")
-    if problems:
-        raise ConfigError("\n".join(problems))
 
 
 def callbacks(worker: Worker) -> list[Any]:

@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rlenv.adapters import adapter_at
 from rlenv.chat_format import ChatFormat, chat_format
 from rlenv.errors import PhaseError
 from rlenv.types import Adapter, Message, Record, Seat
 from trainers.huggingface import (
+    AdapterTraining,
     callbacks,
-    check_training_config,
     linear_names,
     load_base,
     require_positions,
@@ -42,36 +42,16 @@ class SftExample(Record):
 
 
 @dataclass(frozen=True)
-class SftConfig:
+class SftConfig(AdapterTraining):
     """Supervised fine-tuning. Defaults are Table 6's."""
 
-    epochs: float = 1.0
-    batch_size: int = 1
-    """Sessions a step and worker."""
-    gradient_accumulation: int = 1
+    section = "sft"
+
     lora_rank: int = 8
     lora_alpha: int = 16
     lora_dropout: float = 0.0
-    learning_rate: float = 5e-5
-    schedule: Literal["constant", "constant_with_warmup", "cosine", "linear"] = "constant"
-    warmup: float = 0.0
-    """Below 1 a share of the steps, else a number of them."""
-    max_grad_norm: float = 1.0
-    weight_decay: float = 0.0
     max_tokens: int | None = None
     """A longer session is cut after a whole message; None is the model's positions."""
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of the frozen backbone and the computation; the adapter's weights are float32 always."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: slower, less memory."""
-    shard: bool = False
-    """Shard the model over the workers (FSDP2); for models that do not fit one GPU."""
-    save_every: int = 200
-    """Steps between checkpoints to resume from; 0 is never."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_training_config(self, "sft")
 
 
 @dataclass(frozen=True)

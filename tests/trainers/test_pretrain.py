@@ -15,19 +15,6 @@ from trainers.ray_train import Worker
 from trainers.schedules import rate_factor
 from trainers.sft import SftExample
 
-TINY = PretrainConfig(
-    vocab_size=320,
-    hidden_size=32,
-    num_layers=1,
-    num_heads=2,
-    intermediate_size=64,
-    max_positions=256,
-    block_tokens=128,
-    batch_tokens=256,
-    dtype="float32",
-    save_every=0,
-)
-
 
 @pytest.fixture(scope="module")
 def examples(make_session) -> tuple[SftExample, ...]:
@@ -39,9 +26,9 @@ def examples(make_session) -> tuple[SftExample, ...]:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory, examples) -> Path:
+def base(tmp_path_factory: pytest.TempPathFactory, examples, tiny_shape) -> Path:
     root = tmp_path_factory.mktemp("pretrain")
-    summary = train_base_model((examples, TINY, str(root / "base")), Worker(root))
+    summary = train_base_model((examples, tiny_shape, str(root / "base")), Worker(root))
     assert summary["loss_last"] < 3 < np.log(320)
     return root / "base"
 
@@ -74,9 +61,9 @@ def test_packing_keeps_every_conversation_whole_and_in_order(base: Path, example
     assert not np.array_equal(blocks, pack(examples, chat, 64, seed=2))
 
 
-def test_equal_seeds_give_equal_weights(base: Path, examples, tmp_path: Path) -> None:
-    train_base_model((examples, TINY, str(tmp_path / "same")), Worker(tmp_path))
-    train_base_model((examples, replace(TINY, seed=1), str(tmp_path / "other")), Worker(tmp_path))
+def test_equal_seeds_give_equal_weights(base: Path, examples, tiny_shape, tmp_path: Path) -> None:
+    train_base_model((examples, tiny_shape, str(tmp_path / "same")), Worker(tmp_path))
+    train_base_model((examples, replace(tiny_shape, seed=1), str(tmp_path / "other")), Worker(tmp_path))
     weights = [(folder / "model.safetensors").read_bytes() for folder in (base, tmp_path / "same", tmp_path / "other")]
     assert weights[0] == weights[1] != weights[2]
 

@@ -3,6 +3,7 @@
 In this process; ``test_ray_train`` does the same with killed workers.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,6 @@ from trainers.discriminator import DiscriminatorConfig, read_validation
 from trainers.discriminator_loop import Task, train_discriminators
 from trainers.dpo import DpoConfig, train_dpo
 from trainers.huggingface import drop_frozen_adapters
-from trainers.pretrain import PretrainConfig
 from trainers.pretrain_loop import train_base_model
 from trainers.ray_train import Worker
 from trainers.sft import SftConfig, SftExample, train_sft
@@ -87,19 +87,8 @@ def test_discriminators(tiny_llama, tmp_path, make_session, die_and_go_on, twin)
         assert folder_digest(tmp_path / f"out{i}") == folder_digest(tmp_path / f"twin{i}")
 
 
-def test_the_base_model(tmp_path, make_session, die_and_go_on, twin) -> None:
-    config = PretrainConfig(
-        vocab_size=320,
-        hidden_size=32,
-        num_layers=1,
-        num_heads=2,
-        intermediate_size=64,
-        max_positions=256,
-        block_tokens=128,
-        batch_tokens=256,
-        dtype="float32",
-        save_every=3,
-    )
+def test_the_base_model(tiny_shape, tmp_path, make_session, die_and_go_on, twin) -> None:
+    config = replace(tiny_shape, save_every=3)
 
     def payload(name):
         return examples(make_session, 40), config, str(tmp_path / name)
