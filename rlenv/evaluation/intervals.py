@@ -1,0 +1,108 @@
+"""Bootstrap intervals: how far a figure would move had other sessions been drawn.
+
+Messages of one session are not independent of one another, so what is resampled is always the session (or the user),
+never the message.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy import stats
+
+from rlenv.types import Record
+
+NUM_RESAMPLES = 2000
+
+
+class Estimate(Record):
+    """A figure with its interval; ``low`` and ``high`` are None where there are too few draws for one."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    num: int = 0
+    """Sessions (or users, or chatbots) behind it."""
+
+
+def estimate(
+    values: Sequence[float],
+    statistic: Callable[..., float] = np.mean,
+    *,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """Returns a statistic of independent values with its BCa bootstrap interval.
+
+    Args:
+        values: one a session, [n]; NaN (a session without the figure) is left out.
+        statistic: of an array along ``axis``.
+        confidence: of the interval.
+        seed: of the resampling.
+
+    >>> estimate([1.0, 2.0, float("nan"), 3.0]).value
+    2.0
+    >>> estimate([]).value is None
+    True
+    """
+    array = np.asarray(values, dtype=np.float64)
+    array = array[np.isfinite(array)]
+    if not array.size:
+        return Estimate(value=None)
+    value = float(statistic(array, axis=0))
+    if array.size < 2 or np.ptp(array) == 0:
+        return Estimate(value=value, num=array.size)
+    low, high = _interval((array,), statistic, confidence, seed, paired=False)
+    return Estimate(value=value, low=low, high=high, num=array.size)
+
+
+def estimate_ratio(
+    numerators: Sequence[float], denominators: Sequence[float], *, confidence: float = 0.95, seed: int = 0
+) -> Estimate:
+    """Returns sum(numerators) / sum(denominators) with an interval that resamples the pairs.
+
+    The rate of something by message, where sessions of different length are what was drawn: numerators are a
+    session's messages that have it, denominators all its messages, both [n].
+
+    >>> estimate_ratio([1, 0], [2, 2]).value
+    0.25
+    >>> estimate_ratio([0], [0]).value is None
+    True
+    """
+    over, under = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
+    if over.shape != under.shape:
+        raise ValueError(f"numerators and denominators differ in length: {over.shape} and {under.shape}")
+    counted = under > 0
+    over, under = over[counted], under[counted]
+    if not over.size:
+        return Estimate(value=None)
+    value = float(over.sum() / under.sum())
+    if over.size < 2 or np.ptp(over / under) == 0:
+        return Estimate(value=value, num=over.size)
+
+    def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.sum(a, axis=axis) / np.sum(b, axis=axis)
+
+    low, high = _interval((over, under), ratio, confidence, seed, paired=True)
+    return Estimate(value=value, low=low, high=high, num=over.size)
+
+
+def _interval(
+    data: tuple[np.ndarray, ...], statistic: Callable[..., float], confidence: float, seed: int, *, paired: bool
+) -> tuple[float | None, float | None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a degenerate resample makes BCa undefined: that comes back as NaN
+        result = stats.bootstrap(
+            data,
+            statistic,
+            n_resamples=NUM_RESAMPLES,
+            paired=paired,
+            vectorized=True,
+            confidence_level=confidence,
+            method="BCa",
+            rng=np.random.default_rng(seed),
+        )
+    low, high = (float(v) for v in result.confidence_interval)
+    return (low, high) if np.isfinite(low) and np.isfinite(high) else (None, None)
