@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -90,7 +91,7 @@ def estimate_ratio(
 
 
 def _interval(
-    data: tuple[np.ndarray, ...], statistic: Callable[..., float], confidence: float, seed: int, *, paired: bool
+    data: tuple[np.ndarray, ...], statistic: Callable[..., Any], confidence: float, seed: int, *, paired: bool
 ) -> tuple[float | None, float | None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a degenerate resample makes BCa undefined: that comes back as NaN
