@@ -35,6 +35,8 @@ class Collected(Record):
     episode: Episode
     state: ConversationState | None = None
     rewards: tuple[float, ...] = ()
+    reward_parts: tuple[dict[str, float], ...] = ()
+    """The weighted parts of each reward."""
     failure: FailureKind | None = None
     reason: str | None = None
 
@@ -73,6 +75,7 @@ async def collect(
 
 async def _run(agent: Speaker, core: ConversationCore, episode: Episode) -> Collected:
     rewards: list[float] = []
+    parts: list[dict[str, float]] = []
     try:
         await core.reset(seed=episode.seed, context_id=episode.context_id, world=episode.world)
         while core.state.end is None:
@@ -81,10 +84,16 @@ async def _run(agent: Speaker, core: ConversationCore, episode: Episode) -> Coll
             except OverlongError:
                 core.truncate("max_tokens")
                 break
-            _, reward, _, _, _ = await core.step(said)
+            _, reward, _, _, info = await core.step(said)
             rewards.append(reward)
+            parts.append(info["rewards"])
     except EngineError as error:
         return Collected(episode=episode, failure="engine", reason=str(error))
     except OverlongError as error:
         return Collected(episode=episode, failure="overlong", reason=str(error))
-    return Collected(episode=episode, state=core.state, rewards=tuple(rewards))
+    return Collected(
+        episode=episode,
+        state=core.state,
+        rewards=tuple(rewards),
+        reward_parts=tuple(parts),
+    )

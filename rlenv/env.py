@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from rlenv.conversation import Limits, apply, begin, reply_seed, to_session
+from rlenv.conversation import Limits, apply, begin, reply_seed
 from rlenv.errors import ConfigError, OverlongError
-from rlenv.protocols import Discriminator, Speaker
-from rlenv.rewards import turn_rewards
+from rlenv.protocols import Reward, Speaker
+from rlenv.reward_registry import misfits
 from rlenv.seeds import derive_seed
 from rlenv.types import (
     ROLE_OF_SEAT,
@@ -55,34 +55,6 @@ class Scenario(Record):
         )
 
 
-class Reward(Protocol):
-    """What a step of the agent is worth."""
-
-    async def __call__(self, before: ConversationState, after: ConversationState) -> dict[str, float]:
-        """Returns the step's reward by part; the step's reward is their sum.
-
-        Args:
-            before: the conversation when the agent was to speak.
-            after: the conversation after the agent and, unless it ended, the world spoke.
-        """
-        ...
-
-
-class RealismReward:
-    """Eq. 4 for the user's seat: what the agent's message did to a served discriminator's log-odds of real."""
-
-    def __init__(self, discriminator: Discriminator) -> None:
-        self.discriminator = discriminator
-
-    async def __call__(self, before: ConversationState, after: ConversationState) -> dict[str, float]:
-        turn = before.num_user_turns + 1
-        if after.num_user_turns < turn:
-            return {"realism": 0.0}  # left without a word: nothing was said that could be judged
-        session = to_session(after, session_id=after.context_id, source="env", chatbot="env")
-        scores = await self.discriminator.log_odds(session)
-        return {"realism": float(turn_rewards(scores.log_odds)[turn - 1])}
-
-
 class ConversationCore:
     """One conversation at a time, with an agent in ``seat`` and ``world`` in the other.
 
@@ -111,6 +83,8 @@ class ConversationCore:
         self.seat: Seat = seat
         self.limits = limits
         self.reward = reward
+        if reward is not None and (problems := misfits(reward, seat)):
+            raise ConfigError("\n".join(f"reward: {problem}" for problem in problems))
         self._by_id = {s.context_id: s for s in self.scenarios}
         self._state: ConversationState | None = None
         self._world_name = ""

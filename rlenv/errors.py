@@ -6,10 +6,26 @@ with all of them. ``assert`` is for our own impossibilities; these classes know 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 MAX_SHOWN = 50
+MAX_NAMES = 12
+"""How many of the names that exist are listed where one was asked for that does not."""
+
+
+def there_are(known: Collection[str], came: object) -> str:
+    """Returns which names exist, and which of them was perhaps meant by ``came``.
+
+    >>> there_are(["base", "it1"], "its1")
+    "there are base, it1; did you mean 'it1'?"
+    """
+    names = sorted(known)
+    listed = ", ".join(names[:MAX_NAMES]) + (f", ... ({len(names)} in all)" if len(names) > MAX_NAMES else "")
+    close = get_close_matches(str(came), names, n=1)
+    meant = f"; did you mean {close[0]!r}?" if close else ""
+    return f"there are {listed}{meant}" if names else "there are none"
 
 
 class RlenvError(Exception):

@@ -16,8 +16,8 @@ import gymnasium as gym
 
 from rlenv.aio import run
 from rlenv.conversation import Limits
-from rlenv.env import ConversationCore, Observation, Reward, Scenario
-from rlenv.protocols import Speaker
+from rlenv.env import ConversationCore, Observation, Scenario
+from rlenv.protocols import Reward, Speaker
 from rlenv.spaces import Messages, Utterances
 from rlenv.types import Seat
 

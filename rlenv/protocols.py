@@ -11,6 +11,7 @@ from typing import Protocol
 
 from rlenv.types import (
     Adapter,
+    Annotation,
     Branch,
     ConversationState,
     Generation,
@@ -72,5 +73,33 @@ class Discriminator(Protocol):
 
         A session comes with its branches in one call, so that an implementation may read the shared past once.
         The alternatives of a branch replace user turn ``branch.turn``; later turns are not read for them.
+        """
+        ...
+
+
+class Judge(Protocol):
+    """Who annotates conversations: a language model with the taxonomy, a person, a rule."""
+
+    async def annotate(self, session: Session) -> Annotation:
+        """Returns the labels of every message, and where it gives one a score of the conversation.
+
+        Raises:
+            rlenv.errors.EngineError: the judge could not be reached; the conversation fails, not the run.
+        """
+        ...
+
+
+class Reward(Protocol):
+    """What a step of the agent is worth. ``rlenv.env_rewards`` has the library's, ``make_reward`` makes sums of them.
+
+    A class may name the agent's seats in which it makes sense as ``seats``; without, it fits both.
+    """
+
+    async def __call__(self, before: ConversationState, after: ConversationState) -> dict[str, float]:
+        """Returns the step's reward by part; the step's reward is their sum.
+
+        Args:
+            before: the conversation when the agent was to speak.
+            after: the conversation after the agent and, unless it ended, the world spoke.
         """
         ...

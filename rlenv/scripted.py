@@ -2,6 +2,7 @@
 
     ScriptedEngine          tokens drawn under (prompt, seed, adapter), with latencies that have a long tail
     ScriptedDiscriminator   log-odds that are a causal function of the texts
+    ScriptedJudge           labels and a score that are a function of the texts
     ScriptedUser            leaves after a while
     ScriptedChatbot         never leaves
 
@@ -19,9 +20,11 @@ import numpy as np
 
 from rlenv.errors import ConfigError, OverlongError
 from rlenv.seeds import derive_seed
+from rlenv.taxonomy import load_taxonomy
 from rlenv.types import (
     ROLE_OF_SEAT,
     Adapter,
+    Annotation,
     Branch,
     ConversationState,
     Generation,
@@ -198,6 +201,35 @@ class ScriptedDiscriminator:
     def _move(self, past: str, text: str) -> float:
         rng = np.random.default_rng(derive_seed(self.seed, past, text))
         return float(self.scale * rng.standard_normal())
+
+
+class ScriptedJudge:
+    """A ``Judge`` without a model: one label of the taxonomy on some messages, and a score in [0, 1).
+
+    Args:
+        seed: another seed is another judge.
+        rate: share of messages with a label.
+        latency: seconds of a call.
+    """
+
+    def __init__(self, seed: int = 0, rate: float = 0.3, latency: Latency = Latency()) -> None:
+        self.seed = seed
+        self.rate = rate
+        self.latency = latency
+
+    async def annotate(self, session: Session) -> Annotation:
+        """Returns labels and score; see ``rlenv.protocols.Judge``. Later messages change no earlier label."""
+        await self.latency.wait(derive_seed(self.seed, session.session_id))
+        taxonomy = load_taxonomy()
+        known = {"user": taxonomy.action_ids(), "assistant": taxonomy.issue_ids()}
+        labels, past = [], str(self.seed)
+        for message in session.messages:
+            past += f"\x1e{message.role}\x1f{message.content}"
+            rng = np.random.default_rng(derive_seed(past))
+            ids = known[message.role]
+            labels.append((ids[int(rng.integers(len(ids)))],) if rng.random() < self.rate else ())
+        score = float(np.random.default_rng(derive_seed("score", past)).random())
+        return Annotation(labels=tuple(labels), score=score)
 
 
 class ScriptedSpeaker:

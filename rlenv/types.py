@@ -186,6 +186,15 @@ class ConversationState(Record):
         return "assistant" if self.turns[-1].role == "user" else "user"
 
 
+class Annotation(Record):
+    """What a judge says of one conversation."""
+
+    labels: tuple[tuple[str, ...], ...] = ()
+    """One entry a message, in order: actions of a user's (Appendix D), issues of a chatbot's (Appendix E)."""
+    score: float | None = None
+    """The conversation as a whole, where the judge gives such a score."""
+
+
 # ---------------------------------------------------------------------------------- adversarial parts
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from rlenv.collect import Collected, Episode, collect
 from rlenv.conversation import Limits, to_session
-from rlenv.env import ConversationCore, RealismReward, Scenario
+from rlenv.env import ConversationCore, Scenario
+from rlenv.env_rewards import RealismReward
 from rlenv.errors import ConfigError, EngineError, OverlongError
 from rlenv.rewards import turn_rewards
 from rlenv.scripted import Latency, ScriptedChatbot, ScriptedDiscriminator, ScriptedUser
