@@ -177,6 +177,7 @@ def _write(
             "seed": episode.seed,
             "ended_by": state.end.by,
             "end_reason": state.end.reason,
+            "provenance": result.provenance.model_dump(mode="json") if result.provenance else None,
         }
         sessions.append(session.model_copy(update=extra))
         states.append(state)

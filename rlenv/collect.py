@@ -14,6 +14,7 @@ from rlenv.conversation import reply_seed
 from rlenv.env import ConversationCore
 from rlenv.errors import EngineError, OverlongError
 from rlenv.protocols import Speaker
+from rlenv.provenance import Provenance, describe
 from rlenv.types import ConversationState, Record
 
 FailureKind = Literal["engine", "overlong", "data"]
@@ -37,6 +38,7 @@ class Collected(Record):
     rewards: tuple[float, ...] = ()
     reward_parts: tuple[dict[str, float], ...] = ()
     """The weighted parts of each reward."""
+    provenance: Provenance | None = None
     failure: FailureKind | None = None
     reason: str | None = None
 
@@ -74,6 +76,7 @@ async def collect(
 
 
 async def _run(agent: Speaker, core: ConversationCore, episode: Episode) -> Collected:
+    core.agent = describe(agent)
     rewards: list[float] = []
     parts: list[dict[str, float]] = []
     try:
@@ -96,4 +99,5 @@ async def _run(agent: Speaker, core: ConversationCore, episode: Episode) -> Coll
         state=core.state,
         rewards=tuple(rewards),
         reward_parts=tuple(parts),
+        provenance=core.provenance(),
     )

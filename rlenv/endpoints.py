@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from rlenv.errors import ConfigError, EngineError, OverlongError
+from rlenv.provenance import SpeakerCard
 from rlenv.system_texts import SystemText
 from rlenv.types import ROLE_OF_SEAT, ConversationState, Sampling, Seat, Utterance
 
@@ -79,6 +80,10 @@ class EndpointSpeaker:
         self._limit = asyncio.Semaphore(concurrency)
         self._client: Any = None
 
+    def describe(self) -> SpeakerCard:
+        """Returns who this is; an endpoint tells no version but its model's name."""
+        return SpeakerCard(name=self.name, kind="endpoint", model=self.model, sampling=self.sampling)
+
     def _connect(self) -> Any:
         from openai import AsyncOpenAI
 
@@ -141,6 +146,12 @@ class CallableSpeaker:
         self.seat = seat
         self.function = function
         self.system_text = system_text
+
+    def describe(self) -> SpeakerCard:
+        """Returns who this is; its version is the function's name."""
+        function = self.function
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        return SpeakerCard(name=self.name, kind="callable", version=f"{function.__module__}:{name}")
 
     async def reply(self, state: ConversationState, seed: int) -> Utterance:
         """Returns the function's reply. A function that raises fails the conversation, not the run."""

@@ -10,49 +10,23 @@ Knows nothing of engines, Ray or files.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import ValidationError
+
 from rlenv.conversation import Limits, apply, begin, reply_seed
-from rlenv.errors import ConfigError, OverlongError
+from rlenv.ensemble import Ensemble
+from rlenv.errors import ConfigError, OverlongError, there_are
 from rlenv.protocols import Reward, Speaker
+from rlenv.provenance import Provenance, SpeakerCard, context_digest, describe, provenance_of, shares_by_key
 from rlenv.reward_registry import misfits
-from rlenv.seeds import derive_seed
-from rlenv.types import (
-    ROLE_OF_SEAT,
-    ConversationState,
-    End,
-    Message,
-    Record,
-    Role,
-    Seat,
-    Session,
-    SessionContext,
-    Utterance,
-)
+from rlenv.scenarios import Scenario, Scenarios
+from rlenv.types import ROLE_OF_SEAT, ConversationState, End, Message, Seat, Utterance
 
 Observation = tuple[Message, ...]
-
-
-class Scenario(Record):
-    """What a conversation starts from: a context of the data, and who speaks first."""
-
-    context_id: str
-    user_id: str
-    context: SessionContext
-    opener: Role = "user"
-
-    @classmethod
-    def of_session(cls, session: Session, opener: Role | None = None) -> Scenario:
-        """Returns the scenario of a real session; without ``opener``, whoever opened it opens again."""
-        first = session.messages[0].role if session.messages else "user"
-        return cls(
-            context_id=session.session_id,
-            user_id=session.user_id,
-            context=session.context,
-            opener=opener or first,
-        )
 
 
 class ConversationCore:
@@ -60,35 +34,44 @@ class ConversationCore:
 
     Args:
         scenarios: what to reset to; sampled under the seed unless one is asked for.
-        world: who sits in the other seat, by name; one is drawn under the seed unless one is asked for.
+        world: who sits in the other seat, by name; one is drawn under the seed, by an ``Ensemble``'s weights or
+            else evenly, unless one is asked for.
         seat: the agent's.
         limits: when a conversation is cut.
         reward: what a step is worth; None gives 0.
+        agent: who the agent is, for the record; the adapter that its messages carry is added to it.
+
+    Raises:
+        ConfigError: no scenario, nobody in the other seat, or a reward that makes no sense in the agent's.
     """
 
     def __init__(
         self,
-        scenarios: Sequence[Scenario],
+        scenarios: Sequence[Scenario] | Scenarios,
         world: Mapping[str, Speaker],
         seat: Seat,
         limits: Limits = Limits(),
         reward: Reward | None = None,
+        agent: SpeakerCard = SpeakerCard(name="agent"),
     ) -> None:
-        if not scenarios:
-            raise ConfigError("a conversation env needs at least one scenario, got none")
-        if not world:
-            raise ConfigError("a conversation env needs someone in the other seat, got nobody")
-        self.scenarios = list(scenarios)
-        self.world = dict(world)
+        self.scenarios = scenarios if isinstance(scenarios, Scenarios) else Scenarios(scenarios)
+        self.world = world if isinstance(world, Ensemble) else Ensemble(world)
         self.seat: Seat = seat
         self.limits = limits
         self.reward = reward
+        self.agent = agent
+        self._mix = shares_by_key(self.world)
         if reward is not None and (problems := misfits(reward, seat)):
             raise ConfigError("\n".join(f"reward: {problem}" for problem in problems))
-        self._by_id = {s.context_id: s for s in self.scenarios}
+        self._forget()
+
+    def _forget(self) -> None:
         self._state: ConversationState | None = None
         self._world_name = ""
+        self._drawn = False
+        self._seeds: tuple[int, ...] = ()
         self._began = 0.0
+        self._digest = ""
 
     @property
     def state(self) -> ConversationState:
@@ -96,6 +79,11 @@ class ConversationCore:
         if self._state is None:
             raise ConfigError("no conversation yet: call reset first")
         return self._state
+
+    @property
+    def begun(self) -> bool:
+        """True from the first reset or restore on."""
+        return self._state is not None
 
     @property
     def over(self) -> bool:
@@ -108,53 +96,85 @@ class ConversationCore:
         return self._world_name
 
     async def reset(
-        self, *, seed: int, context_id: str | None = None, world: str | None = None
+        self,
+        *,
+        seed: int,
+        context_id: str | None = None,
+        persona: str | None = None,
+        split: str | None = None,
+        world: str | None = None,
     ) -> tuple[Observation, dict[str, Any]]:
         """Begins a conversation, lets the world open it where it does, and returns (observation, info).
 
+        Args:
+            seed: all that is random follows from it.
+            context_id: the one context; None draws one.
+            persona: draws among the contexts of this user.
+            split: draws among the contexts of this part of the data.
+            world: who sits in the other seat; None draws.
+
         Raises:
-            ConfigError: a ``context_id`` or ``world`` that is not there.
+            ConfigError: a context, persona, split or partner that is not there.
         """
-        if context_id is None:
-            context_id = self.scenarios[derive_seed(seed, "context") % len(self.scenarios)].context_id
-        if context_id not in self._by_id:
-            raise ConfigError(f"no context {context_id!r} among the env's {len(self.scenarios)}")
-        names = sorted(self.world)
-        self._world_name = world if world is not None else names[derive_seed(seed, "world") % len(names)]
-        if self._world_name not in self.world:
-            raise ConfigError(f"nobody is called {self._world_name!r} here; there are {', '.join(names)}")
-        scenario = self._by_id[context_id]
-        self._began = time.monotonic()
-        self._state = begin(context_id, scenario.context, opener=scenario.opener, seed=seed)
-        await self._world_speaks()
+        self._forget()
+        scenario = self.scenarios.choose(seed, context_id=context_id, persona=persona, split=split)
+        self._sit(self.world.draw(seed) if world is None else world, drawn=world is None)
+        self._begin(begin(scenario.context_id, scenario.context, opener=scenario.opener, seed=seed), (seed,))
+        try:
+            await self._world_speaks()
+        except BaseException:
+            self._forget()
+            raise
         return self.observe(), self.info({})
 
     async def step(self, action: str | Utterance) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """The agent says ``action`` and the world answers; returns Gymnasium's five."""
+        """The agent says ``action`` and the world answers; returns Gymnasium's five.
+
+        A step that fails (the world's engine died, the reward's judge cannot be reached) leaves the conversation
+        where it was, so that it can be taken again.
+        """
         before = self.state
         if before.end is not None:
             raise ConfigError("this conversation has ended: call reset")
         utterance = action if isinstance(action, Utterance) else Utterance(text=action)
-        self._state = apply(before, utterance, self.limits)
-        await self._world_speaks()
-        parts = await self.reward(before, self.state) if self.reward else {}
+        try:
+            self._state = apply(before, utterance, self.limits)
+            await self._world_speaks()
+            parts = await self.reward(before, self.state) if self.reward else {}
+        except BaseException:
+            self._state = before
+            raise
         end = self.state.end
         terminated = end is not None and not end.truncated
         truncated = end is not None and end.truncated
         return self.observe(), float(sum(parts.values())), terminated, truncated, self.info(parts)
 
     async def _world_speaks(self) -> None:
-        """Lets the world say its message if it is its turn; a cap that is reached ends the conversation."""
+        """Lets the world say its message if it is its turn; a cap that is reached ends the conversation.
+
+        The wall-clock cap also holds while the world is being waited for: who never answers truncates.
+        """
         state = self.state
-        if state.end is None and state.next_role() != ROLE_OF_SEAT[self.seat]:
+        left = self.seconds_left()
+        if state.end is None and state.next_role() != ROLE_OF_SEAT[self.seat] and (left is None or left > 0):
             try:
-                said = await self.world[self._world_name].reply(state, reply_seed(state))
+                async with asyncio.timeout(left) as clock:
+                    said = await self.world[self._world_name].reply(state, reply_seed(state))
                 self._state = apply(state, said, self.limits)
             except OverlongError:
                 self.truncate("max_tokens")
-        cap = self.limits.max_seconds
-        if self.state.end is None and cap is not None and time.monotonic() - self._began > cap:
+            except TimeoutError:
+                if not clock.expired():  # the speaker's own
+                    raise
+                self.truncate("max_seconds")
+        left = self.seconds_left()
+        if self.state.end is None and left is not None and left <= 0:
             self.truncate("max_seconds")
+
+    def seconds_left(self) -> float | None:
+        """Returns the seconds until the wall-clock cap, 0 or below once it is reached; None where there is none."""
+        cap = self.limits.max_seconds
+        return None if cap is None else self._began + cap - time.monotonic()
 
     def truncate(self, reason: str) -> None:
         """Ends the conversation by a cap."""
@@ -179,23 +199,59 @@ class ConversationCore:
             "ended_by": state.end.by if state.end else None,
             "end_reason": state.end.reason if state.end else None,
             "rewards": dict(rewards),
+            "provenance": self.provenance(),
         }
+
+    def provenance(self) -> Provenance:
+        """Returns what the conversation came from, and how it ended where it did."""
+        return provenance_of(
+            self.state,
+            seat=self.seat,
+            agent=self.agent,
+            world=describe(self.world[self._world_name]),
+            drawn_from=self._mix if self._drawn else None,
+            user_id=self.scenarios.user_of(self.state.context_id),
+            digest=self._digest,
+            seeds=self._seeds,
+        )
 
     def snapshot(self) -> dict[str, Any]:
         """Returns the conversation as a JSON-able dictionary, small and enough to continue it anywhere."""
-        return {"world": self._world_name, "state": self.state.model_dump(mode="json")}
+        state = self.state.model_dump(mode="json")
+        return {"world": self._world_name, "drawn": self._drawn, "seeds": list(self._seeds), "state": state}
 
     def restore(self, snapshot: Mapping[str, Any], seed: int | None = None) -> Observation:
         """Continues a snapshot from where it was taken; returns the observation there.
 
         With the snapshot's own seed the world goes on as it would have; another ``seed`` makes it go on
-        differently from this point.
+        differently from this point. The wall clock begins anew.
+
+        Raises:
+            ConfigError: no snapshot, or one of a conversation with somebody who is not here.
         """
-        state = ConversationState.model_validate(snapshot["state"])
-        self._state = state if seed is None else state.model_copy(update={"seed": seed})
-        self._world_name = snapshot["world"]
-        self._began = time.monotonic()
+        missing = sorted({"world", "drawn", "seeds", "state"} - set(snapshot))
+        if missing:
+            raise ConfigError(f"not a snapshot of this env: it has no {', '.join(missing)}")
+        try:
+            state = ConversationState.model_validate(snapshot["state"])
+        except ValidationError as error:
+            places = sorted({".".join(map(str, d["loc"])) for d in error.errors(include_input=False)})
+            raise ConfigError(f"not a snapshot of this version: problems at {', '.join(places)}") from None
+        self._sit(snapshot["world"], drawn=snapshot["drawn"])
+        if seed is None:
+            self._begin(state, tuple(snapshot["seeds"]))
+        else:
+            self._begin(state.model_copy(update={"seed": seed}), (*snapshot["seeds"], seed))
         return self.observe()
+
+    def _sit(self, name: str, drawn: bool) -> None:
+        if name not in self.world:
+            raise ConfigError(f"nobody is called {name!r} here; {there_are(list(self.world), name)}")
+        self._world_name, self._drawn = name, drawn
+
+    def _begin(self, state: ConversationState, seeds: tuple[int, ...]) -> None:
+        self._state, self._seeds, self._began = state, seeds, time.monotonic()
+        self._digest = context_digest(state.context)
 
     def fork(self, seeds: Sequence[int | None]) -> list[ConversationCore]:
         """Returns an env for each seed that stands where this one does; None keeps this conversation's seed."""
@@ -209,5 +265,6 @@ class ConversationCore:
     def sibling(self) -> ConversationCore:
         """Returns another env over the same scenarios, world, limits and reward, before its first reset."""
         other = object.__new__(ConversationCore)
-        other.__dict__.update(self.__dict__, _state=None, _world_name="", _began=0.0)
+        other.__dict__.update(self.__dict__)
+        other._forget()
         return other

@@ -9,19 +9,37 @@ Without arguments it is played against the embedded reference population, which 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
 
 from rlenv.aio import run
 from rlenv.conversation import Limits
-from rlenv.env import ConversationCore, Observation, Scenario
+from rlenv.env import ConversationCore, Observation
+from rlenv.errors import ConfigError, there_are
 from rlenv.protocols import Reward, Speaker
+from rlenv.scenarios import Scenario
+from rlenv.seeds import derive_seed
 from rlenv.spaces import Messages, Utterances
 from rlenv.types import Seat
 
-_OPTIONS = ("context_id", "world")
+_PARTNER = {"chatbot": "simulator", "user": "chatbot"}
+"""What the world is called, opposite an agent in each seat."""
+
+
+class EnvError(ConfigError, gym.error.Error):
+    """Settings or options that this env cannot follow: a ``gymnasium.error.Error`` and a ``ConfigError`` in one."""
+
+
+@contextmanager
+def _as_gym_error() -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        raise EnvError(*error.args) from None
 
 
 class ConversationEnv(gym.Env[Observation, str]):
@@ -30,14 +48,23 @@ class ConversationEnv(gym.Env[Observation, str]):
     An action is the agent's next message. An empty one is a silent message; surrogates that stand alone are kept
     in the transcript and read as U+FFFD by models; more than 100,000 characters, or anything but text, raises
     ``gymnasium.error.InvalidAction``. A step before ``reset`` or after the end raises
-    ``gymnasium.error.ResetNeeded``.
+    ``gymnasium.error.ResetNeeded``. Settings and options that cannot be followed raise ``EnvError``, which is a
+    ``gymnasium.error.Error`` too. Where the world's engine dies, ``rlenv.errors.EngineError`` comes through and the
+    conversation stays where it was.
+
+    ``terminated``: the user left or the session concluded. ``truncated``: the cap of turns, tokens or seconds in
+    ``limits``; the last one also while a reply is waited for. ``info["ended_by"]`` and ``info["end_reason"]`` say
+    which. A user who leaves before the agent's first message is seen there at ``reset``.
 
     Args:
         seat: "chatbot" or "user".
         scenarios: what to reset to; None is the reference population.
-        world: who may sit in the other seat; None is the reference population.
+        world: who may sit in the other seat, an ``rlenv.ensemble.Ensemble`` where they come with weights; None is
+            the reference population.
         limits: when a conversation is truncated.
-        reward: what a step is worth; None gives 0.
+        reward: what a step is worth, as from ``rlenv.reward_registry.make_reward``; None gives 0. Its parts, weighted,
+            are in ``info["rewards"]``.
+        split: where contexts are drawn from unless ``reset`` says otherwise; None is all.
         render_mode: "ansi" returns the transcript, "human" prints it.
     """
 
@@ -50,16 +77,22 @@ class ConversationEnv(gym.Env[Observation, str]):
         world: Mapping[str, Speaker] | None = None,
         limits: Limits = Limits(),
         reward: Reward | None = None,
+        split: str | None = None,
         render_mode: str | None = None,
     ) -> None:
+        if seat not in _PARTNER:
+            raise EnvError(f"no seat {seat!r}; {there_are(_PARTNER, seat)}")
         if scenarios is None or world is None:
             from rlenv.population.scenarios import population_scenarios, population_world
 
             scenarios = population_scenarios() if scenarios is None else scenarios
             world = population_world(seat) if world is None else world
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise gym.error.Error(f"render_mode is {render_mode!r}; use one of {self.metadata['render_modes']}")
-        self.core = ConversationCore(scenarios, world, seat, limits, reward)
+            raise EnvError(f"render_mode is {render_mode!r}; use one of {self.metadata['render_modes']}")
+        with _as_gym_error():
+            self.core = ConversationCore(scenarios, world, seat, limits, reward)
+            self.core.scenarios.choose(0, split=split)  # a split that is not there is told now
+        self.split = split
         self.render_mode = render_mode
         self.observation_space = Messages()
         self.action_space = Utterances()
@@ -73,17 +106,37 @@ class ConversationEnv(gym.Env[Observation, str]):
         Args:
             seed: equal seeds and equal actions give equal conversations; without one the env's own generator,
                 seeded once, draws it.
-            options: ``context_id`` asks for one context, ``world`` for one partner.
+            options: ``context_id`` asks for one context; ``persona`` draws among one user's contexts, ``split``
+                among those of one part of the data. ``world`` asks for one partner by name; it may be called
+                ``simulator`` in the chatbot's seat and ``chatbot`` in the user's. None draws.
         """
         super().reset(seed=seed)
-        unknown = sorted(set(options or {}) - set(_OPTIONS))
-        if unknown:
-            raise gym.error.Error(f"unknown reset options {unknown}; there are {list(_OPTIONS)}")
+        asked = self._asked(options or {})
         self._shown = 0
         episode_seed = seed if seed is not None else int(self.np_random.integers(2**31))
-        result = run(self.core.reset(seed=episode_seed, **(options or {})))
+        with _as_gym_error():
+            result = run(self.core.reset(seed=episode_seed, **asked))
         self._show()
         return result
+
+    def _asked(self, options: Mapping[str, Any]) -> dict[str, str]:
+        """Returns the options as the core knows them."""
+        partner = _PARTNER[self.core.seat]
+        known = ("context_id", "persona", "split", "world", partner)
+        problems = [f"no reset option {o!r}; {there_are(known, o)}" for o in options if o not in known]
+        problems += [
+            f"the reset option {o!r} is a name (str), got {type(value).__name__}"
+            for o, value in options.items()
+            if o in known and not isinstance(value, str | None)
+        ]
+        asked = {o: value for o, value in options.items() if value is not None}
+        if partner in asked and asked.setdefault("world", asked[partner]) != asked.pop(partner):
+            problems.append(f"the reset options 'world' and {partner!r} are one and ask for different partners")
+        if problems:
+            raise EnvError("\n".join(problems))
+        if self.split is not None and "context_id" not in asked:
+            asked.setdefault("split", self.split)
+        return asked
 
     def step(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """The agent says ``action``; the world answers."""
@@ -92,9 +145,9 @@ class ConversationEnv(gym.Env[Observation, str]):
         if not self.action_space.contains(action):
             limit = self.action_space.max_length  # type: ignore[attr-defined]
             raise gym.error.InvalidAction(f"a message has at most {limit} characters, got {len(action)}")
-        if self.core.over:
-            raise gym.error.ResetNeeded("there is no conversation under way: call reset() first")
-        result = run(self.core.step(action))
+        self._need_conversation(self.core.over)
+        with _as_gym_error():
+            result = run(self.core.step(action))
         self._show()
         return result
 
@@ -107,14 +160,45 @@ class ConversationEnv(gym.Env[Observation, str]):
 
     def snapshot(self) -> dict[str, Any]:
         """Returns the conversation as a JSON-able dictionary."""
+        self._need_conversation(not self.core.begun)
         return self.core.snapshot()
 
     def restore(self, snapshot: Mapping[str, Any], seed: int | None = None) -> Observation:
         """Continues a snapshot; another ``seed`` makes the world go on differently from there."""
-        return self.core.restore(snapshot, seed)
+        with _as_gym_error():
+            observation = self.core.restore(snapshot, seed)
+        self._shown = min(self._shown, len(observation))
+        return observation
+
+    def fork(self, n: int | None = None, *, seeds: Sequence[int | None] | None = None) -> list[ConversationEnv]:
+        """Returns envs that stand where this one does and go on apart from it and from one another.
+
+        Args:
+            n: how many, each going on under a seed of its own that follows from this conversation's.
+            seeds: one an env, in place of ``n``; equal seeds go on equally, None goes on as this one will.
+        """
+        if (n is None) == (seeds is None) or (n is not None and n < 0):
+            raise EnvError(
+                f"fork takes either a number of envs (0 or more) or their seeds, got n={n} and seeds={seeds}"
+            )
+        self._need_conversation(not self.core.begun)
+        if seeds is None:
+            seeds = [derive_seed(self.core.state.seed, "fork", i) for i in range(n or 0)]
+        return [self._around(core) for core in self.core.fork(seeds)]
+
+    def _around(self, core: ConversationCore) -> ConversationEnv:
+        other = copy.copy(self)
+        other.core = core
+        other.observation_space, other.action_space = Messages(), Utterances()
+        other._np_random, other._np_random_seed = gym.utils.seeding.np_random(core.state.seed)
+        return other
+
+    def _need_conversation(self, missing: bool) -> None:
+        if missing:
+            raise gym.error.ResetNeeded("there is no conversation under way: call reset() first")
 
     def _lines(self) -> list[str]:
-        return [f"{t.role}: {t.utterance.text}" for t in self.core.state.turns]
+        return [f"{t.role}: {t.utterance.text}" for t in self.core.state.turns] if self.core.begun else []
 
     def _show(self) -> None:
         if self.render_mode != "human":

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlenv.errors import ConfigError, OverlongError
+from rlenv.provenance import SpeakerCard, rlenv_version
 from rlenv.seeds import derive_seed
 from rlenv.taxonomy import load_taxonomy
 from rlenv.types import (
@@ -256,6 +257,10 @@ class ScriptedSpeaker:
         self.leave_rate = leave_rate
         self.latency = latency
         self.fails = fails
+
+    def describe(self) -> SpeakerCard:
+        """Returns who this is."""
+        return SpeakerCard(name=self.name, kind="scripted", version=rlenv_version())
 
     async def reply(self, state: ConversationState, seed: int) -> Utterance:
         """Returns the next message: a function of ``state`` and ``seed`` alone."""

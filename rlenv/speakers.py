@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 
 from rlenv.chat_format import ChatFormat
 from rlenv.protocols import Engine
+from rlenv.provenance import SpeakerCard
 from rlenv.system_texts import SystemText
 from rlenv.types import Adapter, ConversationState, Sampling, Seat, SessionContext, Utterance
 
@@ -47,6 +49,17 @@ class EngineSpeaker:
         self.sampling = sampling.model_copy(update={"stop_token_ids": format.stop_token_ids})
         self.system_text = lru_cache(maxsize=4096)(_by_json(system_text))
 
+    def describe(self) -> SpeakerCard:
+        """Returns who this is; its version is its adapter's."""
+        return SpeakerCard(
+            name=self.name,
+            kind="engine",
+            version=self.adapter.name if self.adapter else "",
+            adapter_digest=self.adapter.digest if self.adapter else None,
+            model=_model_name(self.format),
+            sampling=self.sampling,
+        )
+
     def prompt(self, state: ConversationState) -> list[int]:
         """Returns the token ids after which this seat speaks next, [n]."""
         return self.format.prompt(self.system_text(state.context.model_dump_json()), state.turns, self.seat)
@@ -68,6 +81,12 @@ class EngineSpeaker:
             adapter=generation.adapter,
             truncated=truncated,
         )
+
+
+def _model_name(format: ChatFormat) -> str | None:
+    """The checkpoint's hub name, or its folder's: where the folder lies is no part of who speaks."""
+    name = str(getattr(format.tokenizer, "name_or_path", "") or "")
+    return (Path(name).name if Path(name).is_dir() else name) or None
 
 
 def _by_json(system_text: SystemText) -> Callable[[str], str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import warnings
 
 import gymnasium as gym
@@ -15,9 +16,9 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 import rlenv  # noqa: F401  registers the ids
 from rlenv.conversation import Limits
 from rlenv.env import ConversationCore, Scenario
-from rlenv.errors import ConfigError
+from rlenv.errors import ConfigError, EngineError
 from rlenv.gym_env import ConversationEnv
-from rlenv.scripted import ScriptedChatbot, ScriptedUser
+from rlenv.scripted import Latency, ScriptedChatbot, ScriptedUser
 from rlenv.spaces import Messages, Utterances
 from rlenv.types import Message, Session, SessionContext
 
@@ -117,12 +118,68 @@ def test_options_choose_context_and_partner_and_typos_are_told():
     env = scripted("user")
     _, info = env.reset(seed=0, options={"context_id": "c3", "world": "b"})
     assert (info["context_id"], info["world"]) == ("c3", "b")
-    with pytest.raises(gym.error.Error, match="contextid"):
-        env.reset(options={"contextid": "c3"})
-    with pytest.raises(ConfigError, match="no context 'c99'"):
-        env.reset(options={"context_id": "c99"})
-    with pytest.raises(ConfigError, match="there are a, b"):
-        env.reset(options={"world": "z"})
+    for options, told in (
+        ({"contextid": "c3"}, "no reset option 'contextid'.*did you mean 'context_id'"),
+        ({"context_id": "c99"}, "no context 'c99'.*there are c0, c1, c2, c3, c4, c5"),
+        ({"persona": "u33"}, "no persona 'u33'.*did you mean 'u3'"),
+        ({"split": "train"}, "no split 'train' here; there are none"),
+        ({"context_id": "c1", "persona": "u2"}, "no scenario has context 'c1', persona 'u2'"),
+        ({"world": "z"}, "nobody is called 'z' here; there are a, b"),
+        ({"chatbot": "z"}, "nobody is called 'z'"),
+        ({"chatbot": "a", "world": "b"}, "'world' and 'chatbot' are one"),
+        ({"simulator": "a"}, "no reset option 'simulator'"),
+        ({"context_id": 3, "world": ["a"]}, r"(?s)'context_id' is a name \(str\), got int.*'world' .* got list"),
+    ):
+        with pytest.raises(gym.error.Error, match=told) as caught:
+            env.reset(seed=0, options=options)
+        assert isinstance(caught.value, ConfigError)
+    _, info = env.reset(seed=0, options={"chatbot": "b", "context_id": None})
+    assert info["world"] == "b"
+    _, info = scripted("chatbot").reset(seed=0, options={"simulator": "user"})
+    assert info["world"] == "user"
+
+
+def of_users(**options) -> ConversationEnv:
+    """Six contexts of each of two users, every third of the split "test"."""
+    made = [
+        Scenario(context_id=f"c{i}", user_id=f"u{i % 2}", context=SessionContext(), split=("train", "test")[i % 3 == 2])
+        for i in range(12)
+    ]
+    return ConversationEnv("user", made, {"a": ScriptedChatbot("a")}, **options)
+
+
+def test_a_persona_is_one_users_contexts_and_a_split_one_part_of_the_data():
+    env = of_users()
+
+    def drawn(env=env, **options):
+        return {env.reset(seed=seed, options=options)[1]["context_id"] for seed in range(200)}
+
+    everything = {f"c{i}" for i in range(12)}
+    test = {"c2", "c5", "c8", "c11"}
+    assert drawn() == everything
+    assert drawn(persona="u1") == {f"c{i}" for i in range(1, 12, 2)}
+    assert drawn(split="test") == test
+    assert drawn(split="test", persona="u1") == {"c5", "c11"}
+    evaluation = of_users(split="test")
+    assert drawn(evaluation) == test
+    assert drawn(evaluation, split="train") == everything - test
+    assert drawn(evaluation, context_id="c0") == {"c0"}  # who is asked for by name need not be of the split
+    with pytest.raises(gym.error.Error, match=r"no split 'tests'.*did you mean 'test'"):
+        of_users(split="tests")
+
+
+def test_on_the_population_the_persona_is_who_sits_there():
+    env = gym.make(IDS[0], split="evaluation")
+    persona = env.reset(seed=1)[1]["provenance"].user_id
+    assert int(persona.rsplit("-", 1)[1]) % 5 == 4
+    for seed in range(5):
+        _, info = env.reset(seed=seed, options={"persona": persona})
+        state = env.unwrapped.core.state
+        assert info["provenance"].user_id == persona
+        mind = state.user_memory or state.context.model_extra["population"]
+        assert f"pop-{mind['seed']}-{mind['user']}" == persona
+    with pytest.raises(gym.error.Error, match="no persona 'pop-0-999'"):
+        env.reset(options={"persona": "pop-0-999"})
 
 
 @pytest.mark.parametrize("made", ["class", *IDS])
@@ -143,6 +200,10 @@ def test_the_documented_errors(made):
     env.reset(seed=1)
     with pytest.raises(gym.error.Error, match="ansi"):
         ConversationEnv(render_mode="rgb_array")
+    with pytest.raises(gym.error.Error, match=r"no seat 'users'.*did you mean 'user'"):
+        ConversationEnv(seat="users")
+    with pytest.raises(gym.error.Error, match="scenario"):
+        ConversationEnv("user", [], {"a": ScriptedChatbot()})
 
 
 def test_odd_messages_are_messages():
@@ -226,6 +287,64 @@ def test_forks_stand_where_the_original_does_and_do_not_disturb_one_another():
         assert core.sibling().over
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_forked_envs_go_on_equally_for_equal_seeds_and_apart_from_one_another(id):
+    env = gym.make(id).unwrapped
+    env.reset(seed=next(s for s in range(20) if not ended_at_reset(env, s)))
+    env.step("That sounds hard. What happened next?")
+    here = env.snapshot()
+    one, two, same, other = env.fork(seeds=[5, 5, None, 6])
+    line = "How long has this been going on?"
+    steps = [fork.step(line) for fork in (one, two, same, other)]
+    assert steps[0] == steps[1]
+    assert env.snapshot() == here  # forks leave it where it was
+    assert steps[2] == env.step(line)
+    assert steps[0][-1]["provenance"].seeds == (here["state"]["seed"], 5)
+    assert steps[2][-1]["provenance"].seeds == (here["state"]["seed"],)
+    one.reset()
+    assert two.core.state.turns[: len(here["state"]["turns"])] == same.core.state.turns[: len(here["state"]["turns"])]
+    assert one.action_space is not two.action_space and one.np_random is not two.np_random
+
+
+def ended_at_reset(env, seed: int) -> bool:
+    return env.reset(seed=seed)[1]["ended_by"] is not None
+
+
+def test_a_number_of_forks_goes_on_in_as_many_ways_and_always_the_same():
+    env = scripted("chatbot", leave_rate=0.0)
+    with pytest.raises(gym.error.ResetNeeded):
+        env.fork(2)
+    env.reset(seed=5)
+    env.step("Why?")
+
+    def answers():
+        return [fork.step("And?")[0][-1].content for fork in env.fork(30)]
+
+    assert answers() == answers() and len(set(answers())) > 3
+    assert env.fork(0) == []
+    for wrong in ({}, {"n": 2, "seeds": [1]}, {"n": -1}):
+        with pytest.raises(gym.error.Error, match="fork takes"):
+            env.fork(**wrong)
+
+
+def test_a_snapshot_that_is_none_is_refused_without_quoting_it():
+    env = scripted("chatbot", leave_rate=0.0)
+    with pytest.raises(gym.error.ResetNeeded):
+        env.snapshot()
+    env.reset(seed=5, options={"context_id": "c0"})
+    snapshot = env.snapshot()
+    with pytest.raises(gym.error.Error, match="it has no seeds, state"):
+        env.restore({"world": "user", "drawn": True})
+    with pytest.raises(gym.error.Error, match=r"nobody is called 'uzer' here.*did you mean 'user'"):
+        env.restore({**snapshot, "world": "uzer"})
+    broken = json.loads(json.dumps(snapshot))
+    broken["state"]["turns"][0]["utterance"]["text"] = ["a secret"]
+    with pytest.raises(gym.error.Error, match=r"problems at turns\.0\.utterance\.text") as caught:
+        env.restore(broken)
+    assert "secret" not in str(caught.value)
+    assert env.snapshot() == snapshot
 
 
 # ------------------------------------------------------------------------------------ vector envs
@@ -320,10 +439,91 @@ def test_a_scenario_opens_as_its_real_session_did_unless_asked_otherwise():
 def test_an_env_without_scenarios_or_partners_is_refused():
     with pytest.raises(ConfigError, match="scenario"):
         ConversationCore([], {"a": ScriptedChatbot()}, "user")
+    with pytest.raises(ConfigError, match="6 context ids stand for several scenarios, 'c0' first"):
+        ConversationCore(scenarios() * 2, {"a": ScriptedChatbot()}, "user")
     with pytest.raises(ConfigError, match="nobody"):
         ConversationCore(scenarios(), {}, "user")
     with pytest.raises(ConfigError, match="reset"):
         _ = ConversationCore(scenarios(), {"a": ScriptedChatbot()}, "user").state
+
+
+class Hanging(ScriptedUser):
+    """A user who never answers from message ``since`` on."""
+
+    def __init__(self, since: int) -> None:
+        super().__init__(leave_rate=0.0)
+        self.since = since
+
+    async def reply(self, state, seed):
+        if state.num_user_turns >= self.since:
+            await asyncio.Event().wait()
+        return await super().reply(state, seed)
+
+
+@pytest.mark.parametrize("since", [0, 1, 2])
+def test_the_wall_clock_cap_holds_while_a_reply_that_never_comes_is_waited_for(since):
+    env = ConversationEnv("chatbot", scenarios(), {"user": Hanging(since)}, Limits(max_seconds=0.3))
+    began = time.monotonic()
+    obs, info = env.reset(seed=0, options={"context_id": "c0"})
+    truncated = False
+    for _ in range(since):
+        assert info["ended_by"] is None
+        obs, _, terminated, truncated, info = env.step("Hello?")
+        assert not terminated
+    assert 0.25 < time.monotonic() - began < 30
+    assert (info["ended_by"], info["end_reason"], len(obs)) == ("limit", "max_seconds", 2 * since)
+    assert truncated == (since > 0)
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step("Hello?")
+
+
+def test_a_slow_reply_within_the_cap_is_waited_for():
+    latency = Latency(median_s=0.02, straggler_rate=0.0)
+    env = ConversationEnv(
+        "chatbot", scenarios(), {"u": ScriptedUser(leave_rate=0.0, latency=latency)}, Limits(3, None, 60)
+    )
+    quick = ConversationEnv("chatbot", scenarios(), {"u": ScriptedUser(leave_rate=0.0)}, Limits(3))
+    assert play(env, 3) == play(quick, 3)
+
+
+def test_a_speakers_own_timeout_is_its_failure_and_no_end_of_the_conversation():
+    user = ScriptedUser(fails=lambda state: TimeoutError("mine") if state.turns else None)
+    env = ConversationEnv("chatbot", scenarios(), {"u": user}, Limits(max_seconds=60))
+    env.reset(seed=0, options={"context_id": "c1"})
+    with pytest.raises(TimeoutError, match="mine"):
+        env.step("Hello.")
+
+
+def test_a_step_that_fails_can_be_taken_again():
+    broken = [EngineError("gone"), None]
+    user = ScriptedUser(leave_rate=0.0, fails=lambda state: broken.pop(0) if state.turns and broken else None)
+    env = ConversationEnv("chatbot", scenarios(), {"user": user})
+    env.reset(seed=0, options={"context_id": "c0"})
+    before = env.snapshot()
+    with pytest.raises(EngineError, match="gone"):
+        env.step("Why?")
+    assert env.snapshot() == before
+    whole = scripted("chatbot", leave_rate=0.0)
+    whole.reset(seed=0, options={"context_id": "c0"})
+    assert env.step("Why?")[0] == whole.step("Why?")[0]
+    never = ConversationEnv("chatbot", scenarios(), {"u": ScriptedUser(fails=lambda _: EngineError("gone"))})
+    with pytest.raises(EngineError):
+        never.reset(seed=0, options={"context_id": "c0"})
+    with pytest.raises(gym.error.ResetNeeded):
+        never.step("Hello?")
+
+
+def test_a_token_cap_truncates_and_says_so():
+    class Wordy(ScriptedUser):
+        async def reply(self, state, seed):
+            said = await super().reply(state, seed)
+            return said.model_copy(update={"token_ids": tuple(range(10)), "ends_session": False})
+
+    env = ConversationEnv("chatbot", scenarios(), {"u": Wordy()}, Limits(max_tokens=20))
+    env.reset(seed=0, options={"context_id": "c0"})
+    *_, terminated, truncated, info = env.step("Hello.")
+    assert (terminated, truncated, info["end_reason"]) == (False, True, "max_tokens")
+    assert info["provenance"].end_reason == "max_tokens" and info["provenance"].num_tokens == 20
 
 
 def test_a_wall_clock_cap_truncates():

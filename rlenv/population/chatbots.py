@@ -14,6 +14,7 @@ import yaml
 
 from rlenv.population.faults import FAULT_HABITS, faulty
 from rlenv.population.moves import Speech, competent
+from rlenv.provenance import SpeakerCard, rlenv_version
 from rlenv.seeds import derive_seed
 from rlenv.types import ConversationState, Record, Utterance
 
@@ -67,6 +68,10 @@ class ScriptedChatbot:
             )
         self.name = config.name
         self.config = config
+
+    def describe(self) -> SpeakerCard:
+        """Returns who this is."""
+        return SpeakerCard(name=self.name, kind="population", version=rlenv_version())
 
     async def reply(self, state: ConversationState, seed: int) -> Utterance:
         """Returns the chatbot's next message; it leaves the ending of sessions to the user."""

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from functools import cache
 
-from rlenv.env import Scenario
 from rlenv.population.chatbots import chatbot_names, make_chatbot
-from rlenv.population.corpus import context_of
+from rlenv.population.corpus import context_of, user_id_of
 from rlenv.population.users import PopulationUser
 from rlenv.protocols import Speaker
+from rlenv.scenarios import Scenario
 from rlenv.seeds import derive_seed
 from rlenv.types import Role, Seat
 
 
 @cache
 def population_scenarios(num_users: int = 256, seed: int = 0) -> tuple[Scenario, ...]:
-    """Returns the first session of each of ``num_users`` synthetic users; half of the sessions the chatbot opens."""
+    """Returns the first session of each of ``num_users`` synthetic users; half of the sessions the chatbot opens.
+
+    Every fifth user is of the split "evaluation", the others of "train".
+    """
     scenarios = []
     for index in range(num_users):
         context_id, context = context_of(index, 0, seed)
         opener: Role = "assistant" if derive_seed(seed, "opener", index) % 2 else "user"
-        scenarios.append(Scenario(context_id=context_id, user_id=f"pop-{seed}-{index}", context=context, opener=opener))
+        split = "evaluation" if index % 5 == 4 else "train"
+        scenarios.append(
+            Scenario(
+                context_id=context_id, user_id=user_id_of(index, seed), context=context, opener=opener, split=split
+            )
+        )
     return tuple(scenarios)
 
 

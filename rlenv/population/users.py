@@ -16,6 +16,7 @@ from rlenv.population.register import write
 from rlenv.population.replies import REACTION_ACTIONS, Plan, plan_reply
 from rlenv.population.voice import Voice
 from rlenv.population.wording import pool
+from rlenv.provenance import SpeakerCard, rlenv_version
 from rlenv.seeds import derive_seed
 from rlenv.types import ConversationState, Utterance
 
@@ -32,6 +33,10 @@ class PopulationUser:
     """A user of the population; which one is said by the context (or by the seed, where the context is silent)."""
 
     name = "population"
+
+    def describe(self) -> SpeakerCard:
+        """Returns who this is."""
+        return SpeakerCard(name=self.name, kind="population", version=rlenv_version())
 
     async def reply(self, state: ConversationState, seed: int) -> Utterance:
         """Returns the user's next message, with its true actions and the hidden state after it."""
