@@ -24,7 +24,7 @@ TINY: dict[str, Any] = {
     "num_iterations": 1,
     "backbone": "small-llama",
     "data": {
-        "population": {"num_users": 50, "num_pretrain_users": 16},
+        "population": {"num_users": 50, "num_pretrain_users": 32},
         "sft_share": 0.3,
         "adversarial_share": 0.5,
         "evaluation_share": 0.2,
@@ -59,7 +59,8 @@ TINY: dict[str, Any] = {
         "num_train_sessions": 24,
         "num_validation_sessions": 8,
         "lora_rank": None,
-        "learning_rate": 1e-3,
+        "learning_rate": 1e-2,
+        "epochs": 3,
         "dtype": "float32",
         "max_tokens": 2048,
         "save_every": 1,
