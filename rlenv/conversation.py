@@ -61,7 +61,8 @@ def reply_seed(state: ConversationState, *salt: int | str) -> int:
 def apply(state: ConversationState, utterance: Utterance, limits: Limits) -> ConversationState:
     """Returns the conversation after the next speaker said ``utterance``.
 
-    A user who leaves without a word (``ends_session`` and no text) ends the conversation and adds no turn.
+    A user who leaves without a word (``ends_session`` and no text) ends the conversation and adds no turn; what
+    was sampled to do so is in ``End.said``.
     """
     role = state.next_role()
     turns = state.turns
@@ -77,7 +78,8 @@ def apply(state: ConversationState, utterance: Utterance, limits: Limits) -> Con
 
 def _end(state: ConversationState, role: Role, utterance: Utterance, limits: Limits) -> End | None:
     if utterance.ends_session:
-        return End(by=SEAT_OF_ROLE[role], reason="end_of_session")
+        said = None if utterance.text else utterance.model_copy(update={"memory": None})  # the state holds the memory
+        return End(by=SEAT_OF_ROLE[role], reason="end_of_session", said=said)
     if role == "user" and state.num_user_turns >= limits.max_turns:
         return End(by="limit", reason="max_turns")
     num_tokens = sum(len(t.utterance.token_ids) for t in state.turns)

@@ -60,9 +60,13 @@ class EngineSpeaker:
             sampling=self.sampling,
         )
 
+    def system(self, state: ConversationState) -> str:
+        """Returns the system text that this seat is prompted with."""
+        return self.system_text(state.context.model_dump_json())
+
     def prompt(self, state: ConversationState) -> list[int]:
         """Returns the token ids after which this seat speaks next, [n]."""
-        return self.format.prompt(self.system_text(state.context.model_dump_json()), state.turns, self.seat)
+        return self.format.prompt(self.system(state), state.turns, self.seat)
 
     async def reply(self, state: ConversationState, seed: int) -> Utterance:
         """Returns this seat's next message. Only the user's seat can end a session."""

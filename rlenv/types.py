@@ -151,6 +151,8 @@ class End(Record):
 
     by: EndedBy
     reason: Literal["end_of_session", "max_turns", "max_tokens", "max_seconds"]
+    said: Utterance | None = None
+    """What a speaker who left without a word sampled to do so: no turn of the conversation, but a decision of its."""
 
     @property
     def truncated(self) -> bool:

@@ -38,6 +38,17 @@ def test_the_last_allowed_user_message_ends_it_as_truncated_without_a_reply():
     assert state.end.truncated and state.turns[-1].role == "user"
 
 
+def test_what_was_sampled_to_leave_without_a_word_is_kept_beside_the_turns():
+    state = begin("c", SessionContext())
+    leave = Utterance(text="", ends_session=True, token_ids=(9,), logprobs=(-1.0,), memory={"trust": 0.1})
+    state = apply(state, leave, Limits())
+    assert state.turns == () and state.user_memory == {"trust": 0.1}
+    assert state.end is not None and state.end.said == leave.model_copy(update={"memory": None})
+    assert ConversationState.model_validate(state.model_dump(mode="json")) == state
+    spoken_end = apply(begin("c", SessionContext()), Utterance(text="bye", ends_session=True), Limits())
+    assert spoken_end.end is not None and spoken_end.end.said is None
+
+
 def test_sampled_tokens_of_both_seats_count_towards_the_token_cap():
     limits = Limits(max_tokens=5)
     state = begin("c", SessionContext())
