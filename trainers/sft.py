@@ -134,6 +134,17 @@ def pad_right(rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
     }
 
 
+def own_positions(rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
+    """Returns a padded batch whose logits are computed only where some row has a loss.
+
+    The loss is that of all logits. With 49,152 tokens of vocabulary the rest of them is a third of a small model's work.
+    """
+    batch = pad_right(rows)
+    next_labels = batch["labels"][:, 1:]
+    kept = (next_labels != -100).any(dim=0).nonzero().squeeze(1)
+    return {**batch, "logits_to_keep": kept, "shift_labels": next_labels[:, kept]}
+
+
 def train_sft(payload: tuple[Any, SftConfig, str, str], worker: Worker) -> dict[str, Any]:
     """Returns the summary of one run; the adapter is written on rank 0."""
     from peft import LoraConfig, get_peft_model
@@ -161,7 +172,7 @@ def train_sft(payload: tuple[Any, SftConfig, str, str], worker: Worker) -> dict[
         model=get_peft_model(base, lora),
         args=TrainingArguments(**training_arguments(worker, config, **grouped)),
         train_dataset=rows,
-        data_collator=pad_right,
+        data_collator=own_positions,
         callbacks=callbacks(worker),
     )
     train_and_resume(trainer, worker)

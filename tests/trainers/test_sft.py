@@ -11,7 +11,7 @@ from rlenv.chat_format import chat_format
 from rlenv.errors import ConfigError, PhaseError
 from rlenv.types import Message
 from trainers.ray_train import Worker
-from trainers.sft import SftConfig, SftExample, fit_sft, pad_right, sft_rows, train_sft
+from trainers.sft import SftConfig, SftExample, fit_sft, own_positions, pad_right, sft_rows, train_sft
 
 MESSAGES = (
     Message(role="user", content="I am low"),
@@ -80,6 +80,15 @@ def test_padding_has_no_loss(chat) -> None:
     batch = pad_right(rows)
     short = len(rows[0]["input_ids"])
     assert (batch["labels"][0, short:] == -100).all() and (batch["attention_mask"][0, short:] == 0).all()
+
+
+def test_logits_at_own_tokens_alone_give_the_loss_of_all_logits(tiny_llama: Path, chat) -> None:
+    rows, _ = sft_rows([SftExample(session_id=str(n), system="c", messages=MESSAGES[:n]) for n in (1, 3)], chat, None)
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    everywhere = model(**pad_right(rows))
+    own = model(**own_positions(rows))
+    assert own.logits.shape[1] < everywhere.logits.shape[1]
+    assert float(own.loss) == pytest.approx(float(everywhere.loss), rel=1e-5)
 
 
 def test_equal_seeds_give_equal_adapters_and_the_loss_falls(tiny_llama: Path, scratch: Path, make_session) -> None:
