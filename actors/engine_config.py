@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from rlenv.errors import ConfigError
+from rlenv.precision import resolve_precision
 
 Backend = Literal["vllm", "transformers", "scripted"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -25,7 +26,7 @@ class EngineConfig:
     backend: Backend = "vllm"
     """``vllm``; ``transformers`` where vLLM cannot be installed; ``scripted`` says plain tokens without a model."""
     dtype: Dtype = "auto"
-    """Of weights and activations; ``auto`` is what the checkpoint says."""
+    """Of weights and activations; ``auto`` is the checkpoint's on a GPU, and on a CPU bfloat16 where it has it."""
     replicas: int = 1
     """Engines in the pool, each a Ray actor."""
     num_cpus: float = 1
@@ -100,6 +101,11 @@ class EngineConfig:
     def on_cpu(self) -> bool:
         """True where no GPU is asked for."""
         return self.num_gpus == 0
+
+    @property
+    def served_dtype(self) -> str:
+        """What the backend is told."""
+        return resolve_precision(self.dtype, "cpu") if self.on_cpu else self.dtype
 
     @property
     def eager(self) -> bool:

@@ -140,7 +140,7 @@ class TransformersEngine:
         AttentionInterface.register(NAME, attend)
         try:
             model = AutoModelForCausalLM.from_pretrained(
-                self.config.model, dtype=self.config.dtype, attn_implementation=NAME
+                self.config.model, dtype=self.config.served_dtype, attn_implementation=NAME
             )
         except (OSError, ValueError) as error:
             raise ConfigError(f"{self.config.model}: no model can be loaded from there ({error})") from None

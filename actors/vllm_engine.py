@@ -107,7 +107,7 @@ def engine_args(config: EngineConfig) -> dict[str, Any]:
         "model": config.model,
         "skip_tokenizer_init": True,
         "generation_config": "vllm",
-        "dtype": config.dtype,
+        "dtype": config.served_dtype,
         "seed": config.seed,
         "tensor_parallel_size": config.tensor_parallel_size,
         "max_model_len": config.max_model_len,

@@ -18,6 +18,7 @@ from typing import Literal
 from rlenv.discriminator_rows import DiscriminatorLayout, View
 from rlenv.errors import ConfigError, PhaseError
 from rlenv.labelled import LabelledSession
+from rlenv.precision import PRECISIONS, Precision
 from rlenv.types import Record, Session
 from trainers.ray_train import new_folder, run_training
 from trainers.resources import TrainResources
@@ -57,8 +58,9 @@ class DiscriminatorConfig:
     """Read the user context as the system message (Eq. 2's c)."""
     max_tokens: int = 8192
     """Longer sessions are cut after a whole turn."""
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of the backbone's computation; the score head and the adapter's weights are float32 always."""
+    dtype: Precision = "auto"
+    """Of the backbone's computation; the score head and the adapter's weights are float32 always. "auto": bfloat16
+    where the hardware has it."""
     batch_tokens: int = 16384
     """Padded tokens in one forward pass; a batch above it is split and its gradients are added up."""
     gradient_checkpointing: bool = False
@@ -72,8 +74,8 @@ class DiscriminatorConfig:
             for name in ("epochs", "batch_size", "learning_rate", "max_grad_norm", "max_tokens", "batch_tokens")
             if getattr(self, name) <= 0
         ]
-        if self.dtype not in ("float32", "bfloat16"):
-            problems.append(f"discriminator.dtype: expected 'float32' or 'bfloat16', got {self.dtype!r}")
+        if self.dtype not in PRECISIONS:
+            problems.append(f"discriminator.dtype: expected one of {', '.join(PRECISIONS)}, got {self.dtype!r}")
         if self.average not in ("session", "turn"):
             problems.append(f"discriminator.average: expected 'session' or 'turn', got {self.average!r}")
         if problems:

@@ -21,6 +21,7 @@ from rlenv.discriminator import TurnScorer, length_batches, new_classifier, pad_
 from rlenv.discriminator_rows import DiscriminatorRow, discriminator_row
 from rlenv.errors import PhaseError
 from rlenv.labelled import LabelledSession
+from rlenv.precision import resolve_precision
 from rlenv.rewards import PRIOR_LOG_ODDS
 from rlenv.seeds import derive_seed
 from trainers.huggingface import linear_names
@@ -100,7 +101,8 @@ class DiscriminatorLoop:
         self.worker, self.config, self.base_model, self.num_tasks = worker, config, base_model, num_tasks
         self.tokenizer = AutoTokenizer.from_pretrained(base_model)
         self.chat = chat_format(self.tokenizer)
-        self.autocast = torch.bfloat16 if config.dtype == "bfloat16" else None
+        self.dtype = resolve_precision(config.dtype, worker.device)
+        self.autocast = torch.bfloat16 if self.dtype == "bfloat16" else None
         self.summaries: list[dict[str, Any]] = []
 
     def saved(self, index: int) -> Path:
@@ -136,7 +138,7 @@ class DiscriminatorLoop:
 
     def _classifier(self) -> torch.nn.Module:
         config = self.config
-        weights = config.dtype if config.lora_rank else "float32"
+        weights = self.dtype if config.lora_rank else "float32"
         classifier = new_classifier(self.base_model, weights, config.dropout)
         if config.gradient_checkpointing:
             classifier.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -246,7 +248,7 @@ class DiscriminatorLoop:
             folder,
             layout=layout,
             base_model=self.base_model,
-            dtype=self.config.dtype,
+            dtype=self.dtype,
             tokenizer=self.tokenizer,
         )
 

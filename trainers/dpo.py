@@ -145,7 +145,7 @@ def train_dpo(payload: tuple[Any, DpoConfig, str, str, str], worker: Worker) -> 
     rows, config, base_model, reference, out_dir = payload
     require_positions(base_model, _longest(rows), "dpo")
     seed_everything(config.seed)
-    policy = PeftModel.from_pretrained(load_base(base_model, config.dtype), reference, is_trainable=True)
+    policy = PeftModel.from_pretrained(load_base(base_model, config.dtype, worker.device), reference, is_trainable=True)
     trainer = pairs_trainer()(
         model=policy,
         args=dpo_arguments(worker, config),

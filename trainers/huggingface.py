@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from rlenv.adapters import tidy_adapter
 from rlenv.errors import ConfigError, PhaseError
+from rlenv.precision import PRECISIONS, Precision, resolve_precision
 from trainers.ray_train import Worker, temporary_folder
 
 CHECKPOINT = "checkpoint"
@@ -35,8 +36,9 @@ class AdapterTraining:
     """Below 1 a share of the steps, else a number of them."""
     max_grad_norm: float = 1.0
     weight_decay: float = 0.0
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of the frozen backbone and the computation; the adapter's weights are float32 always."""
+    dtype: Precision = "auto"
+    """Of the frozen backbone and the computation; the adapter's weights are float32 always. "auto": bfloat16 where the
+    hardware has it."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: slower, less memory."""
     shard: bool = False
@@ -61,8 +63,8 @@ class AdapterTraining:
             for field in ("batch_size", "gradient_accumulation")
             if getattr(self, field) < 1
         ]
-        if self.dtype not in ("float32", "bfloat16"):
-            problems.append(f"dtype: expected 'float32' or 'bfloat16', got {self.dtype!r}")
+        if self.dtype not in PRECISIONS:
+            problems.append(f"dtype: expected one of {', '.join(PRECISIONS)}, got {self.dtype!r}")
         if self.save_every < 0:
             problems.append(f"save_every: expected 0 (never) or more, got {self.save_every}")
         return problems
@@ -86,7 +88,7 @@ def training_arguments(worker: Worker, config: AdapterTraining, **changes: Any) 
         "warmup_steps": config.warmup,
         "max_grad_norm": config.max_grad_norm,
         "weight_decay": config.weight_decay,
-        "bf16": config.dtype == "bfloat16",
+        "bf16": resolve_precision(config.dtype, worker.device) == "bfloat16",
         "gradient_checkpointing": config.gradient_checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": False} if config.gradient_checkpointing else None,
         "use_cpu": worker.device == "cpu",
@@ -166,12 +168,12 @@ def train_and_resume(trainer: Any, worker: Worker) -> None:
         trainer.train(resume_from_checkpoint=str(folder / CHECKPOINT) if folder else None)
 
 
-def load_base(base_model: str, dtype: str) -> Any:
+def load_base(base_model: str, dtype: str, device: str) -> Any:
     """Returns the causal model to put an adapter on."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(base_model, dtype=getattr(torch, dtype))
+    model = AutoModelForCausalLM.from_pretrained(base_model, dtype=getattr(torch, resolve_precision(dtype, device)))
     model.config.use_cache = False
     return model
 

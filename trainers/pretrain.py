@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from rlenv.errors import ConfigError, PhaseError
+from rlenv.precision import Precision
 from trainers.ray_train import new_folder, run_training
 from trainers.resources import TrainResources
 from trainers.schedules import Schedule
@@ -42,8 +42,8 @@ class PretrainConfig:
     warmup: float = 0.05
     weight_decay: float = 0.1
     max_grad_norm: float = 1.0
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of the computation; weights are float32."""
+    dtype: Precision = "auto"
+    """Of the computation; weights are float32. "auto": bfloat16 where the hardware has it."""
     save_every: int = 100
     """Steps between checkpoints to resume from; 0 is never."""
     seed: int = 0

@@ -16,6 +16,7 @@ import torch
 
 from rlenv.chat_format import ChatFormat, chat_format
 from rlenv.errors import PhaseError
+from rlenv.precision import resolve_precision
 from rlenv.seeds import derive_seed
 from trainers.ray_train import Worker, seed_everything, temporary_folder
 from trainers.schedules import rate_factor
@@ -174,7 +175,9 @@ def optimizers_for(model: torch.nn.Module, config: PretrainConfig) -> list[torch
 
 
 def _step(wrapped: Any, model: Any, ids: torch.Tensor, optimizers: Sequence[Any], config: PretrainConfig) -> float:
-    with torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=config.dtype == "bfloat16"):
+    with torch.autocast(
+        ids.device.type, dtype=torch.bfloat16, enabled=resolve_precision(config.dtype, ids.device.type) == "bfloat16"
+    ):
         logits = wrapped(input_ids=ids[:, :-1], use_cache=False).logits
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
     loss.backward()

@@ -137,7 +137,7 @@ def pad_right(rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
 def own_positions(rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
     """Returns a padded batch whose logits are computed only where some row has a loss.
 
-    The loss is that of all logits. With 49,152 tokens of vocabulary the rest of them is a third of a small model's work.
+    The loss is that of all logits. With 49,152 tokens of vocabulary the rest are a third of a small model's work.
     """
     batch = pad_right(rows)
     next_labels = batch["labels"][:, 1:]
@@ -153,7 +153,7 @@ def train_sft(payload: tuple[Any, SftConfig, str, str], worker: Worker) -> dict[
     source, config, base_model, out_dir = payload
     examples = _read(source) if isinstance(source, str) else source
     seed_everything(config.seed)
-    base = load_base(base_model, config.dtype)
+    base = load_base(base_model, config.dtype, worker.device)
     limit = config.max_tokens or getattr(base.config.get_text_config(), "max_position_embeddings", None)
     chat = chat_format(AutoTokenizer.from_pretrained(base_model))
     rows, num_left_out = sft_rows(examples, chat, limit)
