@@ -19,10 +19,11 @@ from launch.run_directory import write_json
 from rlenv.aio import run
 from rlenv.collect import Collected, Episode, collect
 from rlenv.conversation import to_session
-from rlenv.env import ConversationCore, Scenario
+from rlenv.env import ConversationCore
 from rlenv.errors import ConfigError, PhaseError
 from rlenv.lines import to_line, write_atomic
 from rlenv.protocols import Speaker
+from rlenv.scenarios import Scenario
 from rlenv.seeds import derive_seed
 from rlenv.sessions import read_sessions, write_sessions
 from rlenv.types import ConversationState, Role, Session

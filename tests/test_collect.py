@@ -9,10 +9,11 @@ import pytest
 
 from rlenv.collect import Collected, Episode, collect
 from rlenv.conversation import Limits, to_session
-from rlenv.env import ConversationCore, Scenario
+from rlenv.env import ConversationCore
 from rlenv.env_rewards import RealismReward
 from rlenv.errors import ConfigError, EngineError, OverlongError
 from rlenv.rewards import turn_rewards
+from rlenv.scenarios import Scenario
 from rlenv.scripted import Latency, ScriptedChatbot, ScriptedDiscriminator, ScriptedUser
 from rlenv.types import SessionContext
 

@@ -9,8 +9,9 @@ import pytest
 from scipy.stats import chisquare
 
 from rlenv.ensemble import Ensemble
-from rlenv.env import ConversationCore, Scenario
+from rlenv.env import ConversationCore
 from rlenv.errors import ConfigError
+from rlenv.scenarios import Scenario
 from rlenv.scripted import ScriptedUser
 from rlenv.types import SessionContext
 

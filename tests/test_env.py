@@ -15,9 +15,10 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 import rlenv  # noqa: F401  registers the ids
 from rlenv.conversation import Limits
-from rlenv.env import ConversationCore, Scenario
+from rlenv.env import ConversationCore
 from rlenv.errors import ConfigError, EngineError
 from rlenv.gym_env import ConversationEnv
+from rlenv.scenarios import Scenario
 from rlenv.scripted import Latency, ScriptedChatbot, ScriptedUser
 from rlenv.spaces import Messages, Utterances
 from rlenv.types import Message, Session, SessionContext

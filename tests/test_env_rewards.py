@@ -11,7 +11,7 @@ import pytest
 
 from rlenv.collect import Episode, collect
 from rlenv.conversation import Limits, begin, to_session
-from rlenv.env import ConversationCore, Scenario
+from rlenv.env import ConversationCore
 from rlenv.env_rewards import IssueFreeReward, JudgeReward, RealismReward, UserActionsReward
 from rlenv.errors import ConfigError
 from rlenv.labels import JudgedLabels, said_actions
@@ -20,6 +20,7 @@ from rlenv.population.oracle import issues_of
 from rlenv.population.scenarios import population_scenarios
 from rlenv.population.users import PopulationUser
 from rlenv.reward_registry import make_reward, register_reward, reward_names
+from rlenv.scenarios import Scenario
 from rlenv.scripted import ScriptedChatbot, ScriptedDiscriminator, ScriptedJudge, ScriptedUser
 from rlenv.types import Annotation, ConversationState, End, SessionContext, Turn, Utterance
 

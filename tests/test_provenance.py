@@ -12,11 +12,12 @@ from rlenv.collect import Collected, Episode, collect
 from rlenv.conversation import Limits
 from rlenv.endpoints import CallableSpeaker, EndpointSpeaker
 from rlenv.ensemble import Ensemble
-from rlenv.env import ConversationCore, Scenario
+from rlenv.env import ConversationCore
 from rlenv.errors import ConfigError
 from rlenv.population.chatbots import make_chatbot
 from rlenv.population.users import PopulationUser
 from rlenv.provenance import Provenance, SpeakerCard, check_poolable, context_digest, describe, rlenv_version
+from rlenv.scenarios import Scenario
 from rlenv.scripted import EngineScript, ScriptedChatbot, ScriptedEngine, ScriptedUser
 from rlenv.speakers import EngineSpeaker
 from rlenv.types import Adapter, Sampling, SessionContext

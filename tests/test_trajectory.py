@@ -10,10 +10,11 @@ import pytest
 from rlenv.chat_format import ChatFormat, chat_format
 from rlenv.collect import Collected, Episode, collect
 from rlenv.conversation import Limits
-from rlenv.env import ConversationCore, Scenario
+from rlenv.env import ConversationCore
 from rlenv.env_rewards import RealismReward
 from rlenv.errors import ConfigError
 from rlenv.reward_registry import make_reward
+from rlenv.scenarios import Scenario
 from rlenv.scripted import EngineScript, ScriptedChatbot, ScriptedDiscriminator, ScriptedEngine, ScriptedUser
 from rlenv.speakers import EngineSpeaker
 from rlenv.trajectory import Trajectory, trajectories_of, trajectory_of

@@ -14,10 +14,11 @@ from launch.simulation import read_simulated, simulate
 from rlenv.collect import Episode, collect
 from rlenv.conversation import Limits
 from rlenv.endpoints import END_MARK
-from rlenv.env import ConversationCore, Scenario
+from rlenv.env import ConversationCore
 from rlenv.errors import ConfigError, PhaseError
 from rlenv.local_endpoint import serve
 from rlenv.population.corpus import generate_sessions
+from rlenv.scenarios import Scenario
 from rlenv.scripted import ScriptedChatbot, ScriptedUser
 from rlenv.types import SessionContext
 
