@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gzip
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from launch.config import CollectConfig, RunConfig
 from launch.progress import counting
 from launch.run_directory import write_json
 from rlenv.aio import run
-from rlenv.collect import Collected, Episode, collect
+from rlenv.collect import Collected, Episode, collect, in_order
 from rlenv.conversation import to_session
 from rlenv.env import ConversationCore
 from rlenv.errors import ConfigError, PhaseError
@@ -121,15 +121,8 @@ def simulate(
     core = ConversationCore(scenarios, chatbots, "user", config.env)
     episodes = plan_episodes(contexts, list(chatbots), config.collect, config.seed)
     with counting(title, len(episodes)) as advance:
-        results = run(
-            collect(
-                simulator,
-                core.sibling,
-                episodes,
-                concurrency=config.collect.concurrency,
-                on_done=lambda _: advance(),
-            )
-        )
+        held = collect(simulator, core.sibling, episodes, concurrency=config.collect.concurrency)
+        results = run(in_order(_each(held, advance), episodes))
     failures = [r for r in results if r.failure]
     if len(failures) > config.collect.max_failed_share * len(results):
         kinds = Counter(r.failure for r in failures)
@@ -140,6 +133,12 @@ def simulate(
     part_of = {s.session_id: part for part in PARTS for s in contexts[part]}
     user_of = {s.session_id: s.user_id for part in PARTS for s in contexts[part]}
     _write(folder, version, results, part_of, user_of)
+
+
+async def _each(results: AsyncIterator[Collected], advance: Callable[[], None]) -> AsyncIterator[Collected]:
+    async for result in results:
+        advance()
+        yield result
 
 
 def _write(
@@ -155,6 +154,7 @@ def _write(
     counts: Counter[str] = Counter(episodes=len(results))
     for result in results:
         episode, state = result.episode, result.state
+        counts["redone"] += result.attempts - 1
         if state is None:
             counts[f"failed_{result.failure}"] += 1
             continue

@@ -1,14 +1,21 @@
-"""The one background event loop on which synchronous faces (Gymnasium, the driver) run async code."""
+"""Async machinery: the one background loop on which synchronous faces run async code, and many pieces of work at once.
+
+Knows nothing of conversations.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
 from functools import cache
+from itertools import islice
 from typing import TypeVar
 
+from rlenv.errors import ConfigError
+
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 
 @cache
@@ -26,3 +33,40 @@ def run(work: Coroutine[object, object, T]) -> T:
     except BaseException:
         future.cancel()
         raise
+
+
+async def as_finished(
+    work: Callable[[Item], Awaitable[T]], items: Iterable[Item], concurrency: int
+) -> AsyncGenerator[T, None]:
+    """Yields the result of ``work`` on every item as it comes, with at most ``concurrency`` of them in memory.
+
+    Items are drawn when there is a place. A result that the consumer has not taken keeps its place, so a slow
+    consumer slows the work down. An exception of ``work``, or a consumer that stops, cancels what is under way.
+
+    Raises:
+        ConfigError: ``concurrency`` is below 1.
+    """
+    if concurrency < 1:
+        raise ConfigError(f"concurrency: expected 1 or more, got {concurrency}")
+
+    async def one(item: Item) -> T:
+        return await work(item)
+
+    waiting = iter(items)
+    under_way: set[asyncio.Task[T]] = set()
+    finished: asyncio.Queue[asyncio.Task[T]] = asyncio.Queue()
+    try:
+        while True:
+            for item in islice(waiting, concurrency - len(under_way)):
+                task = asyncio.create_task(one(item))
+                under_way.add(task)
+                task.add_done_callback(finished.put_nowait)
+            if not under_way:
+                return
+            task = await finished.get()
+            under_way.remove(task)
+            yield task.result()
+    finally:
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)

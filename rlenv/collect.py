@@ -1,23 +1,29 @@
 """Many conversations at once: a coroutine each over the env's core, bounded, no barrier between turns.
 
-A conversation that fails is recorded with its reason and counted, and the others go on; it never becomes a
-reward of 0. Equal episodes give equal conversations, whatever the concurrency and the order they finish in.
+    async for result in collect(agent, core.sibling, episodes):
+        ...
+
+Equal episodes give equal conversations, whatever the concurrency and the order they finish in. A conversation that
+fails is recorded with its kind and reason, and the others go on; it never becomes a reward of 0.
+``actors.rollouts`` does the same in several processes.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from typing import Literal
 
-from rlenv.conversation import reply_seed
+from rlenv.aio import as_finished
 from rlenv.env import ConversationCore
-from rlenv.errors import EngineError, OverlongError
+from rlenv.errors import ConfigError, DataError, EngineError, OverlongError
 from rlenv.protocols import Speaker
 from rlenv.provenance import Provenance, describe
 from rlenv.types import ConversationState, Record
 
 FailureKind = Literal["engine", "overlong", "data"]
+"""engine: it died or could not be reached, the one kind that is tried again. overlong: the conversation does not fit
+a model that has to read it whole, as a reward's. data: the episode asks for what is not there, or somebody in it
+cannot work as configured."""
 
 
 class Episode(Record):
@@ -41,52 +47,67 @@ class Collected(Record):
     provenance: Provenance | None = None
     failure: FailureKind | None = None
     reason: str | None = None
+    attempts: int = 1
+    """How often it was begun; more than 1 where it was redone from its start. What was said does not depend on it."""
 
 
-async def collect(
+def collect(
     agent: Speaker,
     make_core: Callable[[], ConversationCore],
-    episodes: Sequence[Episode],
+    episodes: Iterable[Episode],
     *,
     concurrency: int = 256,
     attempts: int = 2,
-    on_done: Callable[[Collected], None] = lambda _: None,
-) -> list[Collected]:
-    """Returns every episode's result, in the order of ``episodes``.
+) -> AsyncGenerator[Collected, None]:
+    """Yields every episode's result as it comes.
+
+    At most ``concurrency`` episodes are in memory, finished ones that were not taken yet among them: ``episodes`` may
+    be a generator without an end. What is no ``RlenvError`` is a mistake in a program, and stops the collection.
 
     Args:
         agent: who sits in the core's seat.
         make_core: a new core over the same scenarios and world.
+        episodes: drawn from when there is a place.
         concurrency: conversations under way at the same time.
         attempts: tries of an episode whose engine failed.
-        on_done: called with each result as it comes.
+
+    Raises:
+        ConfigError: ``concurrency`` or ``attempts`` is below 1.
     """
-    limit = asyncio.Semaphore(concurrency)
+    if attempts < 1:
+        raise ConfigError(f"attempts: expected 1 or more, got {attempts}")
 
-    async def one(episode: Episode) -> Collected:
-        async with limit:
-            for attempt in range(1, attempts + 1):
-                result = await _run(agent, make_core(), episode)
-                if result.failure != "engine" or attempt == attempts:
-                    break
-        on_done(result)
-        return result
+    async def work(episode: Episode) -> Collected:
+        return await hold(agent, make_core, episode, attempts)
 
-    return list(await asyncio.gather(*(one(e) for e in episodes)))
+    return as_finished(work, episodes, concurrency)
 
 
-async def _run(agent: Speaker, core: ConversationCore, episode: Episode) -> Collected:
+async def in_order(results: AsyncIterator[Collected], episodes: Sequence[Episode]) -> list[Collected]:
+    """Returns all results, in the order of ``episodes``."""
+    found = {result.episode: result async for result in results}
+    return [found[episode] for episode in episodes]
+
+
+async def hold(
+    agent: Speaker, make_core: Callable[[], ConversationCore], episode: Episode, attempts: int = 2
+) -> Collected:
+    """Returns what became of one episode; see ``collect``."""
+    attempt = 1
+    result = await _try(agent, make_core(), episode)
+    while result.failure == "engine" and attempt < attempts:
+        attempt += 1
+        result = await _try(agent, make_core(), episode)
+    return result.model_copy(update={"attempts": attempt})
+
+
+async def _try(agent: Speaker, core: ConversationCore, episode: Episode) -> Collected:
     core.agent = describe(agent)
     rewards: list[float] = []
     parts: list[dict[str, float]] = []
     try:
         await core.reset(seed=episode.seed, context_id=episode.context_id, world=episode.world)
-        while core.state.end is None:
-            try:
-                said = await agent.reply(core.state, reply_seed(core.state))
-            except OverlongError:
-                core.truncate("max_tokens")
-                break
+        while not core.over and (said := await core.ask(agent)) is not None:
             _, reward, _, _, info = await core.step(said)
             rewards.append(reward)
             parts.append(info["rewards"])
@@ -94,6 +115,8 @@ async def _run(agent: Speaker, core: ConversationCore, episode: Episode) -> Coll
         return Collected(episode=episode, failure="engine", reason=str(error))
     except OverlongError as error:
         return Collected(episode=episode, failure="overlong", reason=str(error))
+    except (ConfigError, DataError) as error:
+        return Collected(episode=episode, failure="data", reason=str(error))
     return Collected(
         episode=episode,
         state=core.state,

@@ -149,24 +149,32 @@ class ConversationCore:
         truncated = end is not None and end.truncated
         return self.observe(), float(sum(parts.values())), terminated, truncated, self.info(parts)
 
-    async def _world_speaks(self) -> None:
-        """Lets the world say its message if it is its turn; a cap that is reached ends the conversation.
+    async def ask(self, speaker: Speaker) -> Utterance | None:
+        """Returns what ``speaker`` says next; None where a cap ended the conversation meanwhile.
 
-        The wall-clock cap also holds while the world is being waited for: who never answers truncates.
+        Such a cap is a prompt that no longer fits, or the wall clock, which also runs while the reply is waited for:
+        who never answers truncates.
         """
-        state = self.state
         left = self.seconds_left()
-        if state.end is None and state.next_role() != ROLE_OF_SEAT[self.seat] and (left is None or left > 0):
+        if left is None or left > 0:
             try:
                 async with asyncio.timeout(left) as clock:
-                    said = await self.world[self._world_name].reply(state, reply_seed(state))
-                self._state = apply(state, said, self.limits)
+                    return await speaker.reply(self.state, reply_seed(self.state))
             except OverlongError:
                 self.truncate("max_tokens")
+                return None
             except TimeoutError:
                 if not clock.expired():  # the speaker's own
                     raise
-                self.truncate("max_seconds")
+        self.truncate("max_seconds")
+        return None
+
+    async def _world_speaks(self) -> None:
+        """Lets the world say its message if it is its turn; a cap that is reached ends the conversation."""
+        if self.state.end is None and self.state.next_role() != ROLE_OF_SEAT[self.seat]:
+            said = await self.ask(self.world[self._world_name])
+            if said is not None:
+                self._state = apply(self.state, said, self.limits)
         left = self.seconds_left()
         if self.state.end is None and left is not None and left <= 0:
             self.truncate("max_seconds")

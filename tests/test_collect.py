@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+from collections import Counter
 
 import pytest
 
-from rlenv.collect import Collected, Episode, collect
+from rlenv.collect import Collected, Episode, collect, in_order
 from rlenv.conversation import Limits, to_session
 from rlenv.env import ConversationCore
 from rlenv.env_rewards import RealismReward
@@ -34,7 +36,7 @@ def core(speakers=None, seat="user", reward=None) -> ConversationCore:
 
 
 def gather(agent, base, episodes=EPISODES, **options) -> list[Collected]:
-    return asyncio.run(collect(agent, base.sibling, episodes, **options))
+    return asyncio.run(in_order(collect(agent, base.sibling, episodes, **options), episodes))
 
 
 def test_results_do_not_depend_on_concurrency_or_on_who_is_slow():
@@ -67,22 +69,78 @@ def test_no_more_conversations_are_under_way_than_allowed():
 
 
 def test_a_long_reply_in_one_conversation_does_not_hold_up_the_others():
-    release = asyncio.Event()
-    done: list[str] = []
-
     class Stuck(ScriptedUser):
+        def __init__(self):
+            super().__init__()
+            self.release = asyncio.Event()
+
         async def reply(self, state, seed):
             if state.context_id == "c0":
-                await release.wait()
+                await self.release.wait()
             return await super().reply(state, seed)
 
-    def on_done(result):
-        done.append(result.episode.episode_id)
-        if len(done) == len(EPISODES) - 5:  # all but those of the stuck context
-            release.set()
+    async def hold_all():
+        agent, done = Stuck(), []
+        async for result in collect(agent, core().sibling, EPISODES):
+            done.append(result.episode.episode_id)
+            if len(done) == len(EPISODES) - 5:  # all but those of the stuck context
+                agent.release.set()
+        return done
 
-    gather(Stuck(), core(), on_done=on_done)
+    done = asyncio.run(hold_all())
     assert set(done[-5:]) == {f"e{i}" for i in range(0, 40, 8)} and len(done) == len(EPISODES)
+
+
+def endless():
+    """Episodes without an end, and how many of them were drawn so far."""
+    drawn = [0]
+
+    def generate():
+        for i in itertools.count():
+            drawn[0] += 1
+            yield EPISODES[i % 40].model_copy(update={"episode_id": f"e{i}", "seed": i})
+
+    return generate(), drawn
+
+
+def test_episodes_are_drawn_when_there_is_a_place_and_may_have_no_end():
+    episodes, drawn = endless()
+
+    async def take(number):
+        taken = []
+        async with contextlib.aclosing(collect(ScriptedUser(), core().sibling, episodes, concurrency=8)) as results:
+            async for result in results:
+                taken.append(result)
+                await asyncio.sleep(0.002)  # a slow consumer
+                assert drawn[0] <= len(taken) + 8
+                if len(taken) == number:
+                    return taken
+
+    taken = asyncio.run(take(50))
+    expected = {e.episode_id: r for e, r in zip(EPISODES, gather(ScriptedUser(), core()), strict=True)}
+    same = [r for r in taken if r.episode.episode_id in expected]
+    assert len(same) > 30 and all(r == expected[r.episode.episode_id] for r in same)
+
+
+def test_a_consumer_that_stops_cancels_what_is_under_way():
+    left: list[str] = []
+
+    class Noting(ScriptedUser):
+        async def reply(self, state, seed):
+            try:
+                await asyncio.sleep(0 if state.context_id == "c0" else 3600)
+            except asyncio.CancelledError:
+                left.append(state.context_id)
+                raise
+            return await super().reply(state, seed)
+
+    async def take_one():
+        async with contextlib.aclosing(collect(Noting(), core().sibling, EPISODES[:8])) as results:
+            result = await anext(results)
+        assert sorted(left) == [f"c{i}" for i in range(1, 8)] and len(asyncio.all_tasks()) == 1
+        return result
+
+    assert asyncio.run(take_one()).episode.context_id == "c0"
 
 
 def test_failures_have_their_kind_and_ids_and_the_others_go_on():
@@ -98,19 +156,22 @@ def test_failures_have_their_kind_and_ids_and_the_others_go_on():
     assert [r for r in results if not r.failure] == [r for r in clean if r.episode.context_id != "c1"]
 
 
-def test_an_engine_failure_is_tried_again_and_leaves_no_trace():
-    tries: dict[str, int] = {}
+def test_an_engine_failure_is_tried_again_once_and_counted_and_changes_no_word():
+    tries: Counter[str] = Counter()
 
     class Flaky(ScriptedUser):
         async def reply(self, state, seed):
-            key = f"{state.context_id}:{state.seed}"
-            tries[key] = tries.get(key, 0) + 1
-            if tries[key] == 2:
+            tries[f"{state.context_id}:{state.seed}"] += 1
+            if tries[f"{state.context_id}:{state.seed}"] == 2:
                 raise EngineError("gone for a moment")
             return await super().reply(state, seed)
 
-    assert gather(Flaky(), core()) == gather(ScriptedUser(), core())
-    assert all(r.failure == "engine" for r in gather(Flaky(fails=lambda _: EngineError("x")), core(), attempts=1))
+    found, expected = gather(Flaky(), core()), gather(ScriptedUser(), core())
+    assert [r.model_copy(update={"attempts": 1}) for r in found] == expected
+    assert {r.attempts for r in found if len(r.rewards) > 1} == {2} and not any(r.failure for r in found)
+    always = ScriptedUser(fails=lambda _: EngineError("x"))
+    for attempts in (1, 2, 3):
+        assert {(r.failure, r.attempts) for r in gather(always, core(), attempts=attempts)} == {("engine", attempts)}
 
 
 @pytest.mark.parametrize("who", ["agent", "world"])
@@ -126,11 +187,43 @@ def test_a_prompt_that_no_longer_fits_truncates_the_conversation_in_either_seat(
         assert 4 <= len(result.state.turns) <= 5
 
 
-def test_what_a_person_must_mend_stops_the_collection():
-    with pytest.raises(ConfigError, match="no context 'nowhere'"):
-        gather(ScriptedUser(), core(), [EPISODES[0].model_copy(update={"context_id": "nowhere"})])
-    with pytest.raises(ConfigError, match="nobody is called 'bot9'"):
-        gather(ScriptedUser(), core(), [EPISODES[0].model_copy(update={"world": "bot9"})])
+def test_an_episode_of_what_is_not_there_fails_alone_as_data_and_is_not_tried_again():
+    nowhere = EPISODES[3].model_copy(update={"context_id": "nowhere"})
+    nobody = EPISODES[4].model_copy(update={"world": "bot9"})
+    results = gather(ScriptedUser(), core(), [*EPISODES[:3], nowhere, nobody])
+    assert [r.failure for r in results] == [None, None, None, "data", "data"]
+    assert "no context 'nowhere'" in results[3].reason and "nobody is called 'bot9'" in results[4].reason
+    assert {r.attempts for r in results} == {1} and results[3].rewards == () and results[3].state is None
+
+
+def test_a_reward_that_cannot_be_given_fails_the_episode_and_is_no_reward_of_0():
+    class Full:
+        async def log_odds(self, session, branches=()):
+            raise OverlongError("the discriminator reads 10 tokens")
+
+    results = gather(ScriptedUser(), core(reward=RealismReward(Full())))
+    assert {(r.failure, r.attempts, r.rewards) for r in results} == {("overlong", 1, ())}
+
+
+def test_a_mistake_in_a_program_stops_the_collection():
+    with pytest.raises(ZeroDivisionError):
+        gather(ScriptedUser(fails=lambda _: ZeroDivisionError()), core())
+
+
+@pytest.mark.parametrize("wrong", [{"concurrency": 0}, {"attempts": 0}])
+def test_no_place_or_no_try_is_refused(wrong):
+    with pytest.raises(ConfigError, match="expected 1 or more, got 0"):
+        gather(ScriptedUser(), core(), **wrong)
+
+
+def test_an_agent_that_never_answers_runs_into_the_wall_clock_cap():
+    class Silent(ScriptedUser):
+        async def reply(self, state, seed):
+            await asyncio.Event().wait()
+
+    slow = ConversationCore(SCENARIOS, world(), "user", Limits(max_seconds=0.2))
+    for result in gather(Silent(), slow, EPISODES[:4]):
+        assert (result.failure, result.state.end.reason, result.rewards) == (None, "max_seconds", ())
 
 
 def test_rewards_of_the_users_seat_are_the_discriminators_and_telescope():

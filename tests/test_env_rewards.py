@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from rlenv.collect import Episode, collect
+from rlenv.collect import Episode, collect, in_order
 from rlenv.conversation import Limits, begin, to_session
 from rlenv.env import ConversationCore
 from rlenv.env_rewards import IssueFreeReward, JudgeReward, RealismReward, UserActionsReward
@@ -136,7 +136,7 @@ def test_on_the_population_the_steps_add_up_to_the_whole_conversations_labels():
         for i, s in enumerate(population_scenarios()[:12])
     ]
     num_issues = num_actions = 0
-    for result in asyncio.run(collect(agent, core.sibling, episodes)):
+    for result in asyncio.run(in_order(collect(agent, core.sibling, episodes), episodes)):
         issues, state = issues_of(result.state), result.state
         assert len(result.rewards) == len(result.reward_parts) == len(issues)
         for found, charged in zip(issues, result.reward_parts, strict=True):

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from rlenv.chat_format import chat_format
-from rlenv.collect import Collected, Episode, collect
+from rlenv.collect import Collected, Episode, collect, in_order
 from rlenv.conversation import Limits
 from rlenv.endpoints import CallableSpeaker, EndpointSpeaker
 from rlenv.ensemble import Ensemble
@@ -48,7 +48,7 @@ def held(agent, world, seat, pin: str | None = None) -> list[Collected]:
         Episode(episode_id=f"e{i}", context_id=f"c{i % 4}", world=pin or names[i % len(names)], seed=i)
         for i in range(6)
     ]
-    return asyncio.run(collect(agent, core.sibling, episodes))
+    return asyncio.run(in_order(collect(agent, core.sibling, episodes), episodes))
 
 
 def test_every_speaker_says_who_it_is(chat):

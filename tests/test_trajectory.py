@@ -8,7 +8,7 @@ import json
 import pytest
 
 from rlenv.chat_format import ChatFormat, chat_format
-from rlenv.collect import Collected, Episode, collect
+from rlenv.collect import Collected, Episode, collect, in_order
 from rlenv.conversation import Limits
 from rlenv.env import ConversationCore
 from rlenv.env_rewards import RealismReward
@@ -70,7 +70,7 @@ def held(agent: EngineSpeaker, count=24) -> list[Collected]:
         world, reward = {"w": ScriptedUser(leave_rate=0.2)}, make_reward({"issue_free": 1.0})
     core = ConversationCore(SCENARIOS, world, agent.seat, Limits(max_turns=5), reward)
     episodes = [Episode(episode_id=f"e{i}", context_id=f"c{i % 8}", world="w", seed=i) for i in range(count)]
-    return asyncio.run(collect(agent, core.sibling, episodes))
+    return asyncio.run(in_order(collect(agent, core.sibling, episodes), episodes))
 
 
 def own_messages(result: Collected, seat: str) -> list[Utterance]:

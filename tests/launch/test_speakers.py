@@ -11,7 +11,7 @@ import pytest
 from launch.config import SpeakerConfig, load_config
 from launch.roster import make_speaker
 from launch.simulation import read_simulated, simulate
-from rlenv.collect import Episode, collect
+from rlenv.collect import Episode, collect, in_order
 from rlenv.conversation import Limits
 from rlenv.endpoints import END_MARK
 from rlenv.env import ConversationCore
@@ -37,11 +37,11 @@ def speaker(seat: str, **settings):
     return make_speaker("them", seat, config, context, engines={}, formats={}, adapters={})
 
 
-def hold(seat: str, ours, episodes=EPISODES, **options):
+def hold(seat: str, ours, episodes=EPISODES):
     """Holds conversations with ``ours`` in ``seat`` as the agent, opposite a stand-in."""
     other = ScriptedChatbot("them") if seat == "user" else ScriptedUser("them", leave_rate=0.1)
     core = ConversationCore(SCENARIOS, {"them": other}, seat, Limits(max_turns=3))
-    return asyncio.run(collect(ours, core.sibling, episodes, **options))
+    return asyncio.run(in_order(collect(ours, core.sibling, episodes), episodes))
 
 
 def answer(body) -> str:
@@ -99,8 +99,8 @@ def test_the_key_comes_from_the_environment_and_is_never_shown(monkeypatch):
     with serve(answer) as server:
         settings = {"kind": "endpoint", "base_url": server.base_url, "model": "m", "api_key_env": "KEY_OF_THE_TEST"}
         monkeypatch.delenv("KEY_OF_THE_TEST", raising=False)
-        with pytest.raises(ConfigError, match="KEY_OF_THE_TEST is not set"):
-            hold("user", speaker("user", **settings), EPISODES[:1])
+        (result,) = hold("user", speaker("user", **settings), EPISODES[:1])
+        assert result.failure == "data" and "KEY_OF_THE_TEST is not set" in result.reason
         monkeypatch.setenv("KEY_OF_THE_TEST", "s3cret")
         hold("user", speaker("user", **settings), EPISODES[:1])
         assert set(server.keys) == {"Bearer s3cret"}
