@@ -68,22 +68,19 @@ def apply(state: ConversationState, utterance: Utterance, limits: Limits) -> Con
     turns = state.turns
     if utterance.text or not utterance.ends_session:
         turns = (*turns, Turn(role=role, utterance=utterance))
-    memory = "user_memory" if role == "user" else "chatbot_memory"
-    update: dict[str, object] = {"turns": turns}
+    update: dict[str, object] = {"turns": turns, "end": _end(turns, role, utterance, limits)}
     if utterance.memory is not None:
-        update[memory] = utterance.memory
-    after = state.model_copy(update=update)
-    return after.model_copy(update={"end": _end(after, role, utterance, limits)})
+        update["user_memory" if role == "user" else "chatbot_memory"] = utterance.memory
+    return state.model_copy(update=update)
 
 
-def _end(state: ConversationState, role: Role, utterance: Utterance, limits: Limits) -> End | None:
+def _end(turns: Sequence[Turn], role: Role, utterance: Utterance, limits: Limits) -> End | None:
     if utterance.ends_session:
         said = None if utterance.text else utterance.model_copy(update={"memory": None})  # the state holds the memory
         return End(by=SEAT_OF_ROLE[role], reason="end_of_session", said=said)
-    if role == "user" and state.num_user_turns >= limits.max_turns:
+    if role == "user" and len([t for t in turns if t.role == "user"]) >= limits.max_turns:
         return End(by="limit", reason="max_turns")
-    num_tokens = sum(len(t.utterance.token_ids) for t in state.turns)
-    if limits.max_tokens is not None and num_tokens >= limits.max_tokens:
+    if limits.max_tokens is not None and sum(len(t.utterance.token_ids) for t in turns) >= limits.max_tokens:
         return End(by="limit", reason="max_tokens")
     return None
 

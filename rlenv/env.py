@@ -21,7 +21,7 @@ from rlenv.conversation import Limits, apply, begin, reply_seed
 from rlenv.ensemble import Ensemble
 from rlenv.errors import ConfigError, OverlongError, there_are
 from rlenv.protocols import Reward, Speaker
-from rlenv.provenance import Provenance, SpeakerCard, context_digest, describe, provenance_of, shares_by_key
+from rlenv.provenance import Provenance, SpeakerCard, describe, origin_of, shares_by_key, so_far
 from rlenv.reward_registry import misfits
 from rlenv.scenarios import Scenario, Scenarios
 from rlenv.types import ROLE_OF_SEAT, ConversationState, End, Message, Seat, Utterance
@@ -71,7 +71,8 @@ class ConversationCore:
         self._drawn = False
         self._seeds: tuple[int, ...] = ()
         self._began = 0.0
-        self._digest = ""
+        self._origin: Provenance | None = None
+        self._observed: Observation = ()
 
     @property
     def state(self) -> ConversationState:
@@ -191,7 +192,9 @@ class ConversationCore:
 
     def observe(self) -> Observation:
         """Returns the conversation as role-tagged messages."""
-        return tuple(Message(role=t.role, content=t.utterance.text) for t in self.state.turns)
+        new = self.state.turns[len(self._observed) :]
+        self._observed += tuple(Message(role=t.role, content=t.utterance.text) for t in new)
+        return self._observed
 
     def info(self, rewards: Mapping[str, float]) -> dict[str, Any]:
         """Returns what is known beside the observation: ids, seeds, who ended it and why, the reward's parts."""
@@ -212,16 +215,9 @@ class ConversationCore:
 
     def provenance(self) -> Provenance:
         """Returns what the conversation came from, and how it ended where it did."""
-        return provenance_of(
-            self.state,
-            seat=self.seat,
-            agent=self.agent,
-            world=describe(self.world[self._world_name]),
-            drawn_from=self._mix if self._drawn else None,
-            user_id=self.scenarios.user_of(self.state.context_id),
-            digest=self._digest,
-            seeds=self._seeds,
-        )
+        state = self.state
+        assert self._origin is not None
+        return so_far(self._origin, state)
 
     def snapshot(self) -> dict[str, Any]:
         """Returns the conversation as a JSON-able dictionary, small and enough to continue it anywhere."""
@@ -258,8 +254,16 @@ class ConversationCore:
         self._world_name, self._drawn = name, drawn
 
     def _begin(self, state: ConversationState, seeds: tuple[int, ...]) -> None:
-        self._state, self._seeds, self._began = state, seeds, time.monotonic()
-        self._digest = context_digest(state.context)
+        self._state, self._seeds, self._began, self._observed = state, seeds, time.monotonic(), ()
+        self._origin = origin_of(
+            state,
+            seat=self.seat,
+            agent=self.agent,
+            world=describe(self.world[self._world_name]),
+            drawn_from=self._mix if self._drawn else None,
+            user_id=self.scenarios.user_of(state.context_id),
+            seeds=seeds,
+        )
 
     def fork(self, seeds: Sequence[int | None]) -> list[ConversationCore]:
         """Returns an env for each seed that stands where this one does; None keeps this conversation's seed."""

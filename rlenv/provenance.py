@@ -92,7 +92,7 @@ def shares_by_key(ensemble: Ensemble) -> dict[str, float] | None:
     return drawn if len(drawn) > 1 else None
 
 
-def provenance_of(
+def origin_of(
     state: ConversationState,
     *,
     seat: Seat,
@@ -100,10 +100,9 @@ def provenance_of(
     world: SpeakerCard,
     drawn_from: dict[str, float] | None,
     user_id: str,
-    digest: str,
     seeds: tuple[int, ...],
 ) -> Provenance:
-    """Returns a conversation's provenance as it stands; the agent's version is that of its last message's adapter.
+    """Returns what is known of a conversation's provenance when it begins, and does not change; see ``so_far``.
 
     Args:
         state: the conversation.
@@ -112,28 +111,41 @@ def provenance_of(
         world: who sits in the other seat.
         drawn_from: see ``Provenance``.
         user_id: see ``Provenance``.
-        digest: see ``Provenance.context_digest``.
         seeds: see ``Provenance``.
     """
-    own = [t.utterance.adapter for t in state.turns if t.role == ROLE_OF_SEAT[seat]]
-    if own and own[-1] is not None:
-        agent = agent.model_copy(update={"version": own[-1].name, "adapter_digest": own[-1].digest})
     return Provenance(
         simulator=agent if seat == "user" else world,
         chatbot=world if seat == "user" else agent,
         seat=seat,
         drawn_from=drawn_from,
         context_id=state.context_id,
-        context_digest=digest,
+        context_digest=context_digest(state.context),
         user_id=user_id,
         seeds=seeds,
-        num_user_turns=state.num_user_turns,
-        num_messages=len(state.turns),
-        num_tokens=sum(len(t.utterance.token_ids) for t in state.turns),
-        ended_by=state.end.by if state.end else None,
-        end_reason=state.end.reason if state.end else None,
         rlenv_version=rlenv_version(),
     )
+
+
+def so_far(origin: Provenance, state: ConversationState) -> Provenance:
+    """Returns a conversation's provenance as it stands; the agent's version is that of its last message's adapter.
+
+    Cheap, since every step of the env asks for it.
+    """
+    update: dict[str, object] = {
+        "num_user_turns": state.num_user_turns,
+        "num_messages": len(state.turns),
+        "num_tokens": sum([len(t.utterance.token_ids) for t in state.turns]),
+    }
+    if state.end is not None:
+        update |= {"ended_by": state.end.by, "end_reason": state.end.reason}
+    own = next((t.utterance for t in reversed(state.turns) if t.role == ROLE_OF_SEAT[origin.seat]), None)
+    if own is not None and own.adapter is not None:
+        name = "simulator" if origin.seat == "user" else "chatbot"
+        agent: SpeakerCard = getattr(origin, name)
+        if agent.adapter_digest != own.adapter.digest or agent.version != own.adapter.name:
+            agent = agent.model_copy(update={"version": own.adapter.name, "adapter_digest": own.adapter.digest})
+            update[name] = agent
+    return origin.model_copy(update=update)
 
 
 def check_poolable(provenances: Iterable[Provenance | None], allow_mixed: bool = False) -> None:

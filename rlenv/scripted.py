@@ -81,6 +81,8 @@ class Latency:
         >>> Latency().seconds(7)
         0.0
         """
+        if not self.median_s:
+            return 0.0
         rng = np.random.default_rng(seed)
         slow = self.straggler_factor if rng.random() < self.straggler_rate else 1.0
         return self.median_s * slow * math.exp(self.sigma * rng.standard_normal())
