@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 
 import numpy as np
 
@@ -44,10 +43,26 @@ def type_token_ratio(tokens: Sequence[str]) -> float:
     return len(set(tokens)) / len(tokens) if tokens else float("nan")
 
 
+def ngrams(messages: Iterable[Sequence[str]], n: int) -> list[tuple[str, ...]]:
+    """Returns the runs of ``n`` neighbouring words, in order; none runs over the end of a message."""
+    return [tuple(tokens[i : i + n]) for tokens in messages for i in range(len(tokens) - n + 1)]
+
+
+def distinct_n(messages: Iterable[Sequence[str]], n: int) -> float:
+    """Returns the share of different n-grams among all n-grams of the messages (Li et al., 2016); NaN without any.
+
+    Table 1's figures are its first two: distinct-1 is the type-token ratio, distinct-2 the bigram diversity.
+
+    >>> distinct_n([["a", "b", "a", "b"]], 2)  # ab, ba, ab
+    0.6666666666666666
+    """
+    grams = ngrams(messages, n)
+    return len(set(grams)) / len(grams) if grams else float("nan")
+
+
 def bigram_diversity(messages: Iterable[Sequence[str]]) -> float:
     """Returns the share of different neighbouring word pairs, in (0, 1]; NaN without pairs."""
-    pairs = [pair for tokens in messages for pair in pairwise(tokens)]
-    return len(set(pairs)) / len(pairs) if pairs else float("nan")
+    return distinct_n(messages, 2)
 
 
 def session_diversity(session: Session) -> dict[str, float]:

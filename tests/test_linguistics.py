@@ -9,7 +9,15 @@ from collections import Counter
 import pytest
 from scipy.stats import entropy
 
-from rlenv.linguistics import bigram_diversity, diversity, session_diversity, type_token_ratio, word_entropy, words
+from rlenv.linguistics import (
+    bigram_diversity,
+    distinct_n,
+    diversity,
+    session_diversity,
+    type_token_ratio,
+    word_entropy,
+    words,
+)
 from rlenv.types import Message, Session
 
 
@@ -51,6 +59,14 @@ def test_bigrams_do_not_run_over_the_end_of_a_message():
     assert bigram_diversity([["a", "b"], ["c", "d"]]) == 1.0
     assert bigram_diversity([["a", "b"], ["a", "b"]]) == 0.5  # b-a is no pair
     assert math.isnan(bigram_diversity([["a"], ["b"]]))
+
+
+def test_table_1_has_distinct_1_and_distinct_2():
+    messages = [["i", "am", "so", "tired"], ["i", "am", "so", "tired"], ["ok"]]
+    assert distinct_n(messages, 1) == type_token_ratio([w for m in messages for w in m]) == 5 / 9
+    assert distinct_n(messages, 2) == bigram_diversity(messages) == 3 / 6
+    assert distinct_n(messages, 3) == 2 / 4
+    assert math.isnan(distinct_n([["a"]], 2))
 
 
 def test_a_sessions_figures_read_the_users_messages_alone():

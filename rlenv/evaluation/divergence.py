@@ -48,7 +48,7 @@ def kl_divergence(
     >>> round(kl_divergence({"a": 3, "b": 1}, {"a": 1, "b": 3}, 0).kl, 4)  # 3/4 ln 3 + 1/4 ln 1/3
     0.5493
     """
-    names = [n for n in dict.fromkeys([*real, *simulated]) if real.get(n, 0) or simulated.get(n, 0)]
+    names = _occurring(real, simulated)
     p = np.array([real.get(n, 0) for n in names], dtype=np.float64)
     q = np.array([simulated.get(n, 0) for n in names], dtype=np.float64)
     both = bool(p.sum() and q.sum())
@@ -78,9 +78,12 @@ def category_deltas(real: Mapping[str, int], simulated: Mapping[str, int]) -> di
     num_real, num_simulated = sum(real.values()), sum(simulated.values())
     if not num_real or not num_simulated:
         return {}
-    names = [n for n in dict.fromkeys([*real, *simulated]) if real.get(n, 0) or simulated.get(n, 0)]
-    deltas = {n: simulated.get(n, 0) / num_simulated - real.get(n, 0) / num_real for n in names}
+    deltas = {n: simulated.get(n, 0) / num_simulated - real.get(n, 0) / num_real for n in _occurring(real, simulated)}
     return dict(sorted(deltas.items(), key=lambda item: -item[1]))
+
+
+def _occurring(real: Mapping[str, int], simulated: Mapping[str, int]) -> list[str]:
+    return [n for n in dict.fromkeys([*real, *simulated]) if real.get(n, 0) or simulated.get(n, 0)]
 
 
 class ActionDistance(Record):

@@ -90,6 +90,29 @@ def estimate_ratio(
     return Estimate(value=value, low=low, high=high, num=over.size)
 
 
+def ratio_standard_error(
+    numerators: Sequence[float] | np.ndarray, denominators: Sequence[float] | np.ndarray
+) -> float | None:
+    """Returns the linearised (Taylor) standard error of sum(numerators) / sum(denominators) over independent sessions.
+
+    Args:
+        numerators: [n] of a session's messages, those that have something.
+        denominators: [n] all its messages; a session without any is left out.
+
+    Returns None with fewer than two sessions.
+
+    >>> ratio_standard_error([1, 0], [2, 2])  # residuals 1/2 and -1/2: sqrt(2 x 1/2) / 4
+    0.25
+    """
+    over, under = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
+    over, under = over[under > 0], under[under > 0]
+    n, total = under.size, under.sum()
+    if n < 2:
+        return None
+    residuals = over - over.sum() / total * under
+    return float(np.sqrt(n / (n - 1) * (residuals**2).sum()) / total)
+
+
 def _interval(
     data: tuple[np.ndarray, ...], statistic: Callable[..., Any], confidence: float, seed: int, *, paired: bool
 ) -> tuple[float | None, float | None]:

@@ -11,41 +11,28 @@ from collections.abc import Sequence
 import numpy as np
 
 from rlenv.evaluation.intervals import Estimate, estimate
-from rlenv.linguistics import session_diversity, words
+from rlenv.linguistics import distinct_n, ngrams, session_diversity, words
 from rlenv.types import Session
 
 PHRASE_WORDS = 4
 """Words of a phrase that counts as repeated."""
 
 
-def distinct_n(messages: Sequence[Sequence[str]], n: int) -> float:
-    """Returns the share of different n-grams among all n-grams of the messages (Li et al., 2016); NaN without any.
-
-    >>> distinct_n([["a", "b", "a", "b"]], 2)  # ab, ba, ab
-    0.6666666666666666
-    """
-    grams = _grams(messages, n)
-    return len(set(grams)) / len(grams) if grams else float("nan")
-
-
 def repeated_phrase_rate(messages: Sequence[Sequence[str]], n: int = PHRASE_WORDS) -> float:
     """Returns the share of n-word phrases that occur more than once in the session; NaN without any."""
-    counts = Counter(_grams(messages, n))
+    counts = Counter(ngrams(messages, n))
     total = sum(counts.values())
     return sum(c for c in counts.values() if c > 1) / total if total else float("nan")
 
 
-def _grams(messages: Sequence[Sequence[str]], n: int) -> list[tuple[str, ...]]:
-    return [tuple(m[i : i + n]) for m in messages for i in range(len(m) - n + 1)]
-
-
 def session_figures(session: Session) -> dict[str, float]:
-    """Returns Table 1's figures of a session's user messages and those beyond it; NaN where there is nothing."""
+    """Returns Table 1's figures of a session's user messages and those beyond it; NaN where there is nothing.
+
+    ``ttr`` and ``bigram`` are distinct-1 and distinct-2, so of distinct-n only 3 is added.
+    """
     messages = [words(text) for text in session.user_messages()]
     lengths = [len(m) for m in messages]
     return session_diversity(session) | {
-        "distinct_1": distinct_n(messages, 1),
-        "distinct_2": distinct_n(messages, 2),
         "distinct_3": distinct_n(messages, 3),
         "words_per_message": float(np.mean(lengths)) if lengths else float("nan"),
         "repeated_phrases": repeated_phrase_rate(messages),

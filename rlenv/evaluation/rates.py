@@ -5,13 +5,12 @@ A message whose labels are None was not annotated and does not count; one with a
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from rlenv.errors import DataError, Problem
-from rlenv.evaluation.intervals import Estimate, estimate_ratio
+from rlenv.evaluation.intervals import Estimate, estimate_ratio, ratio_standard_error
 from rlenv.types import Message, Record, Role, Session
 
 
@@ -100,7 +99,7 @@ def _category_rates(sessions: Sequence[Session], role: Role, categories: Sequenc
             count=int(counts[:, i].sum()),
             num_messages=total,
             rate=float(counts[:, i].sum() / total) if total else None,
-            standard_error=_ratio_standard_error(counts[:, i], messages),
+            standard_error=ratio_standard_error(counts[:, i], messages),
         )
         for name, i in position.items()
     }
@@ -128,19 +127,3 @@ def _unknown(session: Session, index: int, role: Role, label: str) -> Problem:
         repr(label),
         "add it to the taxonomy file or map it to a category there",
     )
-
-
-def _ratio_standard_error(counts: np.ndarray, messages: np.ndarray) -> float | None:
-    """Linearised (Taylor) standard error of a ratio of sums over independent sessions."""
-    there = messages > 0
-    n = int(there.sum())
-    if n < 2:
-        return None
-    rate = counts.sum() / messages.sum()
-    residuals = counts[there] - rate * messages[there]
-    return float(np.sqrt(n / (n - 1) * (residuals**2).sum()) / messages.sum())
-
-
-def label_counts(sessions: Sequence[Session], role: Role) -> Counter[str]:
-    """Returns every label that occurs with its count, whatever taxonomy it is of."""
-    return Counter(label for s in sessions for _, labels in _annotated(s, role) for label in labels)

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
+from rlenv.evaluation.intervals import ratio_standard_error
 from rlenv.types import Record
 
 
@@ -146,15 +147,12 @@ def effective_number(events: Sequence[int], messages: Sequence[int]) -> float | 
     Returns None with fewer than two sessions, or where nothing varies. Never more than the messages there are.
     """
     e, m = np.asarray(events, np.float64), np.asarray(messages, np.float64)
-    e, m = e[m > 0], m[m > 0]
-    if e.size < 2:
+    error, total = ratio_standard_error(e, m), m.sum()
+    if not error:
         return None
-    rate = e.sum() / m.sum()
-    independent = rate * (1 - rate) / m.sum()
-    clustered = e.size / (e.size - 1) * ((e - rate * m) ** 2).sum() / m.sum() ** 2
-    if independent == 0 or clustered == 0:
-        return None
-    return float(m.sum() / max(1.0, clustered / independent))
+    rate = e[m > 0].sum() / total
+    independent = rate * (1 - rate) / total
+    return float(total / max(1.0, error**2 / independent)) if independent else None
 
 
 Verdict = Literal["agree", "not contradicted", "reversal"]

@@ -16,8 +16,8 @@ from rlenv.errors import DataError
 from rlenv.evaluation.agreement import category_agreement, cohens_kappa
 from rlenv.evaluation.calibration import calibration
 from rlenv.evaluation.divergence import action_distance, binary_cross_entropy, category_deltas, kl_divergence
-from rlenv.evaluation.intervals import estimate, estimate_ratio
-from rlenv.evaluation.lexical import distinct_n, lexical_table, repeated_phrase_rate, self_bleu
+from rlenv.evaluation.intervals import estimate, estimate_ratio, ratio_standard_error
+from rlenv.evaluation.lexical import lexical_table, repeated_phrase_rate, self_bleu
 from rlenv.evaluation.rates import action_rates, category_counts, issue_rate
 from rlenv.evaluation.validity import (
     correlate,
@@ -122,16 +122,15 @@ def test_sessions_that_cluster_failures_are_worth_fewer_messages():
     assert effective_number([1, 0, 1, 0] * 25, [1] * 100) == pytest.approx(99, rel=0.01)
     clustered = effective_number([10, 0, 10, 0] * 25, [10] * 100)
     assert clustered == pytest.approx(99, rel=0.02)  # ten messages of one session say what one says
-    ours = effective_number([3, 0, 5, 1, 0, 2], [9, 4, 10, 8, 7, 5])
-    rows = [
-        (i, float(k < e))
-        for i, (e, m) in enumerate([(3, 9), (0, 4), (5, 10), (1, 8), (0, 7), (2, 5)])
-        for k in range(m)
-    ]
+    events, messages = [3, 0, 5, 1, 0, 2], [9, 4, 10, 8, 7, 5]
+    ours = effective_number([*events, 0], [*messages, 0])  # who said nothing counts for nothing
+    rows = [(i, float(k < e)) for i, (e, m) in enumerate(zip(events, messages, strict=True)) for k in range(m)]
     groups, y = np.array([i for i, _ in rows]), np.array([v for _, v in rows])
     fit = sm.OLS(y, np.ones(len(y))).fit(cov_type="cluster", cov_kwds={"groups": groups, "use_correction": False})
     variance = fit.bse[0] ** 2 * 6 / 5
     assert ours == pytest.approx(y.mean() * (1 - y.mean()) / variance)
+    assert ratio_standard_error(events, messages) == pytest.approx(math.sqrt(variance))
+    assert effective_number([0, 0], [4, 4]) is effective_number([1], [4]) is None
 
 
 def test_a_reversal_needs_two_significant_tests_in_other_directions():
@@ -239,10 +238,7 @@ def test_calibration_is_scikit_learns_brier_and_a_calibrated_judge_has_no_error(
 
 def test_lexical_figures_by_hand_and_self_bleu_tells_copies_from_different_sessions():
     messages = [["i", "am", "so", "tired"], ["i", "am", "so", "tired"], ["ok"]]
-    assert distinct_n(messages, 1) == 5 / 9
-    assert distinct_n(messages, 2) == 3 / 6
     assert repeated_phrase_rate(messages) == 1.0
-    assert math.isnan(distinct_n([["a"]], 2))
     copies = [session(str(i), texts=["I can not sleep at night and I am tired"]) for i in range(4)]
     others = [session(str(i), texts=[t]) for i, t in enumerate(["my dog ran off today", "work was hard, again", "no"])]
     assert self_bleu(copies).value == pytest.approx(100.0)
