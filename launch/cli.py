@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
+import launch.annotate_commands as annotate_commands
 import launch.data_commands as data_commands
 from rlenv.errors import RlenvError
 
@@ -25,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 data_commands.register(app)
+annotate_commands.register(app)
 
 
 @app.command()

@@ -159,13 +159,14 @@ def _issue_free(
     categories: Mapping[str, float] | None = None,
     default: float = 1.0,
     source: str = "oracle",
+    taxonomy: str | None = None,
     *,
     judge: Judge | None = None,
 ) -> Reward:
     weights = categories or {}
     if not isinstance(weights, Mapping):
         raise ConfigError(f"categories: expected issue: weight, got {type(weights).__name__}")
-    known = load_taxonomy().issue_ids()
+    known = load_taxonomy(taxonomy).issue_ids()
     problems = [f"categories: no issue {i!r}; {there_are(known, i)}" for i in weights if i not in known]
     problems += _penalties({**{f"categories.{i}": w for i, w in weights.items()}, "default": default})
     issues = _source(source, {"oracle": oracle_issues}, "assistant", judge, problems)
@@ -175,12 +176,19 @@ def _issue_free(
 
 
 @register_reward("user_actions")
-def _user_actions(good: float = 1.0, bad: float = 1.0, source: str = "user", *, judge: Judge | None = None) -> Reward:
+def _user_actions(
+    good: float = 1.0,
+    bad: float = 1.0,
+    source: str = "user",
+    taxonomy: str | None = None,
+    *,
+    judge: Judge | None = None,
+) -> Reward:
     problems = _penalties({"good": good, "bad": bad})
     actions = _source(source, {"user": said_actions}, "user", judge, problems)
     if actions is None or problems:
         raise ConfigError("\n".join(problems))
-    return UserActionsReward(good, bad, actions)
+    return UserActionsReward(good, bad, actions, load_taxonomy(taxonomy))
 
 
 @register_reward("judge")

@@ -21,7 +21,20 @@ ActionGroup = Literal["good", "bad", "user_features", "moderators"]
 IssueGroup = Literal[
     "user_distress", "user_confusion", "user_frustration", "user_losing_trust", "policy_violation", "app_bug"
 ]
-_DEFAULT = Path(__file__).with_name("taxonomy.yaml")
+GROUP_NAMES: dict[ActionGroup | IssueGroup, str] = {
+    "good": "Good indicators",
+    "bad": "Bad indicators",
+    "user_features": "User features",
+    "moderators": "Moderators",
+    "user_distress": "User Distress",
+    "user_confusion": "User Confusion",
+    "user_frustration": "User Frustration",
+    "user_losing_trust": "User Losing Trust",
+    "policy_violation": "Chatbot Violates Policies",
+    "app_bug": "App Bugs",
+}
+"""As the paper prints them (Table 4 and Appendix E)."""
+DEFAULT_FILE = Path(__file__).with_name("taxonomy.yaml")
 
 
 class Action(Record):
@@ -76,7 +89,7 @@ def load_taxonomy(path: str | Path | None = None) -> Taxonomy:
 
 @cache
 def _default() -> Taxonomy:
-    return _read(_DEFAULT)
+    return _read(DEFAULT_FILE)
 
 
 def _read(path: Path) -> Taxonomy:

@@ -194,7 +194,7 @@ def test_a_wrong_spec_is_told_all_that_is_wrong_with_it():
         "did you mean 'premature_wrap_up'?",
         f"rewards.issue_free.categories.{WRAP_UP}: expected a number of 0 or more, got -1.0",
         "rewards.issue_free.default: expected a number of 0 or more, got None",
-        "rewards.user_actions: no option 'goood'; there are bad, good, source, weight; did you mean 'good'?",
+        "rewards.user_actions: no option 'goood'; there are bad, good, source, taxonomy, weight; did you mean 'good'?",
         "rewards.judge: needs a judge, and none is served here",
     ):
         assert any(told in line for line in lines), told
