@@ -289,6 +289,13 @@ def update_simulator(
                 storage_path=run.path("training"),
                 progress_path=progress,
             )
+        if result.rate_max == 0:
+            log.warning(
+                "%s: %d pairs gave no step after the warm-up, so the simulator stays as it is; lower dpo.warmup or "
+                "dpo.gradient_accumulation",
+                name,
+                result.num_pairs,
+            )
         summary = {k: v for k, v in asdict(result).items() if isinstance(v, int | float)}
         write_json(run.path(f"logs/dpo-{name}-summary.json"), summary)
 

@@ -63,6 +63,8 @@ class DpoResult:
     """beta x (chosen minus rejected log-ratio)."""
     accuracy: float
     """Share of pairs whose chosen reply has the larger log-ratio."""
+    rate_max: float
+    """Largest learning rate of any step; 0 where the warm-up swallowed them all, so that nothing was learnt."""
 
 
 def fit_dpo(
@@ -167,6 +169,7 @@ def train_dpo(payload: tuple[Any, DpoConfig, str, str, str], worker: Worker) -> 
         "loss_last": last("loss"),
         "margin": last("rewards/margins"),
         "accuracy": last("rewards/accuracies"),
+        "rate_max": max(float(entry["learning_rate"]) for entry in history),
     }
 
 

@@ -166,6 +166,15 @@ def test_the_new_adapter_alone_is_saved_and_prefers_what_was_chosen(tiny_llama, 
     assert gains[0] - gains[1] > 1
 
 
+def test_a_warm_up_that_swallows_every_step_can_be_seen_in_the_summary(tiny_llama, reference, scratch, chat) -> None:
+    config = DpoConfig(dtype="float32", batch_size=2, warmup=0.1, save_every=0)
+    rates = []
+    for num_pairs in (2, 4):
+        payload = (rows_of([pair(chat, i) for i in range(num_pairs)]), config, str(tiny_llama), str(reference))
+        rates.append(train_dpo((*payload, str(scratch / f"out{num_pairs}")), Worker(scratch))["rate_max"])
+    assert rates == [0, config.learning_rate]
+
+
 def test_trls_own_trainer_learns_from_pairs_jsonl(tiny_llama, reference, scratch, chat) -> None:
     from trl import DPOTrainer
 
