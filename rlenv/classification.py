@@ -49,11 +49,16 @@ def classification_scores(real: Sequence[bool], called_real: Sequence[bool]) -> 
     tp = sum(r and c for r, c in pairs)
     fp = sum(c and not r for r, c in pairs)
     fn = sum(r and not c for r, c in pairs)
-    tn = len(pairs) - tp - fp - fn
+    return scores_of_counts(tp, fp, fn, len(pairs) - tp - fp - fn)
+
+
+def scores_of_counts(tp: int, fp: int, fn: int, tn: int) -> Scores:
+    """Returns the scores of so many true and false positives and negatives; positive is *real*."""
+    num = tp + fp + fn + tn
     return Scores(
-        num=len(pairs),
+        num=num,
         num_real=tp + fn,
-        accuracy=(tp + tn) / len(pairs) if pairs else None,
+        accuracy=(tp + tn) / num if num else None,
         f1=2 * tp / (2 * tp + fp + fn) if tp + fp + fn else None,
         mcc=_mcc(tp, fp, fn, tn),
     )

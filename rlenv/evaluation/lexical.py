@@ -46,11 +46,19 @@ def lexical_table(sessions: Sequence[Session], seed: int = 0) -> dict[str, Estim
     return {name: estimate([row[name] for row in rows], seed=seed) for name in names}
 
 
-def self_bleu(sessions: Sequence[Session], *, num_references: int = 50, seed: int = 0) -> Estimate:
+def self_bleu(
+    sessions: Sequence[Session], *, num_references: int = 50, num_scored: int | None = None, seed: int = 0
+) -> Estimate:
     """Returns how alike the sessions are: mean BLEU-4 (sacrebleu) of each against others of the same set, in [0, 100].
 
     Low is diverse. Each session's user messages are one text, scored against up to ``num_references`` others drawn
     under the seed. Only sets judged with the same ``num_references`` can be compared; BLEU rises with it.
+
+    Args:
+        sessions: one set.
+        num_references: others that each is compared with.
+        num_scored: sessions that are scored, drawn under the seed; None is all.
+        seed: of the draws and the interval.
     """
     from sacrebleu.metrics import BLEU
 
@@ -60,9 +68,10 @@ def self_bleu(sessions: Sequence[Session], *, num_references: int = 50, seed: in
         return Estimate(value=None, num=len(texts))
     bleu = BLEU(effective_order=True, lowercase=True)
     rng = np.random.default_rng(seed)
+    chosen = rng.permutation(len(texts))[:num_scored]
     scores = []
-    for i, text in enumerate(texts):
+    for i in chosen.tolist():
         others = [j for j in range(len(texts)) if j != i]
         drawn = rng.choice(others, size=min(num_references, len(others)), replace=False)
-        scores.append(bleu.sentence_score(text, [texts[int(j)] for j in drawn]).score)
+        scores.append(bleu.sentence_score(texts[i], [texts[int(j)] for j in drawn]).score)
     return estimate(scores, seed=seed)

@@ -36,6 +36,8 @@ class IssueRate(Record):
     """Share of the annotated chatbot messages with at least one issue (4.3.2)."""
 
     estimate: Estimate
+    standard_error: float | None
+    """By session, as in ``Rate``."""
     num_issues: int
     """Messages with an issue."""
     num_messages: int
@@ -61,16 +63,23 @@ def issue_category_rates(sessions: Sequence[Session], categories: Sequence[str])
 
 def issue_rate(sessions: Sequence[Session], seed: int = 0) -> IssueRate:
     """Returns the share of annotated chatbot messages with an issue, its interval resampling sessions."""
+    with_issue, annotated = issue_counts(sessions)
+    return IssueRate(
+        estimate=estimate_ratio(with_issue, annotated, seed=seed),
+        standard_error=_ratio_standard_error(np.array(with_issue, np.float64), np.array(annotated, np.float64)),
+        num_issues=sum(with_issue),
+        num_messages=sum(annotated),
+    )
+
+
+def issue_counts(sessions: Sequence[Session]) -> tuple[list[int], list[int]]:
+    """Returns for each session its chatbot messages with an issue, and its annotated chatbot messages."""
     with_issue, annotated = [], []
     for session in sessions:
         labels = [labels for _, labels in _annotated(session, "assistant")]
         annotated.append(len(labels))
         with_issue.append(sum(bool(found) for found in labels))
-    return IssueRate(
-        estimate=estimate_ratio(with_issue, annotated, seed=seed),
-        num_issues=sum(with_issue),
-        num_messages=sum(annotated),
-    )
+    return with_issue, annotated
 
 
 def category_counts(sessions: Sequence[Session], categories: Sequence[str]) -> dict[str, int]:

@@ -105,12 +105,13 @@ class Proportions(Record):
     """Above 0 where the treatment's rate is higher; None where no one or everyone has the event."""
     p: float | None
     """Two-sided."""
-    num_control: int
-    num_treatment: int
+    num_control: float
+    """Messages, or what they are worth."""
+    num_treatment: float
 
 
 def two_proportion_test(
-    events_control: int, num_control: int, events_treatment: int, num_treatment: int
+    events_control: float, num_control: float, events_treatment: float, num_treatment: float
 ) -> Proportions:
     """Returns the pooled two-proportion z-test of Table 5, two-sided.
 

@@ -1,0 +1,160 @@
+"""Table 5: an A/B test of chatbots in simulation beside the same test with real users, and what it takes to see one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rlenv.errors import ConfigError, there_are
+from rlenv.evaluation.rates import issue_counts
+from rlenv.evaluation.subjects import Simulator
+from rlenv.evaluation.validity import (
+    Proportions,
+    Verdict,
+    effective_number,
+    messages_needed,
+    replication,
+    two_proportion_test,
+)
+from rlenv.types import Record, Session
+
+
+class AbTest(Record):
+    """Two chatbots to compare."""
+
+    name: str
+    control: str
+    treatment: str
+
+
+class Arms(Record):
+    """The test on one kind of user."""
+
+    test: Proportions
+    """Messages taken as independent, as the paper takes them."""
+    clustered_p: float | None
+    """The p-value with each session's messages counted for what they are worth (design effect)."""
+    sessions_needed: int | None
+    """Sessions an arm with which this many users' difference would be found (power 0.8); None where there is none."""
+    num_sessions_control: int
+    num_sessions_treatment: int
+
+
+class AbRow(Record):
+    """One row of Table 5."""
+
+    name: str
+    control: str
+    treatment: str
+    simulator: str
+    simulated: Arms | None
+    """None where an arm has no annotated message; a note says which."""
+    real: Arms | None
+    verdict: Verdict | None
+    sessions_for_effect: int | None
+    """Simulated sessions an arm that find a rise of ``effect`` over the simulated control's rate."""
+
+
+class AbTable(Record):
+    """Table 5."""
+
+    rows: tuple[AbRow, ...]
+    effect: float
+    """The rise of the issue rate, as a difference of shares, that ``sessions_for_effect`` is for."""
+    alpha: float
+    notes: tuple[str, ...]
+
+
+def ab_table(
+    tests: Sequence[AbTest],
+    simulators: Sequence[Simulator],
+    real: Sequence[Session],
+    *,
+    effect: float = 0.01,
+    alpha: float = 0.05,
+) -> AbTable:
+    """Returns every test with every simulator, real and simulated side by side.
+
+    Args:
+        tests: chatbots by name.
+        simulators: who plays the users.
+        real: the same chatbots with real users.
+        effect: difference of issue rates to plan for, in (0, 1).
+        alpha: two-sided level.
+
+    Raises:
+        ConfigError: a chatbot that nobody met, or an effect that is none.
+    """
+    if not 0 < effect < 1:
+        raise ConfigError(f"the effect to plan for must be in (0, 1), a difference of issue rates; got {effect}")
+    known = {s.chatbot for sessions in (real, *(x.sessions for x in simulators)) for s in sessions}
+    for test in tests:
+        for chatbot in (test.control, test.treatment):
+            if chatbot not in known:
+                raise ConfigError(f"A/B test {test.name}: no chatbot {chatbot!r}; {there_are(known, chatbot)}")
+    rows, notes = [], []
+    for test in tests:
+        theirs = _arms(test, real, alpha)
+        if theirs is None:
+            notes.append(f"{test.name}: an arm has no annotated message with real users")
+        for simulator in simulators:
+            ours = _arms(test, simulator.sessions, alpha)
+            if ours is None:
+                notes.append(f"{test.name}: an arm has no annotated message with {simulator.name}")
+            rows.append(
+                AbRow(
+                    name=test.name,
+                    control=test.control,
+                    treatment=test.treatment,
+                    simulator=simulator.name,
+                    simulated=ours,
+                    real=theirs,
+                    verdict=replication(ours.test, theirs.test, alpha) if ours and theirs else None,
+                    sessions_for_effect=_planned(test.control, simulator.sessions, effect, alpha) if ours else None,
+                )
+            )
+    return AbTable(rows=tuple(rows), effect=effect, alpha=alpha, notes=tuple(notes))
+
+
+def _counts(chatbot: str, sessions: Sequence[Session]) -> tuple[list[int], list[int]]:
+    events, messages = issue_counts([s for s in sessions if s.chatbot == chatbot])
+    pairs = [(e, m) for e, m in zip(events, messages, strict=True) if m]
+    return [e for e, _ in pairs], [m for _, m in pairs]
+
+
+def _arms(test: AbTest, sessions: Sequence[Session], alpha: float) -> Arms | None:
+    control, treatment = _counts(test.control, sessions), _counts(test.treatment, sessions)
+    if not control[1] or not treatment[1]:
+        return None
+    found = two_proportion_test(sum(control[0]), sum(control[1]), sum(treatment[0]), sum(treatment[1]))
+    return Arms(
+        test=found,
+        clustered_p=_clustered_p(control, treatment),
+        sessions_needed=_sessions(found.control, found.treatment, *control, alpha=alpha),
+        num_sessions_control=len(control[1]),
+        num_sessions_treatment=len(treatment[1]),
+    )
+
+
+def _clustered_p(control: tuple[list[int], list[int]], treatment: tuple[list[int], list[int]]) -> float | None:
+    scaled: list[float] = []
+    for events, messages in (control, treatment):
+        num = effective_number(events, messages)
+        if num is None:
+            return None
+        scaled += [num * sum(events) / sum(messages), num]
+    return two_proportion_test(*scaled).p
+
+
+def _planned(chatbot: str, sessions: Sequence[Session], effect: float, alpha: float) -> int | None:
+    events, messages = _counts(chatbot, sessions)
+    rate = sum(events) / sum(messages)
+    return _sessions(rate, rate + effect, events, messages, alpha=alpha)
+
+
+def _sessions(control: float, treatment: float, events: list[int], messages: list[int], *, alpha: float) -> int | None:
+    """Returns the sessions an arm, of the length and clustering of these; None where they tell no design effect."""
+    num = effective_number(events, messages)
+    if num is None or control == treatment or not (0 < control < 1 and 0 < treatment < 1):
+        return None
+    return math.ceil(messages_needed(control, treatment, alpha=alpha) / num * len(messages))

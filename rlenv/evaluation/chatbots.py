@@ -1,0 +1,118 @@
+"""Table 3 and Figure 6: do the issue rates of chatbots with simulated users go with those with real users?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from rlenv.evaluation.rates import IssueRate, issue_counts, issue_rate
+from rlenv.evaluation.subjects import Simulator
+from rlenv.evaluation.validity import Correlation, correlate
+from rlenv.types import Record, Session
+
+NUM_SPLITS = 200
+
+
+class ChatbotRate(Record):
+    """One chatbot configuration with one kind of user."""
+
+    chatbot: str
+    num_sessions: int
+    rate: IssueRate
+
+
+class ValidityRow(Record):
+    """One row of Table 3."""
+
+    name: str
+    rates: tuple[ChatbotRate, ...]
+    """Of every chatbot that either side met, in the order of the real rates; unmet ones have None as rate."""
+    correlation: Correlation
+    left_out: tuple[str, ...]
+    """Chatbots without annotated messages on one of the sides."""
+
+
+class ValidityTable(Record):
+    """Table 3 and the data of Figure 6."""
+
+    real: tuple[ChatbotRate, ...]
+    rows: tuple[ValidityRow, ...]
+    reliability: float | None
+    """Of the real rates: correlation of two halves of each chatbot's real sessions, stepped up to all of them
+    (Spearman and Brown). No simulator can be expected above its square root, however good."""
+    notes: tuple[str, ...]
+
+
+def validity_table(simulators: Sequence[Simulator], real: Sequence[Session], seed: int = 0) -> ValidityTable:
+    """Returns the correlation of each simulator's issue rates with the real ones over chatbots."""
+    names = sorted({s.chatbot for sessions in (real, *(x.sessions for x in simulators)) for s in sessions})
+    theirs = {name: _rate(name, real, seed) for name in names}
+    names.sort(key=lambda name: (not theirs[name].rate.num_messages, _share(theirs[name]), name))
+    rows, notes = [], []
+    for simulator in simulators:
+        ours = {name: _rate(name, simulator.sessions, seed) for name in names}
+        both = [n for n in names if theirs[n].rate.num_messages and ours[n].rate.num_messages]
+        left_out = tuple(n for n in names if n not in both)
+        correlation = correlate(
+            [_share(theirs[n]) for n in both],
+            [_share(ours[n]) for n in both],
+            seed=seed,
+        )
+        rows.append(
+            ValidityRow(
+                name=simulator.name,
+                rates=tuple(ours[n] for n in names),
+                correlation=correlation,
+                left_out=left_out,
+            )
+        )
+        if left_out:
+            notes.append(
+                f"{simulator.name}: left out for want of annotated sessions on one side: {', '.join(sorted(left_out))}"
+            )
+        if correlation.r is None:
+            notes.append(f"{simulator.name}: no correlation over {len(both)} chatbots (three that differ are needed)")
+    return ValidityTable(
+        real=tuple(theirs[n] for n in names),
+        rows=tuple(rows),
+        reliability=_reliability(real, seed),
+        notes=tuple(notes),
+    )
+
+
+def _rate(chatbot: str, sessions: Sequence[Session], seed: int) -> ChatbotRate:
+    own = [s for s in sessions if s.chatbot == chatbot]
+    return ChatbotRate(chatbot=chatbot, num_sessions=len(own), rate=issue_rate(own, seed))
+
+
+def _share(found: ChatbotRate) -> float:
+    value = found.rate.estimate.value
+    return math.nan if value is None else value
+
+
+def _reliability(real: Sequence[Session], seed: int) -> float | None:
+    """Returns the split-half reliability of the real rates, from the mean over random splits; None if undefined."""
+    by_chatbot = []
+    for name in sorted({s.chatbot for s in real}):
+        events, messages = (np.array(x) for x in issue_counts([s for s in real if s.chatbot == name]))
+        events, messages = events[messages > 0], messages[messages > 0]
+        if len(messages) > 1:
+            by_chatbot.append((events, messages))
+    if len(by_chatbot) < 3:
+        return None
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(NUM_SPLITS):
+        pairs = []
+        for events, messages in by_chatbot:
+            first, second = np.array_split(rng.permutation(len(messages)), 2)
+            pairs.append([events[half].sum() / messages[half].sum() for half in (first, second)])
+        x, y = np.array(pairs).T
+        if np.ptp(x) > 0 and np.ptp(y) > 0:
+            found.append(float(np.corrcoef(x, y)[0, 1]))
+    if len(found) < NUM_SPLITS / 2:
+        return None
+    r = float(np.mean(found))
+    return 2 * r / (1 + r) if r > 0 else 0.0

@@ -1,0 +1,135 @@
+"""Table 2 with intervals: accuracy, F1 and MCC by turn, the leak control and the calibration of one discriminator.
+
+What is resampled is the context: a real session and its simulated twin, with all their turns, are one draw.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from rlenv.classification import TABLE_2_TURNS, classification_scores, scores_of_counts
+from rlenv.evaluation.calibration import Calibration, calibration
+from rlenv.evaluation.intervals import NUM_RESAMPLES, Estimate
+from rlenv.types import Record
+
+OVERALL, SESSION = "overall", "session"
+
+
+class ScoredContext(Record):
+    """The log-odds of one validation session."""
+
+    session_id: str
+    context_id: str
+    real: bool
+    log_odds: tuple[float, ...]
+    """[T + 1], index 0 the prior."""
+
+
+class DiscriminatorResult(Record):
+    """What a discriminator said of its validation sessions, and what its controls said."""
+
+    scored: tuple[ScoredContext, ...]
+    leak: tuple[ScoredContext, ...] = ()
+    """The same of the discriminator that does not see the user's words; empty where there is none."""
+    power: tuple[ScoredContext, ...] = ()
+    """The same of the one trained against shuffled words; empty where there is none."""
+    referee_accuracy: float | None = None
+    """Of the word-count judge on whole sessions."""
+
+
+class Cell(Record):
+    """One cell of Table 2, each figure with its interval."""
+
+    accuracy: Estimate
+    f1: Estimate
+    mcc: Estimate
+    num_decisions: int
+
+
+class DiscriminatorRow(Record):
+    """One row of Table 2 with its controls."""
+
+    name: str
+    cells: dict[str, Cell]
+    """By turn ("1", "5", ...), "overall" (all turns of all sessions) and "session" (each one's last turn)."""
+    leak: Cell | None
+    """Overall, without the user's words: near 0.5 is sound."""
+    power: Cell | None
+    """Overall, against shuffled words: 0.90 or more is sound."""
+    referee_accuracy: float | None
+    calibration: Calibration
+    num_unscored: int
+    """Sessions left out because a log-odds is no number or there is none."""
+
+
+def discriminator_row(
+    name: str, result: DiscriminatorResult, turns: Sequence[int] = TABLE_2_TURNS, seed: int = 0
+) -> DiscriminatorRow:
+    """Returns a discriminator's figures; a turn that no session reaches has None in it, never 0.
+
+    Args:
+        name: the simulator it was trained against.
+        result: its validation log-odds.
+        turns: from 1.
+        seed: of the bootstrap.
+    """
+    scored = [s for s in result.scored if _usable(s)]
+    cells = {str(t): _cell(scored, slice(t - 1, t), seed) for t in turns}
+    cells |= {OVERALL: _cell(scored, slice(None), seed), SESSION: _cell(scored, slice(-1, None), seed)}
+    decided = [(s.real, value) for s in scored for value in s.log_odds[1:]]
+    return DiscriminatorRow(
+        name=name,
+        cells=cells,
+        leak=_control(result.leak, seed),
+        power=_control(result.power, seed),
+        referee_accuracy=result.referee_accuracy,
+        calibration=calibration([real for real, _ in decided], [value for _, value in decided]),
+        num_unscored=len(result.scored) - len(scored),
+    )
+
+
+def _usable(scored: ScoredContext) -> bool:
+    return len(scored.log_odds) > 1 and all(math.isfinite(value) for value in scored.log_odds)
+
+
+def _control(scored: Sequence[ScoredContext], seed: int) -> Cell | None:
+    usable = [s for s in scored if _usable(s)]
+    return _cell(usable, slice(None), seed) if usable else None
+
+
+def _cell(scored: Sequence[ScoredContext], which: slice, seed: int) -> Cell:
+    decisions = [(s, value > 0) for s in scored for value in s.log_odds[1:][which]]
+    scores = classification_scores([s.real for s, _ in decisions], [called for _, called in decisions])
+    place = {context: i for i, context in enumerate(dict.fromkeys(s.context_id for s, _ in decisions))}
+    counts = np.zeros((len(place), 4))
+    for s, called in decisions:
+        counts[place[s.context_id], _KIND[s.real, called]] += 1
+    low, high = _intervals(counts, seed)
+    figures = {
+        key: Estimate(value=getattr(scores, key), low=low.get(key), high=high.get(key), num=len(place))
+        for key in ("accuracy", "f1", "mcc")
+    }
+    return Cell(**figures, num_decisions=scores.num)
+
+
+_KIND = {(True, True): 0, (False, True): 1, (True, False): 2, (False, False): 3}
+"""(real, called real) to the column of true positives, false positives, false negatives, true negatives."""
+
+
+def _intervals(counts: np.ndarray, seed: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Returns the 2.5 % and 97.5 % percentiles of each score over resampled contexts; {} with fewer than two."""
+    n = len(counts)
+    if n < 2:
+        return {}, {}
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(n, np.full(n, 1 / n), size=NUM_RESAMPLES) @ counts
+    rows = [scores_of_counts(*row) for row in drawn.round().astype(int).tolist()]
+    low, high = {}, {}
+    for key in ("accuracy", "f1", "mcc"):
+        values = [value for scores in rows if (value := getattr(scores, key)) is not None]
+        if len(values) > NUM_RESAMPLES / 2:
+            low[key], high[key] = (float(q) for q in np.quantile(values, [0.025, 0.975]))
+    return low, high

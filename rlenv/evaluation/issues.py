@@ -1,0 +1,87 @@
+"""Figures 2 and 4 and Table 3's KL: how often chatbots fail simulated users, in which ways, against real users (Eq. 6).
+
+Empty categories: see ``divergence.kl_divergence``; what only one side has is named in each row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rlenv.evaluation.divergence import PSEUDO_COUNT, Divergence, category_deltas, kl_divergence
+from rlenv.evaluation.rates import IssueRate, category_counts, issue_rate
+from rlenv.evaluation.subjects import REAL, Simulator
+from rlenv.taxonomy import Taxonomy
+from rlenv.types import Record, Session
+
+
+class IssueRow(Record):
+    """One simulator's issues."""
+
+    name: str
+    rate: IssueRate
+    counts: dict[str, int]
+    """Chatbot messages with each category; a message may have several."""
+    divergence: Divergence | None
+    """From the real distribution; None for the real sessions."""
+    deltas: dict[str, float]
+    """Simulated share minus real share (Figure 4), largest first; {} where one side has no issue."""
+
+
+class IssueTable(Record):
+    """Figures 2 and 4, and the KL column of Table 3."""
+
+    real: IssueRow
+    rows: tuple[IssueRow, ...]
+    floor: IssueRow | None
+    """One half of the real sessions against the other: what a perfect simulator would score on half the data."""
+    pseudo_count: float
+    unseen: tuple[str, ...]
+    """Categories that nobody shows."""
+    notes: tuple[str, ...]
+
+
+def issue_table(
+    simulators: Sequence[Simulator],
+    real: Sequence[Session],
+    real_halves: tuple[Sequence[Session], Sequence[Session]] | None,
+    taxonomy: Taxonomy,
+    seed: int = 0,
+) -> IssueTable:
+    """Returns the issue rates and category distributions of all simulators.
+
+    Raises:
+        DataError: an issue outside the taxonomy.
+    """
+    categories = taxonomy.issue_ids()
+
+    def row(name: str, sessions: Sequence[Session], target: dict[str, int] | None) -> IssueRow:
+        counts = category_counts(sessions, categories)
+        return IssueRow(
+            name=name,
+            rate=issue_rate(sessions, seed),
+            counts=counts,
+            divergence=None if target is None else kl_divergence(target, counts),
+            deltas={} if target is None else category_deltas(target, counts),
+        )
+
+    theirs = row(REAL, real, None)
+    rows = tuple(row(s.name, s.sessions, theirs.counts) for s in simulators)
+    floor = None
+    if real_halves:
+        floor = row("real, one half against the other", real_halves[1], category_counts(real_halves[0], categories))
+    return IssueTable(
+        real=theirs,
+        rows=rows,
+        floor=floor,
+        pseudo_count=PSEUDO_COUNT,
+        unseen=tuple(c for c in categories if not any(r.counts[c] for r in (theirs, *rows))),
+        notes=tuple(note for r in (theirs, *rows) for note in _notes(r)),
+    )
+
+
+def _notes(row: IssueRow) -> list[str]:
+    if not row.rate.num_messages:
+        return [f"{row.name}: no chatbot message is annotated with issues, so nothing can be said of them"]
+    if not row.rate.num_issues:
+        return [f"{row.name}: none of {row.rate.num_messages} annotated chatbot messages has an issue: no distribution"]
+    return []

@@ -1,0 +1,129 @@
+"""Who is compared: simulators with their sessions, aggregates over simulators, and the real sessions' two halves.
+
+Knows nothing of what is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from pydantic import ValidationError
+
+from rlenv.errors import ConfigError, there_are
+from rlenv.evaluation.discriminators import DiscriminatorResult
+from rlenv.provenance import Provenance, check_poolable
+from rlenv.seeds import derive_seed
+from rlenv.types import Record, Session
+
+REAL = "real"
+"""The name of the row that the others are compared with."""
+
+
+class Simulator(Record):
+    """One simulator version (or an aggregate of several) and the sessions it made."""
+
+    name: str
+    sessions: tuple[Session, ...]
+    members: tuple[str, ...] = ()
+    """The simulators that an aggregate pools; empty for a simulator of its own."""
+    discriminator: DiscriminatorResult | None = None
+    """What was trained to tell its sessions from real ones (Table 2); None where none was."""
+
+
+class SubjectCard(Record):
+    """Who stands in a row of the tables."""
+
+    name: str
+    num_sessions: int
+    num_users: int
+    num_messages: int
+    chatbots: tuple[str, ...]
+    members: tuple[str, ...] = ()
+
+
+def card(name: str, sessions: Sequence[Session], members: Sequence[str] = ()) -> SubjectCard:
+    """Returns who a row is."""
+    return SubjectCard(
+        name=name,
+        num_sessions=len(sessions),
+        num_users=len({s.user_id for s in sessions}),
+        num_messages=sum(len(s.messages) for s in sessions),
+        chatbots=tuple(sorted({s.chatbot for s in sessions})),
+        members=tuple(members),
+    )
+
+
+def provenance_of_session(session: Session) -> Provenance | None:
+    """Returns what a sessions file says of where a session comes from; None where it says nothing."""
+    value = (session.model_extra or {}).get("provenance")
+    if value is None:
+        return None
+    try:
+        return Provenance.model_validate(value)
+    except ValidationError:
+        raise ConfigError(f"session {session.session_id}: its provenance is not one that rlenv wrote") from None
+
+
+def check_subjects(simulators: Sequence[Simulator], real: Sequence[Session], allow_mixed: bool = False) -> None:
+    """Returns if the simulators can be compared with the real sessions.
+
+    Args:
+        simulators: names must differ; each holds the sessions of one simulator version, unless it is an aggregate.
+        real: the sessions they are compared with.
+        allow_mixed: sessions of different versions under one name are pooled all the same.
+
+    Raises:
+        ConfigError: a side is empty, a name is taken twice, or versions are mixed; all of it in one report.
+    """
+    problems = [] if real else ["there are no real sessions to compare with"]
+    if not simulators:
+        problems.append("there is no simulator to compare")
+    names = [s.name for s in simulators]
+    problems += [f"two simulators are named {n!r}; name them apart" for n in sorted(set(names)) if names.count(n) > 1]
+    if REAL in names:
+        problems.append(f"a simulator is named {REAL!r}, which is the row of the real sessions; give it another name")
+    for simulator in simulators:
+        if not simulator.sessions:
+            problems.append(f"{simulator.name}: no sessions")
+        if not simulator.members:
+            try:
+                check_poolable((provenance_of_session(s) for s in simulator.sessions), allow_mixed)
+            except ConfigError as error:
+                problems.append(f"{simulator.name}: {error}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def aggregate(name: str, simulators: Mapping[str, Simulator], members: Iterable[str]) -> Simulator:
+    """Returns several simulators taken as one: their sessions pooled (5.2, B.4's ensemble).
+
+    Each session keeps an id of its own, with the member's name before it. A member with more sessions weighs more.
+
+    Raises:
+        ConfigError: a member is not there, or fewer than two are named.
+    """
+    members = tuple(dict.fromkeys(members))
+    unknown = [m for m in members if m not in simulators]
+    if unknown:
+        raise ConfigError(f"aggregate {name}: no simulator {unknown[0]!r}; {there_are(list(simulators), unknown[0])}")
+    if len(members) < 2:
+        raise ConfigError(f"aggregate {name}: expected two simulators or more, got {len(members)}")
+    pooled = [
+        session.model_copy(update={"session_id": f"{member}:{session.session_id}"})
+        for member in members
+        for session in simulators[member].sessions
+    ]
+    return Simulator(name=name, sessions=tuple(pooled), members=members)
+
+
+def halves(sessions: Sequence[Session], seed: int = 0) -> tuple[list[Session], list[Session]] | None:
+    """Returns the sessions in two halves that share no user, or None with fewer than two users.
+
+    One half compared with the other is what a perfect simulator would score with half the sessions: the floor that
+    the tables give beside each distance.
+    """
+    users = sorted({s.user_id for s in sessions}, key=lambda user: derive_seed(seed, "half", user))
+    if len(users) < 2:
+        return None
+    first = set(users[::2])
+    return [s for s in sessions if s.user_id in first], [s for s in sessions if s.user_id not in first]

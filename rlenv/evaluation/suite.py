@@ -1,0 +1,130 @@
+"""The whole evaluation: simulators and real sessions in, every table of the paper out, as one record.
+
+    evaluate([Simulator(name="it3", sessions=...)], real) -> Evaluation
+
+Each table has a file of its own beside this one. Knows nothing of files, figures or reports; embeddings (Figure 3),
+which need a model, are added by who has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rlenv.classification import TABLE_2_TURNS
+from rlenv.errors import ConfigError
+from rlenv.evaluation.ab_tests import AbTable, AbTest, ab_table
+from rlenv.evaluation.actions import ActionTable, action_table
+from rlenv.evaluation.chatbots import ValidityTable, validity_table
+from rlenv.evaluation.discriminators import DiscriminatorRow, discriminator_row
+from rlenv.evaluation.issues import IssueTable, issue_table
+from rlenv.evaluation.linguistic import LinguisticTable, closest, linguistic_row
+from rlenv.evaluation.subjects import REAL, Simulator, SubjectCard, card, check_subjects, halves
+from rlenv.taxonomy import Taxonomy, load_taxonomy
+from rlenv.types import Record, Session
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How the tables are made; the defaults are the paper's where it has any."""
+
+    seed: int = field(default=0, metadata={"help": "of intervals, draws and splits"})
+    max_turns: int | None = field(
+        default=None, metadata={"help": "cut sessions after this user message before diversity is measured"}
+    )
+    turns: tuple[int, ...] = field(default=TABLE_2_TURNS, metadata={"help": "columns of Table 2"})
+    self_bleu_references: int = field(default=10, metadata={"help": "other sessions each is compared with"})
+    self_bleu_sessions: int = field(default=200, metadata={"help": "sessions that self-BLEU scores, at most"})
+    effect: float = field(default=0.01, metadata={"help": "rise of an issue rate that A/B tests should find"})
+    alpha: float = field(default=0.05, metadata={"help": "two-sided level of A/B tests"})
+    allow_mixed: bool = field(default=False, metadata={"help": "pool versions that stand under one name"})
+
+    def __post_init__(self) -> None:
+        for name in ("max_turns", "self_bleu_references", "self_bleu_sessions"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"evaluation: {name} must be 1 or more, got {value}")
+        if not 0 < self.alpha < 1:
+            raise ConfigError(f"evaluation: alpha must be in (0, 1), got {self.alpha}")
+
+
+class Evaluation(Record):
+    """Every table, as data."""
+
+    real: SubjectCard
+    simulators: tuple[SubjectCard, ...]
+    linguistic: LinguisticTable
+    actions: ActionTable
+    issues: IssueTable
+    discriminators: tuple[DiscriminatorRow, ...]
+    """Of the simulators that have one."""
+    validity: ValidityTable
+    ab: AbTable | None
+    """None where no A/B test was named."""
+    seed: int
+    notes: tuple[str, ...]
+    """What is missing and why; the tables' own notes among them."""
+
+
+def evaluate(
+    simulators: Sequence[Simulator],
+    real: Sequence[Session],
+    config: EvaluationConfig = EvaluationConfig(),
+    *,
+    ab_tests: Sequence[AbTest] = (),
+    taxonomy: Taxonomy | None = None,
+) -> Evaluation:
+    """Returns all tables of simulators against real sessions.
+
+    Args:
+        simulators: each with its sessions; an aggregate stands beside its members (``subjects.aggregate``).
+        real: sessions of real users.
+        config: how.
+        ab_tests: chatbots to compare (Table 5).
+        taxonomy: of actions and issues; None is the package's.
+
+    Raises:
+        ConfigError: an empty side, a name taken twice, versions mixed under one name, an unknown chatbot.
+        DataError: a label outside the taxonomy.
+    """
+    check_subjects(simulators, real, config.allow_mixed)
+    taxonomy = taxonomy or load_taxonomy()
+    real_halves = halves(real, config.seed)
+    actions = action_table(simulators, real, real_halves, taxonomy)
+    issues = issue_table(simulators, real, real_halves, taxonomy, config.seed)
+    validity = validity_table(simulators, real, config.seed)
+    ab = None
+    if ab_tests:
+        ab = ab_table(ab_tests, simulators, real, effect=config.effect, alpha=config.alpha)
+    notes = [f"{s.name}: no discriminator was trained against it" for s in simulators if not s.discriminator]
+    if real_halves is None:
+        notes.append(f"{REAL}: one user alone, so there is no half to compare with the other")
+    return Evaluation(
+        real=card(REAL, real),
+        simulators=tuple(card(s.name, s.sessions, s.members) for s in simulators),
+        linguistic=_linguistic(simulators, real, config),
+        actions=actions,
+        issues=issues,
+        discriminators=tuple(
+            discriminator_row(s.name, s.discriminator, config.turns, config.seed) for s in simulators if s.discriminator
+        ),
+        validity=validity,
+        ab=ab,
+        seed=config.seed,
+        notes=tuple([*notes, *actions.notes, *issues.notes, *validity.notes, *(ab.notes if ab else ())]),
+    )
+
+
+def _linguistic(simulators: Sequence[Simulator], real: Sequence[Session], config: EvaluationConfig) -> LinguisticTable:
+    theirs, *rows = (
+        linguistic_row(
+            name,
+            sessions,
+            max_turns=config.max_turns,
+            num_references=config.self_bleu_references,
+            num_scored=config.self_bleu_sessions,
+            seed=config.seed,
+        )
+        for name, sessions in [(REAL, tuple(real)), *((s.name, s.sessions) for s in simulators)]
+    )
+    return LinguisticTable(real=theirs, rows=tuple(rows), max_turns=config.max_turns, closest=closest(theirs, rows))
