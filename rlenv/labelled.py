@@ -22,6 +22,17 @@ class LabelledSession(Record):
     session: Session
 
 
+class ScoredSession(Record):
+    """One validation session's log-odds, as the discriminator was just after training."""
+
+    session_id: str
+    context_id: str
+    real: bool
+    log_odds: tuple[float, ...]
+    """[T + 1], index 0 the prior; shorter than the session where it was cut at ``max_tokens``."""
+    num_turns: int
+
+
 def split_by_context(
     items: Sequence[LabelledSession], num_train: int, num_validation: int, seed: int = 0
 ) -> tuple[list[LabelledSession], list[LabelledSession]]:

@@ -17,9 +17,9 @@ from typing import Literal
 
 from rlenv.discriminator_rows import DiscriminatorLayout, View
 from rlenv.errors import ConfigError, PhaseError
-from rlenv.labelled import LabelledSession
+from rlenv.labelled import LabelledSession, ScoredSession
 from rlenv.precision import PRECISIONS, Precision
-from rlenv.types import Record, Session
+from rlenv.types import Session
 from trainers.ray_train import new_folder, run_training
 from trainers.resources import TrainResources
 from trainers.schedules import Schedule
@@ -84,17 +84,6 @@ class DiscriminatorConfig:
     def layout(self, *, blank_user: bool = False) -> DiscriminatorLayout:
         """Returns what a discriminator of these settings reads."""
         return DiscriminatorLayout(self.view, self.use_context, blank_user, self.max_tokens)
-
-
-class ScoredSession(Record):
-    """One validation session's log-odds, as the discriminator was just after training."""
-
-    session_id: str
-    context_id: str
-    real: bool
-    log_odds: tuple[float, ...]
-    """[T + 1], index 0 the prior; shorter than the session where it was cut at ``max_tokens``."""
-    num_turns: int
 
 
 @dataclass(frozen=True)

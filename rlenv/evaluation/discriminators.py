@@ -13,28 +13,19 @@ import numpy as np
 from rlenv.classification import TABLE_2_TURNS, classification_scores, scores_of_counts
 from rlenv.evaluation.calibration import Calibration, calibration
 from rlenv.evaluation.intervals import NUM_RESAMPLES, Estimate
+from rlenv.labelled import ScoredSession
 from rlenv.types import Record
 
 OVERALL, SESSION = "overall", "session"
 
 
-class ScoredContext(Record):
-    """The log-odds of one validation session."""
-
-    session_id: str
-    context_id: str
-    real: bool
-    log_odds: tuple[float, ...]
-    """[T + 1], index 0 the prior."""
-
-
-class DiscriminatorResult(Record):
+class Judgement(Record):
     """What a discriminator said of its validation sessions, and what its controls said."""
 
-    scored: tuple[ScoredContext, ...]
-    leak: tuple[ScoredContext, ...] = ()
+    scored: tuple[ScoredSession, ...]
+    leak: tuple[ScoredSession, ...] = ()
     """The same of the discriminator that does not see the user's words; empty where there is none."""
-    power: tuple[ScoredContext, ...] = ()
+    power: tuple[ScoredSession, ...] = ()
     """The same of the one trained against shuffled words; empty where there is none."""
     referee_accuracy: float | None = None
     """Of the word-count judge on whole sessions."""
@@ -66,7 +57,7 @@ class DiscriminatorRow(Record):
 
 
 def discriminator_row(
-    name: str, result: DiscriminatorResult, turns: Sequence[int] = TABLE_2_TURNS, seed: int = 0
+    name: str, result: Judgement, turns: Sequence[int] = TABLE_2_TURNS, seed: int = 0
 ) -> DiscriminatorRow:
     """Returns a discriminator's figures; a turn that no session reaches has None in it, never 0.
 
@@ -91,16 +82,16 @@ def discriminator_row(
     )
 
 
-def _usable(scored: ScoredContext) -> bool:
+def _usable(scored: ScoredSession) -> bool:
     return len(scored.log_odds) > 1 and all(math.isfinite(value) for value in scored.log_odds)
 
 
-def _control(scored: Sequence[ScoredContext], seed: int) -> Cell | None:
+def _control(scored: Sequence[ScoredSession], seed: int) -> Cell | None:
     usable = [s for s in scored if _usable(s)]
     return _cell(usable, slice(None), seed) if usable else None
 
 
-def _cell(scored: Sequence[ScoredContext], which: slice, seed: int) -> Cell:
+def _cell(scored: Sequence[ScoredSession], which: slice, seed: int) -> Cell:
     decisions = [(s, value > 0) for s in scored for value in s.log_odds[1:][which]]
     scores = classification_scores([s.real for s, _ in decisions], [called for _, called in decisions])
     place = {context: i for i, context in enumerate(dict.fromkeys(s.context_id for s, _ in decisions))}

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pydantic import ValidationError
 
 from rlenv.errors import ConfigError, there_are
-from rlenv.evaluation.discriminators import DiscriminatorResult
+from rlenv.evaluation.discriminators import Judgement
 from rlenv.provenance import Provenance, check_poolable
 from rlenv.seeds import derive_seed
 from rlenv.types import Record, Session
@@ -26,7 +26,7 @@ class Simulator(Record):
     sessions: tuple[Session, ...]
     members: tuple[str, ...] = ()
     """The simulators that an aggregate pools; empty for a simulator of its own."""
-    discriminator: DiscriminatorResult | None = None
+    discriminator: Judgement | None = None
     """What was trained to tell its sessions from real ones (Table 2); None where none was."""
 
 

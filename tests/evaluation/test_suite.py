@@ -12,9 +12,10 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 from rlenv.controls import shuffle_words_within_user
 from rlenv.errors import ConfigError, DataError
 from rlenv.evaluation.ab_tests import AbTest, ab_table
-from rlenv.evaluation.discriminators import DiscriminatorResult, ScoredContext, discriminator_row
+from rlenv.evaluation.discriminators import Judgement, discriminator_row
 from rlenv.evaluation.subjects import Simulator, aggregate, check_subjects, halves
 from rlenv.evaluation.suite import EvaluationConfig, evaluate
+from rlenv.labelled import ScoredSession
 from rlenv.population.chatbots import chatbot_names
 from rlenv.population.corpus import generate_sessions
 from rlenv.provenance import Provenance, SpeakerCard
@@ -207,11 +208,15 @@ def test_table_2_is_scikit_learns_and_its_interval_resamples_contexts():
         for is_real in (True, False):
             values = rng.normal(0.5 if is_real else -0.5, 1.0, size=rng.integers(3, 9))
             scored.append(
-                ScoredContext(
-                    session_id=f"{i}{is_real}", context_id=str(i), real=is_real, log_odds=(0.0, *values.tolist())
+                ScoredSession(
+                    session_id=f"{i}{is_real}",
+                    context_id=str(i),
+                    real=is_real,
+                    log_odds=(0.0, *values.tolist()),
+                    num_turns=len(values),
                 )
             )
-    row = discriminator_row("it1", DiscriminatorResult(scored=tuple(scored)), turns=(1, 5, 25))
+    row = discriminator_row("it1", Judgement(scored=tuple(scored)), turns=(1, 5, 25))
     y = [s.real for s in scored for _ in s.log_odds[1:]]
     called = [v > 0 for s in scored for v in s.log_odds[1:]]
     overall = row.cells["overall"]
@@ -227,8 +232,8 @@ def test_table_2_is_scikit_learns_and_its_interval_resamples_contexts():
 
 
 def test_a_session_without_a_score_is_left_out_and_counted():
-    good = ScoredContext(session_id="a", context_id="a", real=True, log_odds=(0.0, 1.0))
+    good = ScoredSession(session_id="a", context_id="a", real=True, log_odds=(0.0, 1.0), num_turns=1)
     odd = good.model_copy(update={"session_id": "b", "log_odds": (0.0, math.nan)})
-    row = discriminator_row("x", DiscriminatorResult(scored=(good, odd)))
+    row = discriminator_row("x", Judgement(scored=(good, odd)))
     assert row.num_unscored == 1 and row.cells["overall"].num_decisions == 1
     assert row.cells["overall"].mcc.value is None
