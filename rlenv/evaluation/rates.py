@@ -66,7 +66,7 @@ def issue_rate(sessions: Sequence[Session], seed: int = 0) -> IssueRate:
     with_issue, annotated = issue_counts(sessions)
     return IssueRate(
         estimate=estimate_ratio(with_issue, annotated, seed=seed),
-        standard_error=_ratio_standard_error(np.array(with_issue, np.float64), np.array(annotated, np.float64)),
+        standard_error=ratio_standard_error(with_issue, annotated),
         num_issues=sum(with_issue),
         num_messages=sum(annotated),
     )
