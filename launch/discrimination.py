@@ -17,7 +17,7 @@ from launch.run_directory import RunDirectory, write_json
 from launch.serving import Serving
 from launch.simulation import Simulated
 from rlenv.chat_format import chat_format
-from rlenv.controls import Matched, match_lengths, shuffle_words_within_user
+from rlenv.controls import Matched, cut_after_turn, match_lengths, shuffle_words_within_user
 from rlenv.labelled import LabelledSession
 from rlenv.system_texts import discriminator_system_text, token_counter
 from rlenv.types import Session
@@ -67,12 +67,16 @@ def label_simulated(
 
 
 def label_shuffled(real: Mapping[str, Sequence[Session]], config: RunConfig) -> Labelled:
-    """Returns the data of the power control: real sessions against themselves with the user's words shuffled."""
+    """Returns the data of the power control: real sessions against themselves with the user's words shuffled.
+
+    Cut at the cap that simulated sessions have, so that the control judges sessions of the length that it vouches for.
+    """
+    cut = {name: [cut_after_turn(s, config.env.max_turns) for s in sessions] for name, sessions in real.items()}
     by_part = {}
-    for name, sessions in real.items():
+    for name, sessions in cut.items():
         shuffled = shuffle_words_within_user(sessions, config.seed)
         by_part[name] = [(one.session_id, two) for one, two in zip(sessions, shuffled, strict=True)]
-    return label(real, by_part, config)
+    return label(cut, by_part, config)
 
 
 def fit_discriminator(
