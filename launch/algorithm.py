@@ -18,8 +18,8 @@ from launch.phases import (
     prepare_data,
     prepare_model,
     update_simulator,
-    version_name,
 )
+from launch.run_contents import version_name
 from launch.run_directory import RunDirectory
 from launch.serving import Serving, cluster
 from launch.simulation import choose_contexts

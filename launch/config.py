@@ -7,10 +7,10 @@ problem it finds at once where it can.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -29,6 +29,8 @@ from trainers.dpo import DpoConfig
 from trainers.pretrain import PretrainConfig
 from trainers.resources import TrainResources
 from trainers.sft import SftConfig
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -247,26 +249,50 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
     Raises:
         ConfigError: no such file, an unknown key (with a suggestion), a wrong type, or a rule broken.
     """
+    return typed(RunConfig, [read_settings(path, overrides)], path or "defaults")
+
+
+def read_settings(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Returns what a YAML file and ``key.sub=value`` overrides say, not yet checked against any type.
+
+    Raises:
+        ConfigError: no such file, or what is no YAML of settings.
+    """
     try:
-        merged = OmegaConf.structured(RunConfig)
+        merged: Any = DictConfig({})
         if path is not None:
             if not Path(path).is_file():
                 raise ConfigError(f"no configuration at {path}")
             said = OmegaConf.load(path)
             if not isinstance(said, DictConfig):
                 raise ConfigError(f"{path}: expected settings as key: value, got {type(said).__name__}")
-            merged = OmegaConf.merge(merged, said)
+            merged = said
         merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides)))
-        return cast(RunConfig, OmegaConf.to_object(merged))
+        return cast(dict[str, Any], OmegaConf.to_container(merged))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
         problem = getattr(error, "problem", None) or type(error).__name__
         raise ConfigError(f"{path or overrides}: this is no YAML{line}: {problem}") from None
     except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None)
-        text = str(error).splitlines()[0]
-        raise ConfigError(f"{path or 'defaults'}: {key + ': ' if key else ''}{text}") from None
+        raise _told(error, path or overrides) from None
+
+
+def typed(schema: type[T], layers: Sequence[Mapping[str, Any]], where: object) -> T:
+    """Returns ``schema`` with what the layers say, later ones last, checked.
+
+    Raises:
+        ConfigError: an unknown key (with a suggestion), a wrong type, or a rule broken; ``where`` is said with it.
+    """
+    try:
+        return cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), *layers)))
+    except OmegaConfBaseException as error:
+        raise _told(error, where) from None
+
+
+def _told(error: OmegaConfBaseException, where: object) -> ConfigError:
+    key = getattr(error, "full_key", None)
+    return ConfigError(f"{where}: {key + ': ' if key else ''}{str(error).splitlines()[0]}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

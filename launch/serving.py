@@ -49,6 +49,7 @@ def _start_ray(config: RayConfig) -> None:
     for attempt in range(1, STARTS + 1):
         try:
             ray.init(
+                address="local",  # a cluster that somebody left behind on this machine is not ours to join
                 num_cpus=config.num_cpus,
                 num_gpus=config.num_gpus,
                 include_dashboard=False,

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from launch.phases import SPLITS
+from launch.run_contents import SPLITS
 from launch.run_directory import RunDirectory
 from launch.simulation import read_simulated
 from rlenv.errors import ConfigError

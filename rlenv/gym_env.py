@@ -4,7 +4,8 @@
     obs, info = env.reset(seed=7)
     obs, reward, terminated, truncated, info = env.step("That sounds hard. What happened next?")
 
-Without arguments it is played against the embedded reference population, which is synthetic.
+Without arguments it is played against the embedded reference population, which is synthetic; with ``config`` against
+the models of an adversarial run.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -19,6 +21,7 @@ import gymnasium as gym
 from rlenv.aio import run
 from rlenv.conversation import Limits
 from rlenv.env import ConversationCore, Observation
+from rlenv.env_parts import env_parts
 from rlenv.errors import ConfigError, there_are
 from rlenv.protocols import Reward, Speaker
 from rlenv.scenarios import Scenario
@@ -32,6 +35,10 @@ _PARTNER = {"chatbot": "simulator", "user": "chatbot"}
 
 class EnvError(ConfigError, gym.error.Error):
     """Settings or options that this env cannot follow: a ``gymnasium.error.Error`` and a ``ConfigError`` in one."""
+
+
+def _nothing() -> None:
+    """Holds nothing."""
 
 
 @contextmanager
@@ -58,14 +65,18 @@ class ConversationEnv(gym.Env[Observation, str]):
 
     Args:
         seat: "chatbot" or "user".
-        scenarios: what to reset to; None is the reference population.
-        world: who may sit in the other seat, an ``rlenv.ensemble.Ensemble`` where they come with weights; None is
-            the reference population.
+        scenarios: what to reset to.
+        world: who may sit in the other seat, an ``rlenv.ensemble.Ensemble`` where they come with weights.
         limits: when a conversation is truncated.
-        reward: what a step is worth, as from ``rlenv.reward_registry.make_reward``; None gives 0. Its parts, weighted,
-            are in ``info["rewards"]``.
-        split: where contexts are drawn from unless ``reset`` says otherwise; None is all.
+        reward: what a step is worth, as from ``rlenv.reward_registry.make_reward``. Its parts, weighted, are in
+            ``info["rewards"]``.
+        split: where contexts are drawn from unless ``reset`` says otherwise.
         render_mode: "ansi" returns the transcript, "human" prints it.
+        config: an env's YAML file (conf/env_esconv.yaml) or a run directory. Models are then served through Ray, in the
+            cluster that is running or one of its own, until ``close``; envs of one process and equal settings share
+            them. Where it is given, what is None above is what it says; without it, the reference population, the
+            limits' defaults, reward 0 and all splits.
+        overrides: changes to ``config``, as in ``["rewards={realism: 1}", "settings.env.max_turns=5"]``.
     """
 
     metadata = {"render_modes": ["ansi", "human"], "render_fps": 1}  # noqa: RUF012 (Gymnasium's own form)
@@ -75,24 +86,27 @@ class ConversationEnv(gym.Env[Observation, str]):
         seat: Seat = "chatbot",
         scenarios: Sequence[Scenario] | None = None,
         world: Mapping[str, Speaker] | None = None,
-        limits: Limits = Limits(),
+        limits: Limits | None = None,
         reward: Reward | None = None,
         split: str | None = None,
         render_mode: str | None = None,
+        config: str | Path | None = None,
+        overrides: Sequence[str] = (),
     ) -> None:
         if seat not in _PARTNER:
             raise EnvError(f"no seat {seat!r}; {there_are(_PARTNER, seat)}")
-        if scenarios is None or world is None:
-            from rlenv.population.scenarios import population_scenarios, population_world
-
-            scenarios = population_scenarios() if scenarios is None else scenarios
-            world = population_world(seat) if world is None else world
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise EnvError(f"render_mode is {render_mode!r}; use one of {self.metadata['render_modes']}")
         with _as_gym_error():
-            self.core = ConversationCore(scenarios, world, seat, limits, reward)
-            self.core.scenarios.choose(0, split=split)  # a split that is not there is told now
-        self.split = split
+            parts = env_parts(seat, scenarios, world, limits, reward, split, config=config, overrides=overrides)
+            try:
+                self.core = ConversationCore(parts.scenarios, parts.world, seat, parts.limits, parts.reward)
+                self.core.scenarios.choose(0, split=parts.split)  # a split that is not there is told now
+            except BaseException:
+                parts.close()
+                raise
+        self.split = parts.split
+        self._release = parts.close
         self.render_mode = render_mode
         self.observation_space = Messages()
         self.action_space = Utterances()
@@ -158,6 +172,10 @@ class ConversationEnv(gym.Env[Observation, str]):
             return None
         return "\n".join(self._lines())
 
+    def close(self) -> None:
+        """Lets go of the models that a config has served; forks of this env end with it. Safe to call twice."""
+        self._release()
+
     def snapshot(self) -> dict[str, Any]:
         """Returns the conversation as a JSON-able dictionary."""
         self._need_conversation(not self.core.begun)
@@ -189,6 +207,7 @@ class ConversationEnv(gym.Env[Observation, str]):
     def _around(self, core: ConversationCore) -> ConversationEnv:
         other = copy.copy(self)
         other.core = core
+        other._release = _nothing  # the env that was forked holds the models
         other.observation_space, other.action_space = Messages(), Utterances()
         other._np_random, other._np_random_seed = gym.utils.seeding.np_random(core.state.seed)
         return other

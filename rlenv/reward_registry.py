@@ -101,6 +101,16 @@ def make_reward(spec: RewardSpec, *, seat: Seat | None = None, **sources: Any) -
     return WeightedReward(terms)
 
 
+def sources_asked_for(spec: RewardSpec) -> set[str]:
+    """Returns the sources that the spec's rewards cannot do without: what has to be served for ``make_reward``.
+
+    Raises:
+        ConfigError: a reward that is not known.
+    """
+    parameters = [p for name in spec for p in inspect.signature(_factory(str(name))).parameters.values()]
+    return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty}
+
+
 def misfits(reward: Reward, seat: Seat | None) -> list[str]:
     """Returns why a reward makes no sense with the agent in ``seat``; empty where it does."""
     if isinstance(reward, WeightedReward):

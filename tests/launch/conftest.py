@@ -95,6 +95,53 @@ def write_config(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
 
 
 @pytest.fixture(scope="session")
+def finished_run(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory as a finished run of two iterations leaves it, with random models: nothing in it was trained."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from launch.config import load_config, to_dict
+    from launch.run_directory import RunDirectory
+    from rlenv.discriminator import new_classifier, save_classifier
+    from rlenv.discriminator_rows import DiscriminatorLayout
+    from rlenv.population.corpus import generate_sessions
+    from rlenv.sessions import split_by_user, write_sessions
+
+    run = RunDirectory(tmp_path_factory.mktemp("finished") / "run")
+    run.root.mkdir()
+    settings = merged(TINY, {"num_iterations": 2, "simulator": {"model": str(tiny_llama)}, "scoring": {"num_cpus": 0.5}})
+    settings["engines"]["simulator"] |= {"num_cpus": 0.5, "max_model_len": 1024, "max_loras": 3}
+    source = run.root / "source.yaml"
+    source.write_text(yaml.safe_dump(settings))
+    run.open(to_dict(load_config(source)))
+    source.unlink()
+    run.path("data").mkdir()
+    shares = {"sft": 0.4, "adversarial": 0.4, "evaluation": 0.2}
+    for split, sessions in split_by_user(generate_sessions(15, 1, 0), shares, 0).items():
+        write_sessions(run.path(f"data/{split}.jsonl.gz"), sessions)
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for version in ("base", "it1", "it2"):
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+        model.save_pretrained(run.path(f"{version}/adapter"))
+        classifier = new_classifier(str(tiny_llama), "float32")
+        torch.nn.init.normal_(classifier.score.weight, std=1.0)
+        save_classifier(
+            classifier,
+            run.path(f"{version}/discriminator/main"),
+            layout=DiscriminatorLayout(use_context=False),
+            base_model=str(tiny_llama),
+            dtype="float32",
+            tokenizer=AutoTokenizer.from_pretrained(tiny_llama),
+        )
+    return run.root
+
+
+@pytest.fixture(scope="session")
 def ray_folder() -> Iterator[Path]:
     """A short private folder for Ray's sessions: sockets' paths have at most 107 characters."""
     folder = tempfile.mkdtemp(prefix="rl-")

@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from launch.config import RunConfig, load_config, to_dict
+from launch.config import RunConfig, load_config, read_settings, to_dict
 from launch.run_directory import RunDirectory
 from rlenv.errors import ConfigError, RlenvError
 
 CONF = Path(__file__).parents[2] / "conf"
+RUNS = [path for path in sorted(CONF.glob("*.yaml")) if "run" not in read_settings(path)]
+"""The others are of environments."""
 
 
-@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", RUNS, ids=lambda p: p.name)
 def test_every_configuration_loads_says_only_what_it_means_and_survives_saving(path, tmp_path):
     config = load_config(path)
     saved = tmp_path / "saved.yaml"

@@ -1,0 +1,154 @@
+"""Serves what an env needs from a run: simulators or chatbots on engines, a discriminator for its reward, Ray.
+
+Envs of one process and equal settings share one set of engines; the last one to close stops them, and the Ray that
+was started for them. Knows nothing of Gymnasium.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from actors.pool import EnginePool
+from actors.scoring import DiscriminatorPool
+from launch.config import to_dict
+from launch.env_config import EnvConfig, load_env_config
+from launch.phases import make_simulator, roster
+from launch.roster import make_speaker
+from launch.run_contents import chatbot_adapters, discriminator_checkpoint, model_folder, read_data, simulator_versions
+from launch.run_directory import RunDirectory
+from launch.serving import Serving, cluster
+from launch.simulation import OPENERS
+from rlenv.ensemble import Ensemble
+from rlenv.env_parts import EnvParts
+from rlenv.errors import ConfigError, there_are
+from rlenv.lines import to_line
+from rlenv.protocols import Speaker
+from rlenv.reward_registry import make_reward, sources_asked_for
+from rlenv.scenarios import Scenario
+from rlenv.types import Seat
+
+
+def serve_env(config: str | Path, overrides: Sequence[str], seat: Seat) -> EnvParts:
+    """Returns the parts of an env with the agent in ``seat``; what serves them runs until ``close``.
+
+    Args:
+        config: an env's YAML file, or a run directory.
+        overrides: ``key.sub=value``, applied last.
+        seat: the agent's.
+
+    Raises:
+        ConfigError: settings that cannot be used, or a run that lacks what they ask for.
+        EngineError: a model could not be served.
+    """
+    settings = load_env_config(config, overrides)
+    with ExitStack() as held:
+        key = (seat, to_line(to_dict(settings)))
+        parts: EnvParts = held.enter_context(_shared(key, lambda: _served(settings, seat)))
+        return replace(parts, close=held.pop_all().close)
+
+
+@contextmanager
+def _served(config: EnvConfig, seat: Seat) -> Iterator[EnvParts]:
+    """Gives the parts; what can be wrong without an engine is told before one starts."""
+    run, settings = RunDirectory(config.run), config.settings
+    opener = OPENERS[settings.collect.opener]
+    scenarios = [Scenario.of_session(s, opener, split) for split, part in read_data(run).items() for s in part]
+    discriminator: DiscriminatorPool | None = None
+    if "discriminator" in sources_asked_for(config.rewards):
+        checkpoint = discriminator_checkpoint(run, settings, config.discriminator)
+        discriminator = DiscriminatorPool(checkpoint, settings.scoring, settings.context)
+    reward = make_reward(config.rewards, seat=seat, discriminator=discriminator) if config.rewards else None
+    world, pools = _partners(run, config, seat)
+    with ExitStack() as held:
+        if pools or discriminator is not None:
+            held.enter_context(_shared("ray", lambda: cluster(settings.ray)))
+        for pool in pools:
+            held.enter_context(pool)
+        if discriminator is not None:
+            held.enter_context(discriminator)
+        yield EnvParts(scenarios, world, settings.env, reward, config.split)
+
+
+def _partners(run: RunDirectory, config: EnvConfig, seat: Seat) -> tuple[Ensemble, list[EnginePool]]:
+    """Returns who sits opposite an agent in ``seat``, and the engines, still to be started, that sample them."""
+    settings = config.settings
+    if seat == "chatbot":
+        versions = simulator_versions(run, settings)
+        weights = _weights(config, list(versions))
+        others = {name: speaker for name, speaker in settings.zero_shot.items() if name in weights}
+    else:
+        versions, weights, others = {}, None, dict(config.chatbots) or roster(settings)
+    names = {speaker.engine for speaker in others.values() if speaker.kind == "engine"}
+    if unknown := sorted(names - settings.engines.keys()):
+        raise ConfigError(f"chatbots: no engine {unknown[0]!r}; {there_are(settings.engines, unknown[0])}")
+    serving = Serving(settings, model_folder(run, settings.simulator.model), run.path("logs/env"))
+    pools = {name: EnginePool(serving.engine_configs[name]) for name in names | ({"simulator"} if versions else set())}
+    world: dict[str, Speaker] = {
+        name: make_simulator(settings, serving, pools, adapter) for name, adapter in versions.items()
+    }
+    for name, speaker in others.items():
+        world[name] = make_speaker(
+            name,
+            "user" if seat == "chatbot" else "chatbot",
+            speaker,
+            settings.context,
+            engines=pools,
+            formats=serving.formats if pools else {},
+            adapters=chatbot_adapters(run, others),
+        )
+    return Ensemble(world, weights), list(pools.values())
+
+
+def _weights(config: EnvConfig, versions: Sequence[str]) -> dict[str, float]:
+    """Returns the ensemble's weights, 0 for versions that it does not name."""
+    known = {*versions, *config.settings.zero_shot}
+    unknown = [name for name in config.ensemble if name not in known]
+    if unknown:
+        raise ConfigError("\n".join(f"ensemble: no simulator {n!r}; {there_are(known, n)}" for n in unknown))
+    return {**dict.fromkeys(versions, 0.0), **(config.ensemble or {versions[-1]: 1.0})}
+
+
+# ----------------------------------------------------------------------------------- held in common
+
+
+@dataclass
+class _Open:
+    held: ExitStack
+    value: Any
+    users: int = 0
+
+
+_open: dict[object, _Open] = {}
+_lock = threading.RLock()
+
+
+@contextmanager
+def _shared(key: object, make: Callable[[], AbstractContextManager[Any]]) -> Iterator[Any]:
+    """Gives what ``make`` gives, made once for all who hold ``key`` at the same time; the last one ends it."""
+    with _lock:
+        if key not in _open:
+            held = ExitStack()
+            _open[key] = _Open(held, held.enter_context(make()))
+        ours = _open[key]
+        ours.users += 1
+    try:
+        yield ours.value
+    finally:
+        with _lock:
+            ours.users -= 1
+            if ours.users == 0:
+                _open.pop(key, None)
+                ours.held.close()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Ends what was not closed, while Ray can still be spoken to."""
+    for each in reversed([*_open.values()]):
+        each.held.close()
