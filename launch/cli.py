@@ -16,6 +16,7 @@ from rich.markup import escape
 
 import launch.annotate_commands as annotate_commands
 import launch.data_commands as data_commands
+import launch.evaluation.command as evaluation_command
 from rlenv.errors import RlenvError
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 data_commands.register(app)
 annotate_commands.register(app)
+evaluation_command.register(app)
 
 
 @app.command()

@@ -52,7 +52,7 @@ def linguistic_row(
     *,
     max_turns: int | None = None,
     num_references: int = 10,
-    num_scored: int = 200,
+    num_scored: int = 100,
     seed: int = 0,
 ) -> LinguisticRow:
     """Returns one row; a figure that no session has is None.

@@ -34,7 +34,7 @@ class EvaluationConfig:
     )
     turns: tuple[int, ...] = field(default=TABLE_2_TURNS, metadata={"help": "columns of Table 2"})
     self_bleu_references: int = field(default=10, metadata={"help": "other sessions each is compared with"})
-    self_bleu_sessions: int = field(default=200, metadata={"help": "sessions that self-BLEU scores, at most"})
+    self_bleu_sessions: int = field(default=100, metadata={"help": "sessions that self-BLEU scores, at most"})
     effect: float = field(default=0.01, metadata={"help": "rise of an issue rate that A/B tests should find"})
     alpha: float = field(default=0.05, metadata={"help": "two-sided level of A/B tests"})
     allow_mixed: bool = field(default=False, metadata={"help": "pool versions that stand under one name"})

@@ -1,0 +1,69 @@
+"""The command ``rlenv evaluate``: simulators against real sessions, every table and figure of the paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+def evaluate(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[NAME=]RUN_OR_SESSIONS...",
+            help="run directories (all their simulator versions) and sessions files, one simulator each",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="directory to write")],
+    real: Annotated[
+        list[Path] | None, typer.Option(help="real sessions; none is the evaluation users of the one run given")
+    ] = None,
+    aggregate: Annotated[
+        list[str] | None, typer.Option(help="pool simulators: NAME=one,two, or NAME alone for all")
+    ] = None,
+    ab: Annotated[Path | None, typer.Option(help="YAML list of {name, control, treatment}: A/B tests")] = None,
+    control: Annotated[str | None, typer.Option(help="chatbot: the control of an A/B test")] = None,
+    treatment: Annotated[list[str] | None, typer.Option(help="chatbot to test against --control")] = None,
+    effect: Annotated[float, typer.Option(help="rise of an issue rate that A/B tests are planned for")] = 0.01,
+    max_turns: Annotated[
+        int | None, typer.Option(help="user messages read for diversity; default the runs' smallest cap, 0 is all")
+    ] = None,
+    taxonomy: Annotated[Path | None, typer.Option(help="YAML of actions and issues; default the package's")] = None,
+    all_users: Annotated[bool, typer.Option(help="of runs, also the sessions of users that were trained on")] = False,
+    allow_mixed: Annotated[bool, typer.Option(help="pool different simulators that stand in one file")] = False,
+    overwrite: Annotated[bool, typer.Option(help="replace an evaluation that is in --out")] = False,
+    seed: Annotated[int, typer.Option(help="of intervals, draws and splits")] = 0,
+) -> None:
+    """Compare simulators with real sessions: metrics.json and CSV tables in one directory."""
+    from launch.evaluation.inputs import PART, read_ab_tests, read_inputs
+    from launch.evaluation.sheets import sheets
+    from launch.evaluation.writing import check_free, new_directory, write_tables
+    from rlenv.evaluation.suite import EvaluationConfig
+    from rlenv.evaluation.suite import evaluate as make_tables
+    from rlenv.taxonomy import load_taxonomy
+
+    check_free(out, overwrite)
+    tests = read_ab_tests(ab, control, treatment or [])
+    inputs = read_inputs(sources, real or [], aggregate or [], part=None if all_users else PART)
+    config = EvaluationConfig(
+        seed=seed,
+        max_turns=inputs.max_turns if max_turns is None else max_turns or None,
+        effect=effect,
+        allow_mixed=allow_mixed,
+    )
+    evaluation = make_tables(inputs.simulators, inputs.real, config, ab_tests=tests, taxonomy=load_taxonomy(taxonomy))
+    tables = sheets(evaluation)
+    with new_directory(out, overwrite) as folder:
+        write_tables(folder, evaluation, tables)
+    console = Console()
+    for note in evaluation.notes:
+        console.print(f"- {note}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{out}: metrics.json, {len(tables)} tables", highlight=False, markup=False, soft_wrap=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to an app."""
+    app.command("evaluate")(evaluate)

@@ -1,0 +1,122 @@
+"""``rlenv evaluate`` from files to a directory: what is read, what is written, what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import typer
+
+from launch.evaluation.command import register
+from launch.evaluation.inputs import read_ab_tests, read_inputs
+from launch.evaluation.writing import new_directory
+from rlenv.errors import ConfigError
+from rlenv.sessions import read_sessions, write_sessions
+
+
+def evaluate(*arguments: object) -> None:
+    """Runs the command in this process; errors pass."""
+    app = typer.Typer()
+    register(app)
+    app(list(map(str, arguments)), standalone_mode=False)
+
+
+def table(out: Path, name: str) -> list[dict[str, str]]:
+    with open(out / f"tables/{name}.csv") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def out(files, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("out") / "evaluation"
+    evaluate(
+        files.run, f"salad={files.scrambled}", "--real", files.real, "--aggregate", "both=base,it1",
+        "--control", "steady", "--treatment", "brief", "--treatment", "echo", "--out", folder,
+    )  # fmt: skip
+    return folder
+
+
+def test_every_version_of_a_run_every_file_and_the_aggregate_is_a_row(out):
+    assert [row["simulator"] for row in table(out, "subjects")] == ["real", "base", "it1", "salad", "both"]
+    assert [row["simulator"] for row in table(out, "table2_discriminator")] == ["base", "it1"]
+    assert {row["test"] for row in table(out, "table5_ab")} == {"brief", "echo"}
+
+
+def test_a_runs_sessions_that_were_trained_on_are_left_out(files):
+    base = read_inputs([str(files.run)], []).simulators[0]
+    assert len(base.sessions) == 24
+    assert len(read_inputs([str(files.run)], [], part=None).simulators[0].sessions) == 25
+
+
+def test_a_single_run_brings_its_own_real_users_its_cap_and_its_controls(files):
+    inputs = read_inputs([str(files.run)], [])
+    assert len(inputs.real) == 24 and inputs.max_turns == 12
+    assert any("power control: 0.97" in sentence for sentence in inputs.verdicts)
+    with pytest.raises(ConfigError, match="--real"):
+        read_inputs([str(files.good)], [])
+
+
+def test_tables_hold_figures_with_intervals_and_gaps_are_empty(out):
+    rows = {row["simulator"]: row for row in table(out, "table1_linguistic")}
+    entropy = {name: float(row["entropy"]) for name, row in rows.items()}
+    assert float(rows["real"]["entropy_low"]) < entropy["real"] < float(rows["real"]["entropy_high"])
+    disc = table(out, "table2_discriminator")
+    assert float(disc[0]["overall_accuracy"]) > float(disc[1]["overall_accuracy"]) > 0.5
+    assert disc[0]["turn_25_accuracy"] == "" and disc[0]["turn_25_decisions"] == "0"
+    validity = {row["simulator"]: row for row in table(out, "table3_validity")}
+    assert -1 <= float(validity["it1"]["pearson_r"]) <= 1 and validity["it1"]["chatbots"] == "4"
+
+
+def test_metrics_are_the_same_bytes_every_time_and_hold_no_message_text(files, out, tmp_path):
+    evaluate(files.good, "--real", files.real, "--out", tmp_path / "one")
+    evaluate(files.good, "--real", files.real, "--out", tmp_path / "two")
+    one, two = ((tmp_path / name / "metrics.json").read_bytes() for name in ("one", "two"))
+    assert one == two and json.loads(one)["real"]["num_sessions"] == 24
+    texts = {text for session in read_sessions(files.good) for text in session.user_messages() if len(text) > 30}
+    written = "".join(p.read_text() for p in out.rglob("*") if p.suffix in {".json", ".csv"})
+    assert texts and not any(text in written for text in texts)
+
+
+def test_an_evaluation_is_not_overwritten_unasked_and_a_failure_leaves_it(files, out, tmp_path):
+    with pytest.raises(ConfigError, match="--overwrite"):
+        evaluate(files.good, "--real", files.real, "--out", out)
+    with pytest.raises(ConfigError, match="no evaluation"):
+        evaluate(files.good, "--real", files.real, "--out", tmp_path, "--overwrite")
+    target = tmp_path / "kept"
+    with new_directory(target) as folder:
+        (folder / "metrics.json").write_text("1")
+    with pytest.raises(RuntimeError), new_directory(target, overwrite=True) as folder:
+        (folder / "metrics.json").write_text("2")
+        raise RuntimeError
+    assert (target / "metrics.json").read_text() == "1" and [p.name for p in tmp_path.iterdir()] == ["kept"]
+    with new_directory(target, overwrite=True) as folder:
+        (folder / "metrics.json").write_text("3")
+    assert (target / "metrics.json").read_text() == "3" and [p.name for p in tmp_path.iterdir()] == ["kept"]
+
+
+def test_what_cannot_be_read_is_told(files, tmp_path):
+    empty = tmp_path / "empty.jsonl"
+    write_sessions(empty, [])
+    cases = {
+        "no run directory or sessions file": [str(tmp_path / "nowhere")],
+        "no run with simulated sessions": [str(tmp_path)],
+        r"empty.jsonl: the file holds no session": [str(empty)],
+    }
+    for message, sources in cases.items():
+        with pytest.raises(ConfigError, match=message):
+            read_inputs(sources, [files.real])
+    with pytest.raises(ConfigError, match="holds no session"):
+        read_inputs([str(files.good)], [empty])
+
+
+def test_ab_tests_come_from_a_file_and_from_options(tmp_path):
+    file = tmp_path / "ab.yaml"
+    file.write_text("- {name: colder, control: steady, treatment: brief}\n")
+    assert [t.name for t in read_ab_tests(file, "steady", ["echo"])] == ["colder", "echo"]
+    file.write_text("- {name: colder, contrl: steady}\n")
+    with pytest.raises(ConfigError, match="expected a YAML list"):
+        read_ab_tests(file, None, [])
+    with pytest.raises(ConfigError, match="go together"):
+        read_ab_tests(None, "steady", [])
