@@ -110,7 +110,8 @@ def finished_run(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
     run = RunDirectory(tmp_path_factory.mktemp("finished") / "run")
     run.root.mkdir()
-    settings = merged(TINY, {"num_iterations": 2, "simulator": {"model": str(tiny_llama)}, "scoring": {"num_cpus": 0.5}})
+    changes = {"num_iterations": 2, "simulator": {"model": str(tiny_llama)}, "scoring": {"num_cpus": 0.5}}
+    settings = merged(TINY, changes)
     settings["engines"]["simulator"] |= {"num_cpus": 0.5, "max_model_len": 1024, "max_loras": 3}
     source = run.root / "source.yaml"
     source.write_text(yaml.safe_dump(settings))

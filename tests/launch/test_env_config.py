@@ -1,10 +1,11 @@
-"""An environment made from a run: what its settings are, and that it plays and rewards as the run's own models would."""
+"""An environment made from a run: what its settings are, and that it plays and rewards as the run's models would."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import gymnasium as gym
@@ -192,7 +193,7 @@ def test_realism_of_the_users_seat_is_eq_4_of_the_runs_own_discriminator(finishe
             over = terminated or truncated
         session = to_session(env.unwrapped.core.state, session_id="s", source="", chatbot="")
         odds = asyncio.run(local.log_odds(session)).log_odds
-        assert rewards == pytest.approx([2 * (b - a) for a, b in zip(odds, odds[1:], strict=False)], abs=1e-4)
+        assert rewards == pytest.approx([2 * (b - a) for a, b in pairwise(odds)], abs=1e-4)
         assert len(rewards) == 3 and any(abs(r) > 1e-3 for r in rewards)
     env.close()
 
