@@ -75,6 +75,22 @@ def transcripts(
     print_transcripts(run, versions or [], context, seed)
 
 
+@app.command()
+def serve_user(
+    config: Annotated[Path, typer.Argument(help="a run directory, or an environment's YAML file")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="settings as key.sub=value")] = None,
+    version: Annotated[list[str] | None, typer.Option(help="simulator to serve; may be repeated")] = None,
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port to listen on")] = 8000,
+    api_key_env: Annotated[str | None, typer.Option(help="environment variable with the key to ask for")] = None,
+) -> None:
+    """Serve trained simulators as an OpenAI-compatible user, for other evaluation harnesses."""
+    from launch.user_endpoint import serve_user
+
+    _quiet_libraries()
+    serve_user(config, version or [], host=host, port=port, api_key_env=api_key_env, overrides=overrides or [])
+
+
 def _quiet_libraries() -> None:
     """Bars and notices of libraries would break our own; what matters of them is in the run's logs."""
     from transformers.utils import logging as transformers_logging
