@@ -124,12 +124,18 @@ class ConversationEnv(gym.Env[Observation, str]):
                 among those of one part of the data. ``world`` asks for one partner by name; it may be called
                 ``simulator`` in the chatbot's seat and ``chatbot`` in the user's. None draws.
         """
+        return run(self.reset_async(seed=seed, options=options))
+
+    async def reset_async(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Does what ``reset`` does, for callers on an event loop."""
         super().reset(seed=seed)
         asked = self._asked(options or {})
         self._shown = 0
         episode_seed = seed if seed is not None else int(self.np_random.integers(2**31))
         with _as_gym_error():
-            result = run(self.core.reset(seed=episode_seed, **asked))
+            result = await self.core.reset(seed=episode_seed, **asked)
         self._show()
         return result
 
@@ -154,16 +160,28 @@ class ConversationEnv(gym.Env[Observation, str]):
 
     def step(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """The agent says ``action``; the world answers."""
+        return run(self.step_async(action))
+
+    async def step_async(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Does what ``step`` does, for callers on an event loop."""
+        self.check_action(action)
+        self._need_conversation(self.core.over)
+        with _as_gym_error():
+            result = await self.core.step(action)
+        self._show()
+        return result
+
+    def check_action(self, action: object) -> None:
+        """Returns where ``action`` is a message that may be said.
+
+        Raises:
+            gymnasium.error.InvalidAction: it is none.
+        """
         if not isinstance(action, str):
             raise gym.error.InvalidAction(f"an action is a message (str), got {type(action).__name__}")
         if not self.action_space.contains(action):
             limit = self.action_space.max_length  # type: ignore[attr-defined]
             raise gym.error.InvalidAction(f"a message has at most {limit} characters, got {len(action)}")
-        self._need_conversation(self.core.over)
-        with _as_gym_error():
-            result = run(self.core.step(action))
-        self._show()
-        return result
 
     def render(self) -> str | None:
         """Returns the transcript ("ansi") or prints what is new of it ("human")."""
@@ -202,14 +220,22 @@ class ConversationEnv(gym.Env[Observation, str]):
         self._need_conversation(not self.core.begun)
         if seeds is None:
             seeds = [derive_seed(self.core.state.seed, "fork", i) for i in range(n or 0)]
-        return [self._around(core) for core in self.core.fork(seeds)]
+        forks = [self._around(core) for core in self.core.fork(seeds)]
+        for fork in forks:
+            fork._np_random, fork._np_random_seed = gym.utils.seeding.np_random(fork.core.state.seed)
+        return forks
+
+    def sibling(self) -> ConversationEnv:
+        """Returns another env of the same settings, before its first reset."""
+        other = self._around(self.core.sibling())
+        other._np_random, other._np_random_seed, other._shown = None, None, 0
+        return other
 
     def _around(self, core: ConversationCore) -> ConversationEnv:
         other = copy.copy(self)
         other.core = core
         other._release = _nothing  # the env that was forked holds the models
         other.observation_space, other.action_space = Messages(), Utterances()
-        other._np_random, other._np_random_seed = gym.utils.seeding.np_random(core.state.seed)
         return other
 
     def _need_conversation(self, missing: bool) -> None:
