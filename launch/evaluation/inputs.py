@@ -64,12 +64,12 @@ def read_inputs(
         if path.is_dir():
             _read_run(inputs, path, name or (path.name if len(runs) > 1 else ""), part)
         else:
-            sessions = tuple(_sessions(path))
+            sessions = tuple(read_sessions(path))
             inputs.simulators.append(Simulator(name=name or _stem(path), sessions=sessions))
     if real:
-        inputs.real = [session for path in real for session in _sessions(path)]
+        inputs.real = [session for path in real for session in read_sessions(path)]
     elif len(runs) == 1:
-        inputs.real = _sessions(runs[0] / f"data/{PART}.jsonl.gz")
+        inputs.real = read_sessions(runs[0] / f"data/{PART}.jsonl.gz")
     else:
         raise ConfigError("no real sessions: name them with --real FILE (a single run brings its own)")
     own = {s.name: s for s in inputs.simulators}
@@ -117,20 +117,13 @@ def _stem(path: Path) -> str:
     return re.sub(r"\.jsonl(\.gz)?$", "", path.name)
 
 
-def _sessions(path: Path) -> list[Session]:
-    sessions = read_sessions(path)
-    if not sessions:
-        raise ConfigError(f"{path}: the file holds no session")
-    return sessions
-
-
 def _read_run(inputs: Inputs, root: Path, prefix: str, part: str | None) -> None:
     versions = sorted((p.parent.parent.name for p in root.glob("*/simulated/sessions.jsonl")), key=_order)
     if not versions:
         raise ConfigError(f"{root}: no run with simulated sessions; expected {root}/base/simulated/sessions.jsonl")
     for version in versions:
         name = f"{prefix}/{version}" if prefix else version
-        sessions = _sessions(root / version / "simulated/sessions.jsonl")
+        sessions = read_sessions(root / version / "simulated/sessions.jsonl")
         kept = tuple(s for s in sessions if part in (None, (s.model_extra or {}).get("part")))
         judgement = _judgement(root / version)
         inputs.simulators.append(Simulator(name=name, sessions=kept, discriminator=judgement))

@@ -12,7 +12,7 @@ import typer
 from launch.evaluation.command import register
 from launch.evaluation.inputs import read_ab_tests, read_inputs
 from launch.evaluation.writing import new_directory
-from rlenv.errors import ConfigError
+from rlenv.errors import ConfigError, RlenvError
 from rlenv.sessions import read_sessions, write_sessions
 
 
@@ -102,12 +102,12 @@ def test_what_cannot_be_read_is_told(files, tmp_path):
     cases = {
         "no run directory or sessions file": [str(tmp_path / "nowhere")],
         "no run with simulated sessions": [str(tmp_path)],
-        r"empty.jsonl: the file holds no session": [str(empty)],
+        r"empty.jsonl: expected at least one line": [str(empty)],
     }
     for message, sources in cases.items():
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(RlenvError, match=message):
             read_inputs(sources, [files.real])
-    with pytest.raises(ConfigError, match="holds no session"):
+    with pytest.raises(RlenvError, match="expected at least one line"):
         read_inputs([str(files.good)], [empty])
 
 
