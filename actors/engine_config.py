@@ -49,6 +49,8 @@ class EngineConfig:
     """Adapter versions that one batch can mix; 0 switches LoRA off."""
     max_lora_rank: int = 8
     """The largest rank of any adapter; r = 8 is the paper's (Appendix F)."""
+    structured: bool = False
+    """Requests may hold replies to a JSON schema (``Sampling.json_schema``); vLLM only, with the model's tokenizer."""
     enforce_eager: bool | None = None
     """True compiles nothing. None is True on a CPU, where compiling costs a start more than it brings."""
     batch_invariant: bool = True
@@ -92,6 +94,7 @@ class EngineConfig:
                 self.backend == "vllm" or self.tensor_parallel_size == 1,
                 "tensor_parallel_size > 1 needs backend 'vllm'",
             ),
+            (self.backend == "vllm" or not self.structured, "structured needs backend 'vllm'"),
         ]  # fmt: skip
         problems = [problem for holds, problem in rules if not holds]
         if problems:

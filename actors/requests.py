@@ -37,6 +37,15 @@ def check_prompt(
         )
 
 
+def check_schema(sampling: Sampling, structured: bool) -> None:
+    """Raises ``ConfigError`` where a reply is to be held to a JSON schema and the engine cannot."""
+    if sampling.json_schema is not None and not structured:
+        raise ConfigError(
+            "a reply was to be held to a JSON schema by an engine without that; set backend: vllm and structured: true,"
+            " or ask for a free reply and check it"
+        )
+
+
 def check_adapter(adapter: Adapter | None, max_loras: int, max_lora_rank: int) -> None:
     """Raises ``ConfigError`` unless the adapter's folder can be served by an engine with these limits."""
     if adapter is None:

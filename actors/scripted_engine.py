@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from actors.engine_config import EngineConfig
-from actors.requests import check_adapter, check_prompt
+from actors.requests import check_adapter, check_prompt, check_schema
 from rlenv.errors import ConfigError, EngineError
 from rlenv.scripted import EngineScript, ScriptedEngine
 from rlenv.types import Adapter, Generation, Sampling
@@ -43,6 +43,7 @@ class ScriptedBackend:
         if self._engine is None:
             raise EngineError("the engine is not running; call start() first")
         check_prompt(token_ids, sampling, self.config.max_model_len, self._vocab_size)
+        check_schema(sampling, self.config.structured)
         check_adapter(adapter, self.config.max_loras, self.config.max_lora_rank)
         return await self._engine.generate(token_ids, sampling, adapter, conversation)
 

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from actors.engine_config import EngineConfig
-from actors.requests import adapter_key, check_adapter, check_prompt
+from actors.requests import adapter_key, check_adapter, check_prompt, check_schema
 from actors.row_attention import NAME, BatchCache, RowCache, attend
 from actors.sampler import Sampler
 from rlenv.errors import ConfigError, EngineError
@@ -99,6 +99,7 @@ class TransformersEngine:
         if self._base is None:
             raise EngineError("the engine is not running; call start() first")
         check_prompt(token_ids, sampling, self.config.max_model_len, self._base.config.vocab_size)
+        check_schema(sampling, self.config.structured)
         check_adapter(adapter, self.config.max_loras, self.config.max_lora_rank)
         request = _Request(token_ids, sampling, adapter)
         self._pending.append(request)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from actors.engine_config import EngineConfig
-from actors.requests import adapter_id, adapter_key, check_adapter, check_prompt
+from actors.requests import adapter_id, adapter_key, check_adapter, check_prompt, check_schema
 from rlenv.errors import ConfigError, EngineError
 from rlenv.types import Adapter, Generation, Sampling
 
@@ -52,6 +52,7 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         check_prompt(token_ids, sampling, self.config.max_model_len, self._vocab_size)
+        check_schema(sampling, self.config.structured)
         check_adapter(adapter, self.config.max_loras, self.config.max_lora_rank)
         final = None
         try:
@@ -105,7 +106,7 @@ def engine_args(config: EngineConfig) -> dict[str, Any]:
     """Returns vLLM's own arguments for ``config``."""
     args: dict[str, Any] = {
         "model": config.model,
-        "skip_tokenizer_init": True,
+        "skip_tokenizer_init": not config.structured,
         "generation_config": "vllm",
         "dtype": config.served_dtype,
         "seed": config.seed,
@@ -125,6 +126,8 @@ def engine_args(config: EngineConfig) -> dict[str, Any]:
         # A prompt read in pieces draws from its seeded generator once per piece, which vLLM can take back on a GPU
         # only: on a CPU the engine core dies ("CPU Generator does not use offset"). So prompts are read whole.
         args |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(2048, config.max_model_len)}
+    if config.structured:  # without spaces, which an unsure model would go on with for ever
+        args["structured_outputs_config"] = {"backend": "xgrammar", "disable_any_whitespace": True}
     if config.max_loras:
         args |= {"enable_lora": True, "max_loras": config.max_loras, "max_lora_rank": config.max_lora_rank}
     return args
@@ -141,9 +144,12 @@ def cpu_worker(config: EngineConfig) -> str:
 
 
 def sampling_params(sampling: Sampling) -> Any:
-    """Returns vLLM's sampling parameters: only ``stop_token_ids`` end a reply, nothing is decoded."""
+    """Returns vLLM's sampling parameters: only ``stop_token_ids`` end a reply, nothing is decoded.
+
+    A reply under a JSON schema also ends with the model's own end token, all that the grammar allows at its end.
+    """
     from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
     return SamplingParams(
         temperature=sampling.temperature,
@@ -152,7 +158,8 @@ def sampling_params(sampling: Sampling) -> Any:
         max_tokens=sampling.max_tokens,
         seed=sampling.seed,
         stop_token_ids=list(sampling.stop_token_ids),
-        ignore_eos=True,
+        ignore_eos=sampling.json_schema is None,
+        structured_outputs=StructuredOutputsParams(json=sampling.json_schema) if sampling.json_schema else None,
         logprobs=0,
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,

@@ -1,4 +1,4 @@
-"""Who writes summaries: a language model behind an OpenAI-compatible endpoint, or one of our own engines.
+"""Who writes summaries and judges: a language model behind an OpenAI-compatible endpoint, or one of our own engines.
 
 Both are one method, ``complete``; a cache on disk stands before either, so that nothing is asked twice. Knows
 nothing of sessions. openai is imported where a request is made.
@@ -23,6 +23,8 @@ from rlenv.types import Sampling, Turn, Utterance
 
 ChatMessages = list[dict[str, str]]
 """``{"role": "system" | "user" | "assistant", "content": text}``, in order."""
+Schema = dict[str, Any]
+"""A JSON schema that an answer is to follow."""
 
 
 class Completer(Protocol):
@@ -31,8 +33,10 @@ class Completer(Protocol):
     name: str
     """Model and settings: part of the cache's key."""
 
-    async def complete(self, messages: ChatMessages, max_tokens: int, seed: int) -> str:
+    async def complete(self, messages: ChatMessages, max_tokens: int, seed: int, schema: Schema | None = None) -> str:
         """Returns the answer's text, stripped; empty if the model said nothing.
+
+        With a schema the answer is JSON that follows it, where whoever samples can see to that; check it all the same.
 
         Raises:
             EngineError: the model failed, after retries.
@@ -50,6 +54,7 @@ class EndpointCompleter:
         model: the model's name there.
         key_env: NAME of the environment variable that holds the key; None for a server without one.
         temperature: of sampling.
+        reasoning_effort: of a reasoning model, as "low"; None leaves it to the server.
         timeout_s: of one try.
         retries: of one request, where trying again can help (overload, time-outs, broken connections).
     """
@@ -61,31 +66,40 @@ class EndpointCompleter:
         key_env: str | None = None,
         *,
         temperature: float = 0.3,
+        reasoning_effort: str | None = None,
         timeout_s: float = 120.0,
         retries: int = 4,
     ) -> None:
         self.base_url = base_url
         self.model = model
-        self.name = f"{model} at {base_url}, temperature {temperature}"
+        effort = f", reasoning {reasoning_effort}" if reasoning_effort else ""
+        self.name = f"{model} at {base_url}, temperature {temperature}{effort}"
         self._key_env = key_env
         self._temperature = temperature
+        self._effort = reasoning_effort
         self._timeout_s = timeout_s
         self._retries = retries
         self._reasons = False
         """The model takes neither a temperature nor ``max_tokens``, as reasoning models do: found out by asking."""
+        self._formats = True
+        """The server takes ``response_format``: until it refuses."""
         self._client: Any = None
 
-    async def complete(self, messages: ChatMessages, max_tokens: int, seed: int) -> str:
+    async def complete(self, messages: ChatMessages, max_tokens: int, seed: int, schema: Schema | None = None) -> str:
         """Returns the endpoint's answer; see ``Completer``."""
         import openai
 
         place = f"{self.model} at {self.base_url}"
-        limits = {"temperature": self._temperature, "max_tokens": max_tokens}
+        limits: dict[str, Any] = {"temperature": self._temperature, "max_tokens": max_tokens}
         if self._reasons:
             limits = {"max_completion_tokens": max_tokens}
+        more: dict[str, Any] = {"reasoning_effort": self._effort} if self._effort else {}
+        if schema is not None and self._formats:
+            form = {"name": "reply", "schema": schema, "strict": True}
+            more["response_format"] = {"type": "json_schema", "json_schema": form}
         try:
             response = await self._connect().chat.completions.create(
-                model=self.model, messages=messages, seed=seed, **limits
+                model=self.model, messages=messages, seed=seed, **limits, **more
             )
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             key = f"the key in {self._key_env}" if self._key_env else "whether a key is needed (--key-env)"
@@ -93,7 +107,10 @@ class EndpointCompleter:
         except openai.BadRequestError as error:
             if error.param in limits and not self._reasons:
                 self._reasons = True
-                return await self.complete(messages, max_tokens, seed)
+                return await self.complete(messages, max_tokens, seed, schema)
+            if "response_format" in more and "response_format" in f"{error.param} {error}":
+                self._formats = False
+                return await self.complete(messages, max_tokens, seed, schema)
             if error.code == "context_length_exceeded" or "context length" in str(error):
                 raise OverlongError(f"{place}: a request is longer than the model takes") from None
             raise EngineError(f"{place}: refused a request (status {error.status_code})") from None
@@ -126,15 +143,19 @@ class EngineCompleter:
         tokenizer: the model's, from transformers, with a chat template.
         name: the model's name, for the cache's key.
         temperature: of sampling.
+        structured: the engine can hold an answer to a schema; otherwise it answers freely.
     """
 
-    def __init__(self, engine: Engine, tokenizer: Any, name: str, *, temperature: float = 0.3) -> None:
+    def __init__(
+        self, engine: Engine, tokenizer: Any, name: str, *, temperature: float = 0.3, structured: bool = False
+    ) -> None:
         self.engine = engine
         self.name = f"{name}, temperature {temperature}"
+        self._structured = structured
         self._chat = chat_format(tokenizer)
         self._temperature = temperature
 
-    async def complete(self, messages: ChatMessages, max_tokens: int, seed: int) -> str:
+    async def complete(self, messages: ChatMessages, max_tokens: int, seed: int, schema: Schema | None = None) -> str:
         """Returns the engine's answer; see ``Completer``."""
         system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
         turns = [
@@ -148,6 +169,7 @@ class EngineCompleter:
             max_tokens=max_tokens,
             seed=seed,
             stop_token_ids=self._chat.stop_token_ids,
+            json_schema=json.dumps(schema) if schema is not None and self._structured else None,
         )
         generation = await self.engine.generate(self._chat.prompt(system, turns, "chatbot"), sampling)
         return self._chat.read_reply(generation.token_ids)[0]
@@ -172,24 +194,28 @@ class CachedCompleter:
         self._folder = Path(folder)
         self._under_way: dict[str, asyncio.Task[str]] = {}
 
-    async def complete(self, messages: ChatMessages, max_tokens: int, seed: int) -> str:
+    async def complete(self, messages: ChatMessages, max_tokens: int, seed: int, schema: Schema | None = None) -> str:
         """Returns the answer, remembered or asked for; see ``Completer``. Empty answers are not remembered."""
-        key = _key(self.name, messages, max_tokens, seed)
+        key = _key(self.name, messages, max_tokens, seed, schema)
         if (known := self._known(key)) is not None:
             self.num_cached += 1
             return known
         if key in self._under_way:
             self.num_cached += 1
             return await asyncio.shield(self._under_way[key])
-        task = asyncio.ensure_future(self._ask(key, messages, max_tokens, seed))
+        task = asyncio.ensure_future(self._ask(key, messages, max_tokens, seed, schema))
         self._under_way[key] = task
         try:
             return await task
         finally:
             del self._under_way[key]
 
-    async def _ask(self, key: str, messages: ChatMessages, max_tokens: int, seed: int) -> str:
-        text = encodable(await self._completer.complete(messages, max_tokens, seed)).strip()
+    def forget(self, messages: ChatMessages, max_tokens: int, seed: int, schema: Schema | None = None) -> None:
+        """Removes an answer that proved useless, so that the next run asks again."""
+        self._path(_key(self.name, messages, max_tokens, seed, schema)).unlink(missing_ok=True)
+
+    async def _ask(self, key: str, messages: ChatMessages, max_tokens: int, seed: int, schema: Schema | None) -> str:
+        text = encodable(await self._completer.complete(messages, max_tokens, seed, schema)).strip()
         self.num_asked += 1
         if text:
             write_atomic(self._path(key), [json.dumps({"text": text, "model": self.name}).encode()])
@@ -206,6 +232,9 @@ class CachedCompleter:
         return self._folder / key[:2] / f"{key}.json"
 
 
-def _key(name: str, messages: Sequence[dict[str, str]], max_tokens: int, seed: int) -> str:
-    content = json.dumps([name, list(messages), max_tokens, seed], sort_keys=True)
+def _key(
+    name: str, messages: Sequence[dict[str, str]], max_tokens: int, seed: int, schema: Schema | None = None
+) -> str:
+    asked = [name, list(messages), max_tokens, seed, *([schema] if schema is not None else [])]
+    content = json.dumps(asked, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()

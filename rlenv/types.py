@@ -45,6 +45,8 @@ class Message(OpenRecord):
     content: str
     actions: tuple[str, ...] | None = None
     issues: tuple[str, ...] | None = None
+    generated: tuple[str, ...] = ()
+    """Names of the fields that a judge wrote (``rlenv annotate``)."""
 
 
 class SessionContext(OpenRecord):
@@ -72,6 +74,8 @@ class Session(OpenRecord):
     chatbot: str = "unknown"
     context: SessionContext = SessionContext()
     messages: tuple[Message, ...] = ()
+    judges: dict[str, str] = {}
+    """``actions`` and ``issues``: the judge whose labels the ``generated`` ones of the messages are."""
 
     def model_post_init(self, _context: Any) -> None:
         if not self.user_id:
@@ -105,6 +109,8 @@ class Sampling(Record):
     max_tokens: int = Field(256, ge=1)
     seed: int | None = None
     stop_token_ids: tuple[int, ...] = ()
+    json_schema: str | None = None
+    """JSON schema, as JSON text, that the reply is held to; only an engine started with ``structured`` can."""
 
 
 class Generation(Record):

@@ -29,7 +29,7 @@ class ListCompleter:
         self.fail = fail
         self.silent = silent
 
-    async def complete(self, messages, max_tokens, seed):
+    async def complete(self, messages, max_tokens, seed, schema=None):
         self.prompts.append(messages)
         self.seeds.append(seed)
         if self.fail(messages[1]["content"]):
