@@ -1,0 +1,138 @@
+"""Labels written into sessions by a judge: marked as generated, and never over what a person wrote unless asked.
+
+Knows nothing of who judges. A judge that remembers its answers goes on where a run that failed was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rlenv.errors import EngineError, OverlongError, PhaseError
+from rlenv.protocols import Judge
+from rlenv.types import Annotation, Message, Role, Session
+
+log = logging.getLogger(__name__)
+MAX_FAILURES = 20
+"""After so many failed sessions no more are asked for."""
+KIND_OF_ROLE: dict[Role, str] = {"user": "actions", "assistant": "issues"}
+
+
+class NamedJudge(Judge, Protocol):
+    """A judge whose labels can be kept: it says who it is and what it labels."""
+
+    @property
+    def name(self) -> str:
+        """Who it is, with its version or settings."""
+        ...
+
+    @property
+    def kinds(self) -> Sequence[str]:
+        """``actions`` (of user messages), ``issues`` (of chatbot messages), or both."""
+        ...
+
+
+@dataclass
+class AnnotationReport:
+    """What was labelled: counts only."""
+
+    num_sessions: int = 0
+    num_labelled: int = 0
+    """Messages that got labels, an empty list of them included."""
+    num_with_label: int = 0
+    """Of them, those with at least one label."""
+    num_kept: int = 0
+    """Messages whose labels people wrote, and that stay."""
+    num_replaced: int = 0
+    """Messages whose labels were there before, a person's or generated."""
+    labels: Counter[str] = field(default_factory=Counter)
+    """Messages by label."""
+
+
+async def judged(
+    sessions: Sequence[Session],
+    judge: Judge,
+    *,
+    concurrency: int = 8,
+    advance: Callable[[], None] = lambda: None,
+) -> list[Annotation]:
+    """Returns what the judge says of each session, ``concurrency`` of them at a time.
+
+    Raises:
+        PhaseError: it failed on some; with how many, and the first reason.
+        ConfigError: no request of it can succeed.
+    """
+    found: list[Annotation] = [Annotation()] * len(sessions)
+    failures: list[str] = []
+    waiting = iter(enumerate(sessions))
+
+    async def work() -> None:
+        for i, session in waiting:
+            if len(failures) < MAX_FAILURES:
+                try:
+                    found[i] = await judge.annotate(session)
+                except (EngineError, OverlongError) as error:
+                    failures.append(str(error))
+                    log.warning("a session was not judged: %s", error)
+            advance()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(concurrency, len(sessions))):
+                group.create_task(work())
+    except BaseExceptionGroup as errors:  # one error stops all; it is told alone
+        raise errors.exceptions[0] from None
+    if failures:
+        stopped = f" (stopped after {MAX_FAILURES})" if len(failures) >= MAX_FAILURES else ""
+        raise PhaseError(
+            f"{len(failures)} of {len(sessions)} sessions were not judged{stopped}; the first: {failures[0]}. Nothing "
+            "was written. Answers are kept: run the same command again to go on."
+        )
+    return found
+
+
+def with_labels(
+    sessions: Sequence[Session], annotations: Sequence[Annotation], judge: NamedJudge, *, replace: bool = False
+) -> tuple[list[Session], AnnotationReport]:
+    """Returns the sessions with the judge's labels in them, and what was written.
+
+    Args:
+        sessions: as they were judged.
+        annotations: of each, one entry a message.
+        judge: who it was; only its ``kinds`` are written.
+        replace: also over labels that people wrote.
+    """
+    report = AnnotationReport(num_sessions=len(sessions))
+    done = []
+    for session, annotation in zip(sessions, annotations, strict=True):
+        messages = tuple(
+            _labelled(message, labels, judge, replace, report)
+            for message, labels in zip(session.messages, annotation.labels, strict=True)
+        )
+        kinds = {kind for m in messages for kind in m.generated if kind in judge.kinds}
+        update: dict[str, object] = {"messages": messages}
+        if kinds:
+            update["judges"] = session.judges | {kind: judge.name for kind in sorted(kinds)}
+        done.append(session.model_copy(update=update))
+    return done, report
+
+
+def _labelled(
+    message: Message, labels: tuple[str, ...], judge: NamedJudge, replace: bool, report: AnnotationReport
+) -> Message:
+    kind = KIND_OF_ROLE[message.role]
+    if kind not in judge.kinds:
+        return message
+    there = getattr(message, kind) is not None
+    if there and kind not in message.generated and not replace:
+        report.num_kept += 1
+        return message
+    report.num_labelled += 1
+    report.num_with_label += bool(labels)
+    report.num_replaced += there
+    report.labels.update(labels)
+    return message.model_copy(update={kind: labels, "generated": tuple(dict.fromkeys((*message.generated, kind)))})

@@ -1,0 +1,134 @@
+"""Whether two annotators agree on a sessions file, where their labels may have different names.
+
+Cohen's kappa by category over the messages that both labelled. Foreign names are met by a map, which is YAML data
+(``rlenv/judges/label_maps.yaml``, or an own file): ``name: {kind: {theirs: [ours, ...]}}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlenv.errors import DataError, Problem, there_are
+from rlenv.evaluation.agreement import Agreement, cohens_kappa
+from rlenv.judges.annotate import KIND_OF_ROLE
+from rlenv.types import Record, Session
+
+MAPS_FILE = Path(__file__).with_name("label_maps.yaml")
+LabelMap = dict[str, dict[str, tuple[str, ...]]]
+"""Kind to label of the first file to the labels of the second that say the same."""
+
+
+class LabelAgreement(Record):
+    """Agreement on one label of the first annotator and what stands for it with the second."""
+
+    kind: str
+    first: str
+    second: str
+    """A label; ``any`` where several stand for the first."""
+    agreement: Agreement
+    num_both: int
+    """Messages that both gave it."""
+
+
+def load_label_map(name: str) -> LabelMap:
+    """Returns a map by its name in ours, or of a YAML file of its own with one map in it (``kind: {theirs: [ours]}``).
+
+    Raises:
+        DataError: there is none, or it is no map.
+    """
+    file = Path(name) if name.endswith((".yaml", ".yml")) else MAPS_FILE
+    try:
+        data = yaml.safe_load(file.read_text("utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise DataError([Problem(str(file), expected="a readable YAML file", came=type(error).__name__)]) from error
+    if file == MAPS_FILE:
+        if name not in data:
+            raise DataError([Problem(str(file), expected=f"a map named {name!r}", came=there_are(data, name))])
+        data = data[name]
+    return _checked(data, file)
+
+
+def label_agreement(
+    first: Sequence[Session], second: Sequence[Session], label_map: LabelMap | None = None
+) -> tuple[list[LabelAgreement], dict[str, int]]:
+    """Returns the agreement on every label, and how many messages of each kind both labelled.
+
+    Without a map, labels of equal name are compared, all that occur on either side. With one, each of the first's
+    labels in it is compared with any of its counterparts and with each one of them that occurs.
+
+    Args:
+        first: labelled sessions.
+        second: the same sessions, labelled by somebody else; others are left out.
+        label_map: see ``load_label_map``.
+
+    Raises:
+        DataError: a session that both have has not the same messages in both.
+    """
+    pairs = _pairs(first, second)
+    rows = []
+    for kind, both in pairs.items():
+        compared = _compared(both, None if label_map is None else label_map.get(kind, {}))
+        for theirs, name, ours in compared:
+            a = [theirs in labels for labels, _ in both]
+            b = [any(label in labels for label in ours) for _, labels in both]
+            num_both = sum(x and y for x, y in zip(a, b, strict=True))
+            found = cohens_kappa(a, b)
+            rows.append(LabelAgreement(kind=kind, first=theirs, second=name, agreement=found, num_both=num_both))
+    return rows, {kind: len(both) for kind, both in pairs.items()}
+
+
+Both = list[tuple[Sequence[str], Sequence[str]]]
+
+
+def _pairs(first: Sequence[Session], second: Sequence[Session]) -> dict[str, Both]:
+    """Returns by kind the two sets of labels of every message that has both."""
+    others = {session.session_id: session for session in second}
+    pairs: dict[str, Both] = {"actions": [], "issues": []}
+    problems = []
+    for session in first:
+        other = others.get(session.session_id)
+        if other is None:
+            continue
+        if [(m.role, m.content) for m in session.messages] != [(m.role, m.content) for m in other.messages]:
+            hint = "compare labels of one and the same sessions file"
+            came = f"{len(session.messages)} and {len(other.messages)} messages, or other texts"
+            problems.append(Problem("sessions", session.session_id, "messages", "the same in both files", came, hint))
+            continue
+        for one, two in zip(session.messages, other.messages, strict=True):
+            kind = KIND_OF_ROLE[one.role]
+            labels = getattr(one, kind), getattr(two, kind)
+            if labels[0] is not None and labels[1] is not None:
+                pairs[kind].append(labels)
+    if problems:
+        raise DataError(problems)
+    return pairs
+
+
+def _compared(both: Both, mapped: Mapping[str, tuple[str, ...]] | None) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Returns (first's label, name of the second's, the second's labels) of each comparison."""
+    if mapped is None:
+        names = sorted({label for labels in both for side in labels for label in side})
+        return [(name, name, (name,)) for name in names]
+    occurring = {label for _, labels in both for label in labels}
+    rows: list[tuple[str, str, tuple[str, ...]]] = []
+    for theirs, ours in mapped.items():
+        there = [label for label in ours if label in occurring]
+        rows += [(theirs, "any" if len(ours) > 1 else ours[0], ours)]
+        rows += [(theirs, label, (label,)) for label in there if len(ours) > 1]
+    return rows
+
+
+def _checked(data: Any, file: Path) -> LabelMap:
+    def problem(field: str, expected: str) -> DataError:
+        return DataError([Problem(str(file), field=field, expected=expected, came="something else")])
+
+    if not isinstance(data, dict) or set(data) - {"actions", "issues"}:
+        raise problem("the map", "actions, issues or both")
+    for kind, labels in data.items():
+        if not isinstance(labels, dict) or not all(isinstance(o, list) and o for o in labels.values()):
+            raise problem(kind, "theirs: [ours, ...]")
+    return {kind: {str(t): tuple(map(str, o)) for t, o in labels.items()} for kind, labels in data.items()}
