@@ -71,7 +71,7 @@ def import_data(
         **_counted("dropped: ", report.dropped),
         **report.changed,
     }
-    _show(str(out), rows)
+    show_counts(str(out), rows)
 
 
 def validate(
@@ -88,7 +88,7 @@ def validate(
             raise ConfigError(f"--neighbours is {neighbours!r}; use merge or reject")
         read_sessions(files, neighbours="reject" if neighbours == "reject" else "keep")
         for file in files:
-            _show(str(file), _contents(file))
+            show_counts(str(file), _contents(file))
     Console().print("[bold green]OK[/]")
 
 
@@ -154,7 +154,7 @@ def summarize(
         "sessions without a word": report.num_empty,
         "inputs cut to --input-tokens": report.num_cut,
     }
-    _show(str(out), rows)
+    show_counts(str(out), rows)
 
 
 def register(app: typer.Typer) -> None:
@@ -227,7 +227,8 @@ def _counted(label: str, counts: Mapping[str, int]) -> dict[str, int]:
     return {f"{label}{name}": n for name, n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))}
 
 
-def _show(title: str, rows: Mapping[str, int | str]) -> None:
+def show_counts(title: str, rows: Mapping[str, int | str]) -> None:
+    """Prints a titled table of names and counts."""
     table = Table(show_header=False, box=None)
     table.add_column(overflow="fold")
     table.add_column(justify="right", no_wrap=True)

@@ -1,4 +1,4 @@
-"""Which language model writes summaries: one behind an endpoint, or one that runs here for as long as the command."""
+"""Which language model writes summaries or judges: one behind an endpoint, or one that runs as long as the command."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ def summary_model(
     *,
     num_positions: int,
     log_dir: Path,
+    temperature: float = 0.3,
+    reasoning_effort: str | None = None,
+    structured: bool = False,
 ) -> Iterator[tuple[Completer, CountTokens]]:
     """Gives the model and the function that counts its tokens (estimated, where the model is elsewhere).
 
@@ -30,6 +33,9 @@ def summary_model(
         engine_model: folder of a checkpoint to run here, or None.
         num_positions: longest question and answer together, for an engine of ours.
         log_dir: where that engine writes its log.
+        temperature: of sampling.
+        reasoning_effort: of a reasoning model behind an endpoint.
+        structured: that engine can hold its answers to a JSON schema.
 
     Raises:
         ConfigError: neither or both are asked for, or the folder holds no model.
@@ -39,17 +45,22 @@ def summary_model(
     if base_url:
         if not model:
             raise ConfigError("--base-url needs --model, the model's name there")
-        yield EndpointCompleter(base_url, model, key_env), estimate_tokens
+        endpoint = EndpointCompleter(
+            base_url, model, key_env, temperature=temperature, reasoning_effort=reasoning_effort
+        )
+        yield endpoint, estimate_tokens
         return
     assert engine_model is not None
     if not (engine_model / "config.json").is_file():
         raise ConfigError(f"--engine-model {engine_model}: no checkpoint there; expected a folder with config.json")
-    with _engine(engine_model, num_positions, log_dir) as completer:
+    with _engine(engine_model, num_positions, log_dir, temperature, structured) as completer:
         yield completer, completer.count_tokens
 
 
 @contextmanager
-def _engine(folder: Path, num_positions: int, log_dir: Path) -> Iterator[EngineCompleter]:
+def _engine(
+    folder: Path, num_positions: int, log_dir: Path, temperature: float, structured: bool
+) -> Iterator[EngineCompleter]:
     from transformers import AutoTokenizer
 
     from actors.engine_config import EngineConfig
@@ -60,10 +71,12 @@ def _engine(folder: Path, num_positions: int, log_dir: Path) -> Iterator[EngineC
     tokenizer = AutoTokenizer.from_pretrained(folder)
     config = EngineConfig(
         model=str(folder.resolve()),
-        name="summaries",
+        name="judge" if structured else "summaries",
         log_dir=str(log_dir.resolve()),
         max_loras=0,
         max_model_len=num_positions,
+        structured=structured,
     )
     with cluster(RayConfig()), EnginePool(config) as pool:
-        yield EngineCompleter(pool, tokenizer, str(folder.resolve()))
+        name = str(folder.resolve())
+        yield EngineCompleter(pool, tokenizer, name, temperature=temperature, structured=structured)

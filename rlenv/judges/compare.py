@@ -18,6 +18,7 @@ from rlenv.judges.annotate import KIND_OF_ROLE
 from rlenv.types import Record, Session
 
 MAPS_FILE = Path(__file__).with_name("label_maps.yaml")
+KINDS = tuple(KIND_OF_ROLE.values())
 LabelMap = dict[str, dict[str, tuple[str, ...]]]
 """Kind to label of the first file to the labels of the second that say the same."""
 
@@ -53,7 +54,10 @@ def load_label_map(name: str) -> LabelMap:
 
 
 def label_agreement(
-    first: Sequence[Session], second: Sequence[Session], label_map: LabelMap | None = None
+    first: Sequence[Session],
+    second: Sequence[Session],
+    label_map: LabelMap | None = None,
+    kinds: Sequence[str] = KINDS,
 ) -> tuple[list[LabelAgreement], dict[str, int]]:
     """Returns the agreement on every label, and how many messages of each kind both labelled.
 
@@ -64,11 +68,12 @@ def label_agreement(
         first: labelled sessions.
         second: the same sessions, labelled by somebody else; others are left out.
         label_map: see ``load_label_map``.
+        kinds: which labels; those that the second annotator does not give must be left out.
 
     Raises:
         DataError: a session that both have has not the same messages in both.
     """
-    pairs = _pairs(first, second)
+    pairs = {kind: both for kind, both in _pairs(first, second).items() if kind in kinds}
     rows = []
     for kind, both in pairs.items():
         compared = _compared(both, None if label_map is None else label_map.get(kind, {}))
