@@ -35,11 +35,19 @@ def evaluate(
     all_users: Annotated[bool, typer.Option(help="of runs, also the sessions of users that were trained on")] = False,
     allow_mixed: Annotated[bool, typer.Option(help="pool different simulators that stand in one file")] = False,
     overwrite: Annotated[bool, typer.Option(help="replace an evaluation that is in --out")] = False,
+    transcripts: Annotated[int, typer.Option(min=0, help="simulated conversations to show, of each simulator")] = 3,
+    real_transcripts: Annotated[int, typer.Option(min=0, help="conversations of real users to show")] = 0,
     seed: Annotated[int, typer.Option(help="of intervals, draws and splits")] = 0,
 ) -> None:
-    """Compare simulators with real sessions: metrics.json and CSV tables in one directory."""
+    """Compare simulators with real sessions: metrics.json, tables, figures and a report in one directory.
+
+    The report shows the text of a few simulated conversations, and of real ones only with --real-transcripts.
+    """
+    from launch.evaluation.figures import draw
     from launch.evaluation.inputs import PART, read_ab_tests, read_inputs
+    from launch.evaluation.report import write_report
     from launch.evaluation.sheets import sheets
+    from launch.evaluation.transcripts import choose_transcripts
     from launch.evaluation.writing import check_free, new_directory, write_tables
     from rlenv.evaluation.suite import EvaluationConfig
     from rlenv.evaluation.suite import evaluate as make_tables
@@ -58,10 +66,18 @@ def evaluate(
     tables = sheets(evaluation)
     with new_directory(out, overwrite) as folder:
         write_tables(folder, evaluation, tables)
+        pictures = draw(evaluation, folder / "figures")
+        shown = choose_transcripts(inputs, transcripts, real_transcripts, seed)
+        write_report(folder, evaluation, tables, pictures, shown, inputs.verdicts, evaluation.notes)
     console = Console()
     for note in evaluation.notes:
         console.print(f"- {note}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{out}: metrics.json, {len(tables)} tables", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"{out}: report.html, metrics.json, {len(tables)} tables, {len(pictures)} figures",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def register(app: typer.Typer) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from rlenv.evaluation.ab_tests import AbTable, Arms
 from rlenv.evaluation.discriminators import Cell, DiscriminatorRow
 from rlenv.evaluation.intervals import Estimate
+from rlenv.evaluation.linguistic import TABLE_1
 from rlenv.evaluation.suite import Evaluation
 from rlenv.evaluation.validity import Correlation
 
@@ -30,6 +31,8 @@ class Sheet:
     rows: tuple[tuple[Value, ...], ...]
     percent: tuple[str, ...] = ()
     """Columns that the report shows in per cent; CSV keeps the fractions."""
+    csv_only: tuple[str, ...] = ()
+    """Columns that the report leaves to the CSV file."""
 
 
 def sheets(evaluation: Evaluation) -> list[Sheet]:
@@ -93,7 +96,8 @@ def _linguistic(evaluation: Evaluation) -> Sheet:
             spread = row.features[key]
             cells += [spread.mean, spread.median, spread.sd]
         rows.append((*cells, row.self_bleu))
-    return Sheet("table1_linguistic", (*columns, "self_bleu"), tuple(rows))
+    hidden = tuple(c for c in columns if c.endswith(("_median", "_sd")) and not c.startswith(TABLE_1))
+    return Sheet("table1_linguistic", (*columns, "self_bleu"), tuple(rows), csv_only=hidden)
 
 
 def _discriminators(found: Sequence[DiscriminatorRow]) -> Sheet:
@@ -114,7 +118,8 @@ def _discriminators(found: Sequence[DiscriminatorRow]) -> Sheet:
         values += [_accuracy(row.leak), _accuracy(row.power), row.referee_accuracy]
         values += [row.calibration.expected_error, row.calibration.brier, row.num_unscored]
         rows.append(tuple(values))
-    return Sheet("table2_discriminator", tuple(columns), tuple(rows))
+    hidden = tuple(c for c in columns if c.startswith("turn_") and not c.endswith("_accuracy"))
+    return Sheet("table2_discriminator", tuple(columns), tuple(rows), csv_only=hidden)
 
 
 def _accuracy(cell: Cell | None) -> Estimate | None:

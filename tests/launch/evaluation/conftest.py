@@ -50,7 +50,7 @@ def write_run(root: Path, real: list[Session], versions: dict[str, list[Session]
                     session_id=s.session_id,
                     context_id=str(i),
                     real=is_real,
-                    log_odds=(0.0, *(rng.gauss(distance if is_real else -distance, 1) for _ in s.user_messages())),
+                    log_odds=(0.0, *(rng.gauss(distance if is_real else -distance, 1) for _ in s.user_messages()[:12])),
                     num_turns=len(s.user_messages()),
                 ).model_dump(mode="json")
                 for is_real, some in ((True, real), (False, sessions))
