@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import tracemalloc
+import weakref
 from collections import Counter
 
 import pytest
@@ -141,6 +143,51 @@ def test_a_consumer_that_stops_cancels_what_is_under_way():
         return result
 
     assert asyncio.run(take_one()).episode.context_id == "c0"
+
+
+@pytest.mark.slow
+def test_two_thousand_conversations_at_once_in_one_process_in_bounded_memory():
+    num, alive, peaks, most = 2000, weakref.WeakSet(), [], 0
+
+    class Gathering(ScriptedUser):
+        """Nobody answers before everybody was asked."""
+
+        def __init__(self):
+            super().__init__(leave_rate=0.0)
+            self.asked, self.all_asked = 0, asyncio.Event()
+
+        async def reply(self, state, seed):
+            self.asked += 1
+            if self.asked == num:
+                self.all_asked.set()
+            await self.all_asked.wait()
+            return await super().reply(state, seed)
+
+    base = ConversationCore(SCENARIOS, world(), "user", Limits(max_turns=2))
+
+    def make():
+        one = base.sibling()
+        alive.add(one)
+        return one
+
+    async def hold_all():
+        nonlocal most
+        episodes = (EPISODES[i % 40].model_copy(update={"seed": i}) for i in range(2 * num))
+        finished = 0
+        async for result in collect(Gathering(), make, episodes, concurrency=num):
+            assert result.failure is None and len(result.rewards) == 2
+            finished, most = finished + 1, max(most, len(alive))
+            if finished % num == 0:
+                peaks.append(tracemalloc.get_traced_memory()[1])
+        assert finished == 2 * num
+
+    tracemalloc.start()
+    try:
+        asyncio.run(hold_all())
+    finally:
+        tracemalloc.stop()
+    assert most <= num + 1  # the last one drawn, and the one in the consumer's hand
+    assert peaks[1] < 1.2 * peaks[0] < 120e6  # the second 2,000 need no more than the first
 
 
 def test_failures_have_their_kind_and_ids_and_the_others_go_on():
