@@ -1,0 +1,46 @@
+"""A scripted chatbot: asks first, then reflects; then the last turns again, in three other ways, from a snapshot.
+
+    python examples/scripted_chatbot.py
+
+OUTPUT
+"""
+
+import gymnasium as gym
+
+import rlenv  # noqa: F401 (registers the envs)
+from rlenv.reward_registry import make_reward
+
+QUESTIONS = ("What brings you here today?", "How long has it been like this?", "What would make it a little easier?")
+
+
+def chatbot(observation) -> str:
+    """Returns the next message: three questions, then the user's own words back."""
+    asked = sum(message.role == "assistant" for message in observation)
+    last = observation[-1].content if observation else ""
+    return QUESTIONS[asked] if asked < len(QUESTIONS) else f"I hear you say: {last}"
+
+
+def play(env, observation) -> float:
+    """Plays to the end; returns the sum of rewards."""
+    total, over = 0.0, False
+    while not over:
+        observation, reward, terminated, truncated, _ = env.step(chatbot(observation))
+        total, over = total + reward, terminated or truncated
+    return total
+
+
+def main() -> None:
+    reward = make_reward({"user_actions": 1.0, "issue_free": {"weight": 0.5}})
+    env = gym.make("rlenv/Conversation-v0", reward=reward, render_mode="ansi").unwrapped
+    observation, _ = env.reset(seed=7)
+    for _ in range(2):
+        observation, *_ = env.step(chatbot(observation))
+    forks = env.fork(3)
+    print(env.render())
+    print(f"\nreturn from here on: {play(env, observation):+.1f}")
+    for number, fork in enumerate(forks, 1):
+        print(f"return of fork {number}:     {play(fork, observation):+.1f}")
+
+
+if __name__ == "__main__":
+    main()
