@@ -2,7 +2,12 @@
 
     python examples/scripted_chatbot.py
 
-OUTPUT
+It prints the conversation up to the snapshot, and then:
+
+    return from here on: -0.5
+    return of fork 1:     -2.5
+    return of fork 2:     -2.5
+    return of fork 3:     +0.0
 """
 
 import gymnasium as gym

@@ -2,7 +2,9 @@
 
     python examples/trl_grpo.py [FOLDER OF A CHAT MODEL]
 
-Without a folder the model is a small random Llama, which shows the machinery and learns nothing. OUTPUT
+Without a folder the model is a small random Llama, which shows the machinery and learns nothing:
+
+    reward -0.50 +- 1.00, loss 0.0000, 280 tokens
 """
 
 import sys

@@ -1,0 +1,38 @@
+"""Every example runs as its docstring says, and prints what stands there."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def printed(name: str) -> str:
+    """What an example prints, run as a person runs it."""
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
+    done = subprocess.run([sys.executable, EXAMPLES / name], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def promised(name: str) -> list[str]:
+    """The output that the docstring shows: its indented lines but the command."""
+    docstring = (EXAMPLES / name).read_text().split('"""')[1]
+    return [
+        line[4:] for line in docstring.splitlines() if line.startswith("    ") and not line.startswith("    python ")
+    ]
+
+
+@pytest.mark.parametrize("name", ["random_policy.py", "scripted_chatbot.py"])
+def test_an_example_on_the_population_prints_what_its_docstring_shows(name: str) -> None:
+    shown = promised(name)
+    out = printed(name)
+    assert shown and all(line in out for line in shown)
+
+
+@pytest.mark.slow
+def test_the_example_of_a_grpo_step_prints_a_reward_and_a_loss() -> None:
+    assert "reward " in printed("trl_grpo.py")
