@@ -1,10 +1,12 @@
 """A random policy in the chatbot's seat, on the embedded population: no model, no server, no download.
 
-python examples/random_policy.py
+    python examples/random_policy.py
 
-seed 0: 24 messages, return -1.0, ended by user (end_of_session)
-seed 1: 14 messages, return -7.0, ended by user (end_of_session)
-seed 2: 21 messages, return -5.0, ended by user (end_of_session)
+It prints a line an episode:
+
+    seed 0: 24 messages, return -1.0, ended by user (end_of_session)
+    seed 1: 14 messages, return -7.0, ended by user (end_of_session)
+    seed 2: 21 messages, return -5.0, ended by user (end_of_session)
 """
 
 import gymnasium as gym
