@@ -209,7 +209,10 @@ def test_a_ray_that_was_running_stays_and_is_used(finished_run):
     try:
         node = ray.get_runtime_context().get_node_id()
         env = gym.make(CHATBOT, config=str(finished_run))
-        env.reset(seed=2)
+        for seed in range(20):
+            env.reset(seed=seed)
+            if not env.unwrapped.core.over:  # a random model may leave before it is spoken to
+                break
         env.unwrapped.fork(1)[0].close()  # holds nothing of its own
         assert env.step("Hello.")[0]
         assert ray.get_runtime_context().get_node_id() == node
