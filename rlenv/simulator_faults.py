@@ -76,7 +76,8 @@ def message_weights(
             f"conversation {state.context_id}: {len(rewards) + 1} log-odds for {state.num_user_turns} user messages; "
             "expected one more than messages"
         )
-    weights, heard = [], 0
+    weights: list[float] = []
+    heard = 0
     for turn in state.turns:
         if turn.role == "user":
             if weights and rewards[heard] < threshold:

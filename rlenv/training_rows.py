@@ -9,7 +9,7 @@ other. Knows nothing of torch or of losses.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import Field, model_validator
 
@@ -117,6 +117,19 @@ def training_rows(
     return rows, dict(counts)
 
 
+def sum_parts(steps: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Returns the sum of each part of several rewards.
+
+    >>> sum_parts([{"a": 1.0}, {"a": -3.0, "b": 0.5}])
+    {'a': -2.0, 'b': 0.5}
+    """
+    sums: dict[str, float] = {}
+    for parts in steps:
+        for name, value in parts.items():
+            sums[name] = sums.get(name, 0.0) + value
+    return sums
+
+
 def _row(group_id: str, trajectory: Trajectory, worth: Sequence[float], weights: Sequence[float]) -> TrainingRow:
     """Returns the row of one trajectory.
 
@@ -130,9 +143,6 @@ def _row(group_id: str, trajectory: Trajectory, worth: Sequence[float], weights:
         (worth[turn - 1] * weights[turn - 1], weights[turn - 1]) if turn else (0.0, 0.0)
         for turn in trajectory.turn_of_token
     ]
-    parts: Counter[str] = Counter()
-    for step in trajectory.reward_parts:
-        parts.update(step)
     return TrainingRow(
         episode_id=trajectory.episode_id,
         group_id=group_id,
@@ -142,7 +152,7 @@ def _row(group_id: str, trajectory: Trajectory, worth: Sequence[float], weights:
         logprobs=trajectory.logprobs,
         advantages=tuple(advantage for advantage, _ in of_token),
         reward=sum(trajectory.rewards),
-        reward_parts=dict(parts),
+        reward_parts=sum_parts(trajectory.reward_parts),
         num_turns=len(trajectory.rewards),
         sampler=trajectory.adapter.digest if trajectory.adapter else None,
         truncated=trajectory.truncated,
