@@ -229,7 +229,8 @@ def _fingerprint(payload: Any) -> str:
                 add(item)
         elif dataclasses.is_dataclass(value):
             for field in dataclasses.fields(value):
-                add(getattr(value, field.name))
+                if field.compare:  # handles of actors, for example, tell nothing of what is trained
+                    add(getattr(value, field.name))
         else:
             digest.update(repr(value).encode("utf-8", "surrogatepass"))
 
