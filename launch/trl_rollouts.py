@@ -106,7 +106,7 @@ def in_process(system_text: SystemText, *, max_tokens: int, max_positions: int |
 
     def speaker_of(trainer: Any, seat: Seat) -> EngineSpeaker:
         engine = ModuleEngine(trainer.accelerator.unwrap_model(trainer.model), max_positions)
-        sampling = Sampling(temperature=trainer.args.temperature, max_tokens=max_tokens)
+        sampling = Sampling(temperature=trainer.args.temperature, top_p=1.0, max_tokens=max_tokens)
         return EngineSpeaker("policy", engine, chat_format(trainer.processing_class), seat, system_text, sampling)
 
     return speaker_of

@@ -3,9 +3,6 @@
 import gymnasium as gym
 
 if "rlenv/Conversation-v0" not in gym.registry:
-    _ENTRY_POINTS = {
-        "entry_point": "rlenv.gym_env:ConversationEnv",
-        "vector_entry_point": "rlenv.vector_env:ConversationVectorEnv",
-    }
-    gym.register(id="rlenv/Conversation-v0", **_ENTRY_POINTS)
-    gym.register(id="rlenv/User-v0", kwargs={"seat": "user"}, **_ENTRY_POINTS)
+    _ONE, _MANY = "rlenv.gym_env:ConversationEnv", "rlenv.vector_env:ConversationVectorEnv"
+    gym.register(id="rlenv/Conversation-v0", entry_point=_ONE, vector_entry_point=_MANY)
+    gym.register(id="rlenv/User-v0", entry_point=_ONE, vector_entry_point=_MANY, kwargs={"seat": "user"})

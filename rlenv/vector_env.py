@@ -72,7 +72,7 @@ class ConversationVectorEnv(VectorEnv[tuple[Observation, ...], Sequence[str], np
         self._observations: list[Observation] = [()] * num_envs
 
     # Gymnasium's own vector envs of several generators have these as tuples too.
-    @property
+    @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """Each env's generator."""
         return tuple(env.np_random for env in self.envs)

@@ -198,7 +198,8 @@ def conversation_trainer() -> Any:
         def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
             output = super()._generate_and_score_completions(inputs)
             rows = [torch.tensor(row["token_advantages"], dtype=torch.float32) for row in inputs]
-            advantages = pad(rows, padding_value=0.0, padding_side="right", pad_to_multiple_of=self.pad_to_multiple_of)
+            width: Any = self.pad_to_multiple_of
+            advantages = pad(rows, padding_value=0, padding_side="right", pad_to_multiple_of=width)
             output["advantages"] = advantages.to(output["completion_ids"].device)
             mask = output["completion_mask"] * output["tool_mask"]
             gap = sampler_kl(output["old_per_token_logps"], output["sampling_per_token_logps"], mask)

@@ -85,16 +85,17 @@ def _by_turn(evaluation: Evaluation) -> Figure | None:
     rows = evaluation.discriminators
     if not rows:
         return None
-    turns = [cell for cell in rows[0].cells if cell.isdigit()]
+    turns = [c for c in rows[0].cells if c.isdigit() and any(row.cells[c].num_decisions for row in rows)]
     names = [s.name for s in evaluation.simulators]
     figure, (ax,) = new_figure(6.4, 3.8)
     for i, row in enumerate(rows):
         shift = 0.12 * (i - (len(rows) - 1) / 2)
         style = look(names.index(row.name))
-        there = [(x + shift, row.cells[t].accuracy) for x, t in enumerate(turns) if row.cells[t].num_decisions]
-        ax.plot([x for x, _ in there], [e.value for _, e in there], lw=1.2, label=row.name, **style)
-        for x, found in there:
-            ax.errorbar(x, found.value or 0.0, yerr=_error(found), color=style["color"], lw=1, capsize=2)
+        cells = [(x + shift, row.cells[t].accuracy) for x, t in enumerate(turns)]
+        there = [(x, found.value, found) for x, found in cells if found.value is not None]
+        ax.plot([x for x, _, _ in there], [y for _, y, _ in there], lw=1.2, label=row.name, **style)
+        for x, y, found in there:
+            ax.errorbar(x, y, yerr=_error(found), color=style["color"], lw=1, capsize=2)
     ax.axhline(0.5, color="#888888", lw=1, ls="--")
     ax.text(len(turns) - 0.55, 0.505, "chance", fontsize=8, color="#666666", ha="right", va="bottom")
     ax.set_xticks(range(len(turns)), turns)
@@ -116,7 +117,7 @@ def _calibration(evaluation: Evaluation) -> Figure | None:
         bins = [b for b in row.calibration.bins if b.num]
         error = row.calibration.expected_error
         label = row.name if error is None else f"{row.name} (ECE {error:.2f})"
-        x, y = [b.mean_probability for b in bins], [b.share_real for b in bins]
+        x, y = [b.mean_probability or 0.0 for b in bins], [b.share_real or 0.0 for b in bins]
         ax.plot(x, y, lw=1.2, ms=5, label=label, **look(names.index(row.name)))
     ax.set_xlabel("P(real) of the discriminator")
     ax.set_ylabel("share that is real")
@@ -186,8 +187,12 @@ def _issue_rates(evaluation: Evaluation) -> Figure | None:
 
 def shown_deltas(evaluation: Evaluation) -> IssueRow | None:
     """Returns the simulator of Figure 4: the one with the lowest divergence, or None where none has one."""
-    known = [row for row in evaluation.issues.rows if row.divergence and row.divergence.kl is not None]
-    return min(known, key=lambda row: row.divergence.kl) if known else None  # type: ignore[union-attr,arg-type]
+    known = [
+        (row.divergence.kl, i, row)
+        for i, row in enumerate(evaluation.issues.rows)
+        if row.divergence and row.divergence.kl is not None
+    ]
+    return min(known)[2] if known else None
 
 
 def _deltas(evaluation: Evaluation) -> Figure | None:
