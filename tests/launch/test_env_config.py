@@ -118,6 +118,16 @@ def test_scripted_chatbots_without_a_reward_need_no_ray(finished_run):
     env.close()
 
 
+def test_a_vector_env_of_a_run_gives_what_single_envs_of_it_give(finished_run):
+    settings = {"config": str(finished_run), "overrides": ["split=evaluation"]}
+    many, one = gym.make_vec(USER, num_envs=2, **settings), gym.make(USER, **settings)
+    observations, _ = many.reset(seed=3)
+    assert observations == tuple(one.reset(seed=seed)[0] for seed in (3, 4))
+    assert many.step(["I feel low.", "I feel low."])[0][1] == one.step("I feel low.")[0]
+    many.close()
+    one.close()
+
+
 # ---------------------------------------------------------------------------------------------- models
 
 
