@@ -18,6 +18,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from rlenv.context import ContextConfig
 from rlenv.errors import EngineError, RlenvError
+from rlenv.memory import keep_freed_memory
 from rlenv.system_texts import discriminator_system_text, token_counter
 from rlenv.types import Branch, Session, SessionScores
 
@@ -53,6 +54,8 @@ class _ScoringActor:
 
         torch.set_num_threads(config.threads)
         device = "cuda" if config.num_gpus and torch.cuda.is_available() else "cpu"
+        if device == "cpu":
+            keep_freed_memory()
         loaded = LoadedDiscriminator.load(
             checkpoint, device=device, dtype=config.dtype, batch_tokens=config.batch_tokens
         )

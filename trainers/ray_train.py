@@ -25,6 +25,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from rlenv.errors import PhaseError
+from rlenv.memory import keep_freed_memory
 from trainers.progress import Progress
 from trainers.resources import TrainResources
 
@@ -158,6 +159,8 @@ def _run_worker(
 
     torch.set_num_threads(threads)
     device = str(train.torch.get_device()) if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        keep_freed_memory()
     worker = RayWorker(
         rank=rank,
         world_size=context.get_world_size(),
