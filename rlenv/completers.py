@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from rlenv.chat_format import chat_format
 from rlenv.cutting import encodable
-from rlenv.errors import ConfigError, EngineError, OverlongError
 from rlenv.lines import write_atomic
+from rlenv.openai_client import as_ours, connect
 from rlenv.protocols import Engine
 from rlenv.types import Sampling, Turn, Utterance
 
@@ -89,7 +88,6 @@ class EndpointCompleter:
         """Returns the endpoint's answer; see ``Completer``."""
         import openai
 
-        place = f"{self.model} at {self.base_url}"
         limits: dict[str, Any] = {"temperature": self._temperature, "max_tokens": max_tokens}
         if self._reasons:
             limits = {"max_completion_tokens": max_tokens}
@@ -101,37 +99,23 @@ class EndpointCompleter:
             response = await self._connect().chat.completions.create(
                 model=self.model, messages=messages, seed=seed, **limits, **more
             )
-        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-            key = f"the key in {self._key_env}" if self._key_env else "whether a key is needed (--key-env)"
-            raise ConfigError(f"{place}: status {error.status_code}; check the address, the model and {key}") from None
-        except openai.BadRequestError as error:
-            if error.param in limits and not self._reasons:
-                self._reasons = True
-                return await self.complete(messages, max_tokens, seed, schema)
-            if "response_format" in more and "response_format" in f"{error.param} {error}":
-                self._formats = False
-                return await self.complete(messages, max_tokens, seed, schema)
-            if error.code == "context_length_exceeded" or "context length" in str(error):
-                raise OverlongError(f"{place}: a request is longer than the model takes") from None
-            raise EngineError(f"{place}: refused a request (status {error.status_code})") from None
-        except openai.APIStatusError as error:
-            raise EngineError(f"{place}: status {error.status_code} after {self._retries} retries") from None
         except openai.APIError as error:
-            raise EngineError(f"{place}: {type(error).__name__} after {self._retries} retries") from None
+            if isinstance(error, openai.BadRequestError):
+                if error.param in limits and not self._reasons:
+                    self._reasons = True
+                    return await self.complete(messages, max_tokens, seed, schema)
+                if "response_format" in more and "response_format" in f"{error.param} {error}":
+                    self._formats = False
+                    return await self.complete(messages, max_tokens, seed, schema)
+            place = f"{self.model} at {self.base_url}"
+            raise as_ours(error, place, self._key_env, self._retries) from None
         if not response.choices:
             return ""
         return (response.choices[0].message.content or "").strip()
 
     def _connect(self) -> Any:
-        from openai import AsyncOpenAI
-
         if self._client is None:
-            key = os.environ.get(self._key_env) if self._key_env else "none"
-            if not key:
-                raise ConfigError(f"the environment variable {self._key_env} is not set; it holds the endpoint's key")
-            self._client = AsyncOpenAI(
-                base_url=self.base_url, api_key=key, timeout=self._timeout_s, max_retries=self._retries
-            )
+            self._client = connect(self.base_url, self._key_env, self._timeout_s, self._retries)
         return self._client
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
-import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from rlenv.errors import ConfigError, EngineError, OverlongError
+from rlenv.errors import ConfigError, EngineError
+from rlenv.openai_client import as_ours, connect
 from rlenv.provenance import SpeakerCard
 from rlenv.system_texts import SystemText
 from rlenv.types import ROLE_OF_SEAT, ConversationState, Sampling, Seat, Utterance
@@ -85,18 +85,8 @@ class EndpointSpeaker:
         return SpeakerCard(name=self.name, kind="endpoint", model=self.model, sampling=self.sampling)
 
     def _connect(self) -> Any:
-        from openai import AsyncOpenAI
-
         if self._client is None:
-            key = os.environ.get(self._key_env) if self._key_env else "none"
-            if not key:
-                raise ConfigError(
-                    f"{self.name}: the environment variable {self._key_env} is not set; "
-                    f"it should hold the key of {self.base_url}"
-                )
-            self._client = AsyncOpenAI(
-                base_url=self.base_url, api_key=key, timeout=self._timeout_s, max_retries=self._retries
-            )
+            self._client = connect(self.base_url, self._key_env, self._timeout_s, self._retries)
         return self._client
 
     async def reply(self, state: ConversationState, seed: int) -> Utterance:
@@ -105,6 +95,7 @@ class EndpointSpeaker:
         Raises:
             OverlongError: the conversation does not fit the model.
             EngineError: the endpoint failed after all retries.
+            ConfigError: no request can succeed (a wrong key, an unknown model).
         """
         import openai
 
@@ -119,13 +110,9 @@ class EndpointSpeaker:
                     max_tokens=self.sampling.max_tokens,
                     seed=seed,
                 )
-        except openai.BadRequestError as error:
-            if getattr(error, "code", None) == "context_length_exceeded" or "context length" in str(error):
-                raise OverlongError(f"{self.name}: the conversation is longer than {self.model} takes") from None
-            raise EngineError(f"{self.name} at {self.base_url}: refused the request ({error.status_code})") from None
         except openai.APIError as error:
-            kind = type(error).__name__
-            raise EngineError(f"{self.name} at {self.base_url}: {kind} after {self._retries} retries") from None
+            place = f"{self.name}: {self.model} at {self.base_url}"
+            raise as_ours(error, place, self._key_env, self._retries) from None
         choice = response.choices[0]
         text = (choice.message.content or "").strip()
         ends = self.seat == "user" and END_MARK in text

@@ -106,7 +106,7 @@ def test_the_key_comes_from_the_environment_and_is_never_shown(monkeypatch):
         assert set(server.keys) == {"Bearer s3cret"}
         server.answer = lambda _: (401, {"message": "bad key s3cret"})
         (result,) = hold("user", speaker("user", **settings), EPISODES[:1])
-        assert result.failure == "engine" and "s3cret" not in result.reason
+        assert result.failure == "data" and "s3cret" not in result.reason
 
 
 def test_an_endpoint_that_fails_for_a_moment_leaves_no_trace():
