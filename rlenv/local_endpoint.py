@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Answer = str | tuple[int, dict[str, Any]]
+Answer = str | dict[str, Any] | tuple[int, dict[str, Any]]
+"""The assistant's text, a whole body (of /v1/embeddings), or (status, error)."""
+PATHS = ("/v1/chat/completions", "/v1/embeddings")
 
 
 class Endpoint:
-    """Counts requests, and answers each by a function of its JSON body: text, or (status, error)."""
+    """Counts requests, and answers each by a function of its JSON body."""
 
     def __init__(self, answer: Callable[[dict[str, Any]], Answer]) -> None:
         self.answer = answer
@@ -38,6 +40,8 @@ class Endpoint:
                 self._at_once -= 1
         if isinstance(answer, tuple):
             return answer[0], {"error": answer[1]}
+        if isinstance(answer, dict):
+            return 200, answer
         message = {"role": "assistant", "content": answer}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return 200, {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]}
@@ -55,7 +59,7 @@ def serve(answer: Callable[[dict[str, Any]], Answer]) -> Iterator[Endpoint]:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             status, value = endpoint.handle(body, self.headers.get("Authorization"))
             data = json.dumps(value).encode()
-            self.send_response(status if self.path == "/v1/chat/completions" else 404)
+            self.send_response(status if self.path in PATHS else 404)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()

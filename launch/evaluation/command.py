@@ -37,18 +37,28 @@ def evaluate(
     overwrite: Annotated[bool, typer.Option(help="replace an evaluation that is in --out")] = False,
     transcripts: Annotated[int, typer.Option(min=0, help="simulated conversations to show, of each simulator")] = 3,
     real_transcripts: Annotated[int, typer.Option(min=0, help="conversations of real users to show")] = 0,
+    embeddings: Annotated[bool, typer.Option(help="Figure 3, with MiniLM where it is installed")] = True,
+    embed_url: Annotated[str | None, typer.Option(help="Figure 3: root of an OpenAI-compatible embedding API")] = None,
+    embed_model: Annotated[str | None, typer.Option(help="the model's name there, as text-embedding-3-large")] = None,
+    embed_key_env: Annotated[str | None, typer.Option(help="NAME of the variable that holds its key")] = None,
+    embed_cache: Annotated[Path | None, typer.Option(help="folder of its vectors; default OUT.cache")] = None,
+    embed_sessions: Annotated[int, typer.Option(help="sessions of each simulator that are embedded, at most")] = 200,
+    perplexity: Annotated[float, typer.Option(help="of Figure 3's t-SNE")] = 30.0,
     seed: Annotated[int, typer.Option(help="of intervals, draws and splits")] = 0,
 ) -> None:
     """Compare simulators with real sessions: metrics.json, tables, figures and a report in one directory.
 
     The report shows the text of a few simulated conversations, and of real ones only with --real-transcripts.
     """
+    from launch.evaluation.embedding import EmbeddingOptions, make_embeddings
     from launch.evaluation.figures import draw
     from launch.evaluation.inputs import PART, read_ab_tests, read_inputs
     from launch.evaluation.report import write_report
     from launch.evaluation.sheets import sheets
     from launch.evaluation.transcripts import choose_transcripts
     from launch.evaluation.writing import check_free, new_directory, write_tables
+    from rlenv.evaluation.embeddings import EmbeddingConfig
+    from rlenv.evaluation.subjects import check_subjects
     from rlenv.evaluation.suite import EvaluationConfig
     from rlenv.evaluation.suite import evaluate as make_tables
     from rlenv.taxonomy import load_taxonomy
@@ -62,7 +72,18 @@ def evaluate(
         effect=effect,
         allow_mixed=allow_mixed,
     )
-    evaluation = make_tables(inputs.simulators, inputs.real, config, ab_tests=tests, taxonomy=load_taxonomy(taxonomy))
+    check_subjects(inputs.simulators, inputs.real, allow_mixed)  # told before minutes are spent on embedding
+    cache = embed_cache or out.with_name(out.name + ".cache")
+    options = EmbeddingOptions(embeddings, embed_url, embed_model, embed_key_env, cache)
+    figure3 = EmbeddingConfig(num_sessions=embed_sessions, perplexity=perplexity, seed=seed)
+    evaluation = make_tables(
+        inputs.simulators,
+        inputs.real,
+        config,
+        embeddings=make_embeddings(inputs.simulators, inputs.real, options, figure3),
+        ab_tests=tests,
+        taxonomy=load_taxonomy(taxonomy),
+    )
     tables = sheets(evaluation)
     with new_directory(out, overwrite) as folder:
         write_tables(folder, evaluation, tables)

@@ -1,5 +1,5 @@
-"""The paper's figures as PNG files: issue rates (2), category deltas (4), actions (5), chatbots (6), and beyond it the
-discriminator by turn and its calibration. Bars are 95 % intervals, or standard errors where said.
+"""The paper's figures as PNG files: issue rates (2), embeddings (3), category deltas (4), actions (5), chatbots (6),
+the discriminator by turn and its calibration. Bars are 95 % intervals, or standard errors where said.
 
 A figure without data is not drawn. Nothing here computes: what is drawn is in ``metrics.json``.
 """
@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from rlenv.evaluation.intervals import Estimate
 from rlenv.evaluation.issues import IssueRow
+from rlenv.evaluation.subjects import REAL
 from rlenv.evaluation.suite import Evaluation
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f7f")
@@ -42,6 +43,7 @@ def draw(evaluation: Evaluation, folder: Path) -> list[Picture]:
     plans: tuple[tuple[str, str, Callable[[Evaluation], Figure | None]], ...] = (
         ("discriminator_by_turn", "Discriminator accuracy by turn (Table 2)", _by_turn),
         ("calibration", "Calibration of the discriminators", _calibration),
+        ("figure3_embeddings", "Session embeddings (Figure 3)", _embeddings),
         ("figure6_chatbots", "Issue rates of chatbots, simulated and real (Figure 6)", _chatbots),
         ("figure2_issue_rates", "Issue rates (Figure 2)", _issue_rates),
         ("figure4_issue_deltas", "Issue categories, simulated minus real (Figure 4)", _deltas),
@@ -124,6 +126,26 @@ def _calibration(evaluation: Evaluation) -> Figure | None:
     ax.set_xlim(0, 1)
     ax.set_ylim(0, 1)
     ax.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def _embeddings(evaluation: Evaluation) -> Figure | None:
+    points = [p for p in evaluation.embeddings.points if p.shown] if evaluation.embeddings else []
+    if not points:
+        return None
+    names = [s.name for s in evaluation.simulators]
+    real = {p.context_id: p for p in points if p.name == REAL}
+    figure, (ax,) = new_figure(7.2, 6.0)
+    for name in [n for n in names if any(p.name == n for p in points)]:
+        style, ours = look(names.index(name)), [p for p in points if p.name == name]
+        for p in ours:
+            if (own := real.get(p.context_id)) is not None:
+                ax.plot([p.x, own.x], [p.y, own.y], color=style["color"], lw=0.5, alpha=0.3, zorder=1)
+        ax.scatter([p.x for p in ours], [p.y for p in ours], s=22, alpha=0.8, lw=0, label=name, zorder=2, **style)
+    x, y = [p.x for p in real.values()], [p.y for p in real.values()]
+    ax.scatter(x, y, s=90, color=REAL_COLOUR, marker="*", lw=0, label=REAL, zorder=3)
+    ax.axis("off")  # distances far apart mean nothing in this plane
+    figure.legend(loc="outside lower center", ncols=min(6, len(names) + 1), frameon=False, fontsize=9)
     return figure
 
 

@@ -29,6 +29,7 @@ def readings(evaluation: Evaluation) -> dict[str, str]:
     """Returns the sentence of each table and figure, by name."""
     made = {
         "table1_linguistic": _linguistic(evaluation),
+        "figure3_embeddings": _embeddings(evaluation),
         "table2_discriminator": _discriminators(evaluation),
         "calibration": _calibration(evaluation),
         "table3_validity": _validity(evaluation),
@@ -68,6 +69,35 @@ def _discriminators(evaluation: Evaluation) -> str:
         return ""
     said = _joined([f"{share(row.cells['overall'].accuracy, 0)} against {row.name}" for row in rows])
     return f"Over all turns the accuracy is {said}; 50 % is chance."
+
+
+def _embeddings(evaluation: Evaluation) -> str:
+    table = evaluation.embeddings
+    known = {row.name: v for row in table.rows if (v := row.accuracy.value) is not None} if table else {}
+    if table is None or not known:
+        return ""
+    rows = {row.name: row for row in table.rows}
+    best = _nearest(known, 0.5)
+    floor = table.floor.accuracy.value if table.floor else None
+    said = (
+        f"Whose session it is, the nearest neighbour says rightly for {share(rows[best].accuracy, 0)} of {best}'s and "
+        "real sessions, the closest to the 50 % of chance"
+    )
+    said += "." if floor is None else f"; one half of the real sessions from the other: {100 * floor:.0f} %."
+    grounded = {row.name: row.grounding for row in table.rows if row.grounding and row.grounding.own_nearest.value}
+    if grounded:
+        top = max(grounded, key=lambda name: grounded[name].own_nearest.value or 0.0)
+        ground = grounded[top]
+        said += (
+            f" {share(ground.own_nearest, 0)} of {top}'s sessions have the real session of their own context as the "
+            f"nearest real one (chance: {100 * (ground.chance or 0.0):.1f} %)."
+        )
+    if table.points:
+        said += (
+            f" The figure shows up to {table.num_shown} sessions of each, of the same contexts if they can be, on "
+            f"t-SNE's plane of all (perplexity {table.perplexity:g}); a line leads to a context's real session."
+        )
+    return f"{said} Embedded by {table.embedder}."
 
 
 def _calibration(evaluation: Evaluation) -> str:

@@ -40,6 +40,8 @@ def sheets(evaluation: Evaluation) -> list[Sheet]:
     made = [
         _subjects(evaluation),
         _linguistic(evaluation),
+        _embeddings(evaluation),
+        _points(evaluation),
         _discriminators(evaluation.discriminators),
         _calibration(evaluation.discriminators),
         _validity(evaluation),
@@ -98,6 +100,35 @@ def _linguistic(evaluation: Evaluation) -> Sheet:
         rows.append((*cells, row.self_bleu))
     hidden = tuple(c for c in columns if c.endswith(("_median", "_sd")) and not c.startswith(TABLE_1))
     return Sheet("table1_linguistic", (*columns, "self_bleu"), tuple(rows), csv_only=hidden)
+
+
+def _embeddings(evaluation: Evaluation) -> Sheet:
+    table = evaluation.embeddings
+    rows: list[tuple[Value, ...]] = []
+    for row in (*table.rows, *([table.floor] if table.floor else [])) if table else ():
+        cells: list[Value] = [row.name, row.num_sessions, row.accuracy]
+        ground = row.grounding
+        if ground is None:
+            cells += [None] * 4
+        else:
+            cells += [ground.own_nearest, ground.chance, ground.own_similarity, ground.other_similarity]
+        rows.append(tuple(cells))
+    columns = (
+        "simulator",
+        "sessions",
+        "neighbour_accuracy",
+        "own_context_nearest",
+        "chance",
+        "similarity_own_context",
+        "similarity_other_contexts",
+    )
+    return Sheet("figure3_embeddings", columns, tuple(rows))
+
+
+def _points(evaluation: Evaluation) -> Sheet:
+    points = evaluation.embeddings.points if evaluation.embeddings else ()
+    rows = tuple((p.name, p.session_id, p.context_id, p.x, p.y, "yes" if p.shown else "no") for p in points)
+    return Sheet("figure3_points", ("simulator", "session_id", "context_id", "x", "y", "shown"), rows)
 
 
 def _discriminators(found: Sequence[DiscriminatorRow]) -> Sheet:

@@ -64,6 +64,15 @@ def provenance_of_session(session: Session) -> Provenance | None:
         raise ConfigError(f"session {session.session_id}: its provenance is not one that rlenv wrote") from None
 
 
+def context_of(session: Session) -> str | None:
+    """Returns the id of the real session whose context a simulated one was made from; None where it does not say."""
+    extra = session.model_extra or {}
+    said = extra.get("context_id")
+    if said is None and (provenance := provenance_of_session(session)) is not None:
+        said = provenance.context_id
+    return None if said is None else str(said)
+
+
 def check_subjects(simulators: Sequence[Simulator], real: Sequence[Session], allow_mixed: bool = False) -> None:
     """Returns if the simulators can be compared with the real sessions.
 

@@ -2,8 +2,8 @@
 
     evaluate([Simulator(name="it3", sessions=...)], real) -> Evaluation
 
-Each table has a file of its own beside this one. Knows nothing of files, figures or reports; embeddings (Figure 3),
-which need a model, are added by who has one.
+Each table has a file of its own beside this one. Knows nothing of files, figures or reports, nor of models: Figure 3's
+embeddings come from who has one (``embeddings.embedding_table``).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from rlenv.evaluation.ab_tests import AbTable, AbTest, ab_table
 from rlenv.evaluation.actions import ActionTable, action_table
 from rlenv.evaluation.chatbots import ValidityTable, validity_table
 from rlenv.evaluation.discriminators import DiscriminatorRow, discriminator_row
+from rlenv.evaluation.embeddings import EmbeddingTable
 from rlenv.evaluation.issues import IssueTable, issue_table
 from rlenv.evaluation.linguistic import LinguisticTable, closest, linguistic_row
 from rlenv.evaluation.subjects import REAL, Simulator, SubjectCard, card, check_subjects, halves
@@ -54,6 +55,8 @@ class Evaluation(Record):
     real: SubjectCard
     simulators: tuple[SubjectCard, ...]
     linguistic: LinguisticTable
+    embeddings: EmbeddingTable | None
+    """None where nothing embedded the sessions."""
     actions: ActionTable
     issues: IssueTable
     discriminators: tuple[DiscriminatorRow, ...]
@@ -71,6 +74,7 @@ def evaluate(
     real: Sequence[Session],
     config: EvaluationConfig = EvaluationConfig(),
     *,
+    embeddings: EmbeddingTable | str = "nothing embedded the sessions",
     ab_tests: Sequence[AbTest] = (),
     taxonomy: Taxonomy | None = None,
 ) -> Evaluation:
@@ -80,6 +84,7 @@ def evaluate(
         simulators: each with its sessions; an aggregate stands beside its members (``subjects.aggregate``).
         real: sessions of real users.
         config: how.
+        embeddings: Figure 3's, or why there are none.
         ab_tests: chatbots to compare (Table 5).
         taxonomy: of actions and issues; None is the package's.
 
@@ -97,12 +102,14 @@ def evaluate(
     if ab_tests:
         ab = ab_table(ab_tests, simulators, real, effect=config.effect, alpha=config.alpha)
     notes = [f"{s.name}: no discriminator was trained against it" for s in simulators if not s.discriminator]
+    notes += [f"no Figure 3: {embeddings}"] if isinstance(embeddings, str) else embeddings.notes
     if real_halves is None:
         notes.append(f"{REAL}: one user alone, so there is no half to compare with the other")
     return Evaluation(
         real=card(REAL, real),
         simulators=tuple(card(s.name, s.sessions, s.members) for s in simulators),
         linguistic=_linguistic(simulators, real, config),
+        embeddings=None if isinstance(embeddings, str) else embeddings,
         actions=actions,
         issues=issues,
         discriminators=tuple(

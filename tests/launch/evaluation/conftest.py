@@ -43,7 +43,10 @@ def write_run(root: Path, real: list[Session], versions: dict[str, list[Session]
         folder = root / version / "simulated"
         folder.mkdir(parents=True)
         trained_on = sessions[0].model_copy(update={"session_id": "trained-on", "part": "adversarial"})
-        write_sessions(folder / "sessions.jsonl", [*(s.model_copy(update=extra) for s in sessions), trained_on])
+        simulated = [
+            s.model_copy(update={**extra, "context_id": r.session_id}) for r, s in zip(real, sessions, strict=True)
+        ]
+        write_sessions(folder / "sessions.jsonl", [*simulated, trained_on])
         for name, distance in (("main", 0.6 / (step + 1)), ("leak", 0.0), ("power", 2.0)):
             scored = [
                 ScoredSession(

@@ -13,14 +13,15 @@ from launch.evaluation.command import register
 from launch.evaluation.inputs import read_ab_tests, read_inputs
 from launch.evaluation.writing import new_directory
 from rlenv.errors import ConfigError, RlenvError
+from rlenv.local_endpoint import serve
 from rlenv.sessions import read_sessions, write_sessions
 
 
-def evaluate(*arguments: object) -> None:
-    """Runs the command in this process; errors pass."""
+def evaluate(*arguments: object, figure3: bool = False) -> None:
+    """Runs the command in this process; errors pass. Embedding takes the longest, so it is asked for."""
     app = typer.Typer()
     register(app)
-    app(list(map(str, arguments)), standalone_mode=False)
+    app([*map(str, arguments), *(() if figure3 else ("--no-embeddings",))], standalone_mode=False)
 
 
 def table(out: Path, name: str) -> list[dict[str, str]]:
@@ -109,6 +110,67 @@ def test_what_cannot_be_read_is_told(files, tmp_path):
             read_inputs(sources, [files.real])
     with pytest.raises(RlenvError, match="expected at least one line"):
         read_inputs([str(files.good)], [empty])
+
+
+def vectors(body) -> dict:
+    """Answers as an embedding endpoint does, by the letters of each text."""
+    found = [[text.count(letter) + 0.5 for letter in "aeiounst"] for text in body["input"]]
+    data = [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(found)]
+    return {
+        "object": "list",
+        "model": body["model"],
+        "data": data[::-1],
+        "usage": {"prompt_tokens": 0, "total_tokens": 0},
+    }
+
+
+def test_figure_3_comes_from_an_endpoint_which_is_paid_once(files, tmp_path, monkeypatch):
+    monkeypatch.setenv("KEY_OF_THE_TEST", "s3cret")
+    with serve(vectors) as endpoint:
+        asked = [files.run, "--embed-url", endpoint.base_url, "--embed-model", "large", "--embed-key-env"]
+        evaluate(
+            *asked, "KEY_OF_THE_TEST", "--embed-cache", tmp_path / "cache", "--out", tmp_path / "one", figure3=True
+        )
+        num = len(endpoint.requests)
+        evaluate(
+            *asked, "KEY_OF_THE_TEST", "--embed-cache", tmp_path / "cache", "--out", tmp_path / "two", figure3=True
+        )
+        assert num == len(endpoint.requests) and set(endpoint.keys) == {"Bearer s3cret"}
+    rows = {row["simulator"]: row for row in table(tmp_path / "one", "figure3_embeddings")}
+    assert list(rows) == ["base", "it1", "real, one half against the other"]
+    assert 0 <= float(rows["it1"]["neighbour_accuracy"]) <= 1 and float(rows["it1"]["chance"]) == 1 / 24
+    assert {row["simulator"] for row in table(tmp_path / "one", "figure3_points")} == {"real", "base", "it1"}
+    one, two = ((tmp_path / name / "metrics.json").read_bytes() for name in ("one", "two"))
+    assert one == two and (tmp_path / "one/figures/figure3_embeddings.png").read_bytes()
+    assert "large at http" in (tmp_path / "one/report.html").read_text()
+
+
+def test_without_a_model_or_with_too_few_sessions_figure_3_is_a_gap_with_the_way_out(
+    files, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("rlenv.embedding_models.PACKAGE", "a_package_that_is_not_there")
+    evaluate(files.good, "--real", files.real, "--out", tmp_path / "none", figure3=True)
+    said = capsys.readouterr().out
+    assert "no Figure 3: all-MiniLM-L6-v2" in said and "pip install" in said and "--embed-url" in said
+    assert json.loads((tmp_path / "none/metrics.json").read_text())["embeddings"] is None
+    assert not (tmp_path / "none/figures/figure3_embeddings.png").exists()
+    with serve(vectors) as endpoint:
+        named = [
+            "--embed-url",
+            endpoint.base_url,
+            "--embed-model",
+            "m",
+            "--embed-sessions",
+            "10",
+            "--out",
+            tmp_path / "few",
+        ]
+        evaluate(files.good, "--real", files.real, *named, figure3=True)
+    assert "there are 20; give more sessions, or a lower --perplexity" in capsys.readouterr().out
+    assert table(tmp_path / "few", "figure3_embeddings")[0]["neighbour_accuracy"] != ""
+    assert not (tmp_path / "few/figures/figure3_embeddings.png").exists()
+    with pytest.raises(ConfigError, match="go together"):
+        evaluate(files.good, "--real", files.real, "--embed-model", "m", "--out", tmp_path / "x", figure3=True)
 
 
 def test_ab_tests_come_from_a_file_and_from_options(tmp_path):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 from html import unescape
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import typer
 
 from launch.evaluation.command import register
+from rlenv.embedding_models import PACKAGE
 from rlenv.sessions import read_sessions
 
 FLAGS = [
@@ -30,7 +32,7 @@ def out(files, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("report") / "evaluation"
     app = typer.Typer()
     register(app)
-    app([str(files.run), "--out", str(folder), "--transcripts", "1"], standalone_mode=False)
+    app([str(files.run), "--out", str(folder), "--transcripts", "1", "--embed-sessions", "12"], standalone_mode=False)
     return folder
 
 
@@ -68,6 +70,15 @@ def test_every_figure_loads(page, out):
     widths = page.eval_on_selector_all("img", "all => all.map(image => image.naturalWidth)")
     assert len(widths) == len(list((out / "figures").glob("*.png"))) >= 5
     assert min(widths) > 300
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec(PACKAGE) is None, reason="MiniLM is not installed (see launch/install.sh)")
+def test_session_embeddings_are_drawn_with_their_numbers_beside_them(page):
+    assert page.locator("section:has(#figure3_embeddings) img").evaluate("image => image.naturalWidth") > 300
+    rows = page.locator("#figure3_embeddings ~ .table tbody tr").all_inner_texts()
+    assert [row.split("\t")[0] for row in rows] == ["base", "it1", "real, one half against the other"]
+    assert "Embedded by all-MiniLM-L6-v2." in page.locator("section:has(#figure3_embeddings) p").inner_text()
 
 
 @pytest.mark.slow
