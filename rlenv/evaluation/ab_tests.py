@@ -94,11 +94,11 @@ def ab_table(
                 raise ConfigError(f"A/B test {test.name}: no chatbot {chatbot!r}; {there_are(known, chatbot)}")
     rows, notes = [], []
     for test in tests:
-        theirs = _arms(test, real, alpha)
+        theirs = compare_arms(test.control, test.treatment, real, alpha)
         if theirs is None:
             notes.append(f"{test.name}: an arm has no annotated message with real users")
         for simulator in simulators:
-            ours = _arms(test, simulator.sessions, alpha)
+            ours = compare_arms(test.control, test.treatment, simulator.sessions, alpha)
             if ours is None:
                 notes.append(f"{test.name}: an arm has no annotated message with {simulator.name}")
             rows.append(
@@ -116,24 +116,32 @@ def ab_table(
     return AbTable(rows=tuple(rows), effect=effect, alpha=alpha, notes=tuple(notes))
 
 
+def compare_arms(control: str, treatment: str, sessions: Sequence[Session], alpha: float = 0.05) -> Arms | None:
+    """Returns the test of two chatbots on the sessions of one kind of user; None where one has no annotated message.
+
+    Args:
+        control: a chatbot by name.
+        treatment: another.
+        sessions: of both, and of others.
+        alpha: level that ``sessions_needed`` is for.
+    """
+    ours, theirs = _counts(control, sessions), _counts(treatment, sessions)
+    if not ours[1] or not theirs[1]:
+        return None
+    found = two_proportion_test(sum(ours[0]), sum(ours[1]), sum(theirs[0]), sum(theirs[1]))
+    return Arms(
+        test=found,
+        clustered_p=_clustered_p(ours, theirs),
+        sessions_needed=_sessions(found.control, found.treatment, *ours, alpha=alpha),
+        num_sessions_control=len(ours[1]),
+        num_sessions_treatment=len(theirs[1]),
+    )
+
+
 def _counts(chatbot: str, sessions: Sequence[Session]) -> tuple[list[int], list[int]]:
     events, messages = issue_counts([s for s in sessions if s.chatbot == chatbot])
     pairs = [(e, m) for e, m in zip(events, messages, strict=True) if m]
     return [e for e, _ in pairs], [m for _, m in pairs]
-
-
-def _arms(test: AbTest, sessions: Sequence[Session], alpha: float) -> Arms | None:
-    control, treatment = _counts(test.control, sessions), _counts(test.treatment, sessions)
-    if not control[1] or not treatment[1]:
-        return None
-    found = two_proportion_test(sum(control[0]), sum(control[1]), sum(treatment[0]), sum(treatment[1]))
-    return Arms(
-        test=found,
-        clustered_p=_clustered_p(control, treatment),
-        sessions_needed=_sessions(found.control, found.treatment, *control, alpha=alpha),
-        num_sessions_control=len(control[1]),
-        num_sessions_treatment=len(treatment[1]),
-    )
 
 
 def _clustered_p(control: tuple[list[int], list[int]], treatment: tuple[list[int], list[int]]) -> float | None:

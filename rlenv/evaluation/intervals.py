@@ -113,6 +113,74 @@ def ratio_standard_error(
     return float(np.sqrt(n / (n - 1) * (residuals**2).sum()) / total)
 
 
+def estimate_ratio_difference(
+    before: tuple[Sequence[float], Sequence[float]],
+    after: tuple[Sequence[float], Sequence[float]],
+    *,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """Returns the ratio of ``after`` minus that of ``before``, its interval resampling what both were measured on.
+
+    Args:
+        before: numerators and denominators, each [n]: of a context, its messages that have something, and all of them.
+        after: the same of the same n contexts, in the same order.
+        confidence: of the interval.
+        seed: of the resampling.
+
+    >>> estimate_ratio_difference(([1, 1], [2, 2]), ([0, 1], [2, 2])).value
+    -0.25
+    """
+    data = _pairs(before, after)
+    if not (data[1].sum() and data[3].sum()):
+        return Estimate(value=None)
+
+    def difference(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray, axis: int = -1) -> np.ndarray:
+        with np.errstate(invalid="ignore"):
+            return np.sum(c, axis=axis) / np.sum(d, axis=axis) - np.sum(a, axis=axis) / np.sum(b, axis=axis)
+
+    value, num = float(difference(*data)), data[0].size
+    if not ratio_difference_standard_error(before, after):
+        return Estimate(value=value, num=num)
+    low, high = _interval(data, difference, confidence, seed, paired=True)
+    return Estimate(value=value, low=low, high=high, num=num)
+
+
+def ratio_difference_standard_error(
+    before: tuple[Sequence[float], Sequence[float]], after: tuple[Sequence[float], Sequence[float]]
+) -> float | None:
+    """Returns the linearised standard error of the difference of two ratios that were measured on the same contexts.
+
+    As ``ratio_standard_error``, with each context's part in both ratios taken together, so what they have in common
+    is no error. It is the cluster-robust (CR1) error of regressing messages on before or after.
+
+    Args:
+        before: see ``estimate_ratio_difference``.
+        after: the same.
+
+    Returns None with fewer than two contexts, or a side without any denominator.
+
+    >>> ratio_difference_standard_error(([1, 1], [2, 2]), ([0, 1], [2, 2]))  # parts -1/8 and 1/8: sqrt(2 x 2/64)
+    0.25
+    """
+    a, b, c, d = _pairs(before, after)
+    if a.size < 2 or not (b.sum() and d.sum()):
+        return None
+    parts = (c - c.sum() / d.sum() * d) / d.sum() - (a - a.sum() / b.sum() * b) / b.sum()
+    return float(np.sqrt(a.size / (a.size - 1) * (parts**2).sum()))
+
+
+def _pairs(
+    before: tuple[Sequence[float], Sequence[float]], after: tuple[Sequence[float], Sequence[float]]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the four columns, without the contexts that have no denominator on either side."""
+    a, b, c, d = (np.asarray(column, np.float64) for column in (*before, *after))
+    if not a.shape == b.shape == c.shape == d.shape:
+        raise ValueError(f"expected columns of equal length, got {a.size}, {b.size}, {c.size} and {d.size}")
+    counted = (b > 0) | (d > 0)
+    return a[counted], b[counted], c[counted], d[counted]
+
+
 def _interval(
     data: tuple[np.ndarray, ...], statistic: Callable[..., Any], confidence: float, seed: int, *, paired: bool
 ) -> tuple[float | None, float | None]:

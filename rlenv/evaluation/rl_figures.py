@@ -6,8 +6,8 @@ because a round holds several conversations of one context. Words are those of `
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from rlenv.collect import Collected
 from rlenv.evaluation.intervals import ratio_standard_error
@@ -62,63 +62,95 @@ def replies(held: Held) -> list[Message]:
     return [m for m in held.messages if m.role == "assistant"]
 
 
+Terms = dict[str, tuple[float, float]]
+"""A conversation's part in each figure: what is summed above the line and below it, (0, 0) where it has no part."""
+
+
+def terms_of(conversations: Sequence[Held]) -> list[tuple[Held, Terms]]:
+    """Returns every conversation that there is with its part in each figure of ``UserFigures``.
+
+    Categories are ``issues/NAME`` and endings ``endings/WHO: WHY``; those that no conversation has are left out.
+    """
+    there = [held for held in conversations if held.failure is None]
+    own = [replies(held) for held in there]
+    pairs = [_pairs(held) for held in there]
+    partner = _partners(there)
+    categories = sorted({issue for said in own for m in said for issue in m.issues or ()})
+    endings = sorted({ending_of(held) for held in there})
+    found = []
+    for i, (held, said) in enumerate(zip(there, own, strict=True)):
+        num = float(len(said))
+        other = pairs[partner[i]] if i in partner else None
+        terms: Terms = {
+            "reward": (sum(held.rewards), 1.0),
+            "turns": (float(sum(m.role == "user" for m in held.messages)), 1.0),
+            "reply_words": (float(sum(len(words(m.content)) for m in said)), num),
+            "reply_tokens": (float(sum(held.reply_tokens)), float(len(held.reply_tokens))),
+            "cut_rate": (float(held.num_cut), num),
+            "distinct_2": (len(set(pairs[i])) / len(pairs[i]), 1.0) if pairs[i] else (0.0, 0.0),
+            "sameness": (_shared(pairs[i], other), 1.0) if pairs[i] and other is not None else (0.0, 0.0),
+            "issue_rate": (float(sum(bool(m.issues) for m in said)), num),
+        }
+        terms |= {f"issues/{c}": (float(sum(c in (m.issues or ()) for m in said)), num) for c in categories}
+        terms |= {f"endings/{e}": (float(ending_of(held) == e), 1.0) for e in endings}
+        found.append((held, terms))
+    return found
+
+
+def by_context(terms: Sequence[tuple[Held, Terms]], figure: str) -> dict[str, tuple[float, float]]:
+    """Returns each context's part in a figure, its conversations summed; (0, 0) where the figure is unknown."""
+    sums: dict[str, tuple[float, float]] = {}
+    for held, of in terms:
+        over, under = sums.get(held.context_id, (0.0, 0.0))
+        value, weight = of.get(figure, (0.0, 0.0))
+        sums[held.context_id] = over + value, under + weight
+    return sums
+
+
 def figures_of(conversations: Sequence[Held]) -> UserFigures:
     """Returns the figures of one group of users."""
-    there = [held for held in conversations if held.failure is None]
-    own = {id(held): replies(held) for held in there}
-    categories = sorted({issue for said in own.values() for m in said for issue in m.issues or ()})
+    terms = terms_of(conversations)
+    names = list(terms[0][1]) if terms else []
 
-    def has(issue: str) -> Callable[[Message], bool]:
-        return lambda message: issue in (message.issues or ())
+    def figure(name: str) -> Measured:
+        return measured(by_context(terms, name).values())
 
-    def by_message(count: Callable[[Message], float]) -> Measured:
-        return measured(there, lambda h: sum(count(m) for m in own[id(h)]), lambda h: len(own[id(h)]))
-
-    pairs = {id(held): _pairs(held) for held in there}
-    others = _partners(there)
     return UserFigures(
-        num_conversations=len(there),
-        num_failed=len(conversations) - len(there),
-        num_messages=sum(len(said) for said in own.values()),
-        reward=measured(there, lambda h: sum(h.rewards)),
-        turns=measured(there, lambda h: sum(m.role == "user" for m in h.messages)),
-        reply_words=by_message(lambda m: len(words(m.content))),
-        reply_tokens=measured(there, lambda h: sum(h.reply_tokens), lambda h: len(h.reply_tokens)),
-        cut_rate=measured(there, lambda h: h.num_cut, lambda h: len(own[id(h)])),
-        distinct_2=measured([h for h in there if pairs[id(h)]], lambda h: len(set(pairs[id(h)])) / len(pairs[id(h)])),
-        sameness=measured(
-            [h for h in there if pairs[id(h)] and id(h) in others],
-            lambda h: _shared(pairs[id(h)], pairs[id(others[id(h)])]),
-        ),
-        issue_rate=by_message(lambda m: bool(m.issues)),
-        issues={issue: by_message(has(issue)) for issue in categories},
-        endings=dict(sorted(Counter(f"{h.ended_by}: {h.end_reason}" for h in there).items())),
+        num_conversations=len(terms),
+        num_failed=len(conversations) - len(terms),
+        num_messages=sum(len(replies(held)) for held, _ in terms),
+        reward=figure("reward"),
+        turns=figure("turns"),
+        reply_words=figure("reply_words"),
+        reply_tokens=figure("reply_tokens"),
+        cut_rate=figure("cut_rate"),
+        distinct_2=figure("distinct_2"),
+        sameness=figure("sameness"),
+        issue_rate=figure("issue_rate"),
+        issues={name.removeprefix("issues/"): figure(name) for name in names if name.startswith("issues/")},
+        endings=dict(sorted(Counter(ending_of(held) for held, _ in terms).items())),
     )
 
 
-def measured(
-    conversations: Sequence[Held],
-    value: Callable[[Held], float],
-    weight: Callable[[Held], float] = lambda held: 1,
-) -> Measured:
-    """Returns sum(value) / sum(weight) over conversations, with its standard error over contexts.
+def measured(contexts: Iterable[tuple[float, float]]) -> Measured:
+    """Returns the ratio of two sums with its standard error over the contexts that have a part in it.
 
-    >>> earned = (("a", 1, 0), ("a", 2, 2), ("b", 1, 3), ("b", 2, 5))
-    >>> held = [Held(context_id=c, world="w", seed=s, rewards=(r,)) for c, s, r in earned]
-    >>> found = measured(held, lambda h: sum(h.rewards))
-    >>> found.value, found.standard_error  # contexts' means 1 and 4: their sd / sqrt(2)
-    (2.5, 1.5)
+    Args:
+        contexts: each one's two summands.
+
+    >>> measured([(2.0, 2.0), (8.0, 2.0)])  # means 1 and 4: their sd / sqrt(2)
+    Measured(value=2.5, standard_error=1.5, num=4)
     """
-    over: dict[str, float] = defaultdict(float)
-    under: dict[str, float] = defaultdict(float)
-    for held in conversations:
-        over[held.context_id] += value(held)
-        under[held.context_id] += weight(held)
-    total = sum(under.values())
+    over, under = ([*column] for column in zip(*contexts, strict=True)) if (contexts := [*contexts]) else ([], [])
+    total = sum(under)
     if not total:
         return Measured(value=None)
-    error = ratio_standard_error(list(over.values()), list(under.values()))
-    return Measured(value=sum(over.values()) / total, standard_error=error, num=int(total))
+    return Measured(value=sum(over) / total, standard_error=ratio_standard_error(over, under), num=int(total))
+
+
+def ending_of(held: Held) -> str:
+    """Returns who ended a conversation and why, as in "user: end_of_session"."""
+    return f"{held.ended_by}: {held.end_reason}"
 
 
 def _labelled(state: ConversationState, issues: Sequence[Sequence[str]]) -> tuple[Message, ...]:
@@ -140,15 +172,16 @@ def _pairs(held: Held) -> list[tuple[str, ...]]:
     return ngrams(kept, 2)
 
 
-def _partners(conversations: Sequence[Held]) -> dict[int, Held]:
-    """Returns for each conversation one of another context: the next in the order of contexts, whatever was said."""
-    order = sorted(conversations, key=lambda h: h.key)
+def _partners(conversations: Sequence[Held]) -> dict[int, int]:
+    """Returns the place of each conversation's partner: the next one of another context, whatever was said."""
+    order = sorted(range(len(conversations)), key=lambda i: conversations[i].key)
+    contexts = [conversations[i].context_id for i in order]
     partners = {}
-    for place, held in enumerate(order):
-        later = order[place + 1 :] + order[:place]
-        other = next((h for h in later if h.context_id != held.context_id), None)
+    for place, i in enumerate(order):
+        later = (k % len(order) for k in range(place + 1, place + len(order)))
+        other = next((k for k in later if contexts[k] != contexts[place]), None)
         if other is not None:
-            partners[id(held)] = other
+            partners[i] = order[other]
     return partners
 
 
