@@ -18,11 +18,13 @@ from rlenv.errors import ConfigError
 from rlenv.protocols import Speaker
 from rlenv.seeds import derive_seed
 from rlenv.types import (
+    ROLE_OF_SEAT,
     SEAT_OF_ROLE,
     ConversationState,
     End,
     Message,
     Role,
+    Seat,
     Session,
     SessionContext,
     Turn,
@@ -96,17 +98,22 @@ async def converse(
 
 
 def before_user_turn(state: ConversationState, turn: int) -> ConversationState:
-    """Returns the snapshot in which user message ``turn`` (from 1) comes next: the point to fork from.
+    """Returns the snapshot in which user message ``turn`` (from 1) comes next; see ``before_message``."""
+    return before_message(state, "user", turn)
+
+
+def before_message(state: ConversationState, seat: Seat, number: int) -> ConversationState:
+    """Returns the snapshot in which message ``number`` (from 1) of ``seat`` comes next: the point to fork from.
 
     The speakers' memories are those that stood there, as far as the speakers keep them in their utterances.
 
     Raises:
-        IndexError: the conversation has fewer user messages.
+        IndexError: ``seat`` has fewer messages.
     """
-    indices = [i for i, t in enumerate(state.turns) if t.role == "user"]
-    if not 1 <= turn <= len(indices):
-        raise IndexError(f"turn {turn} of conversation {state.context_id}, which has {len(indices)} user turns")
-    turns = state.turns[: indices[turn - 1]]
+    indices = [i for i, t in enumerate(state.turns) if t.role == ROLE_OF_SEAT[seat]]
+    if not 1 <= number <= len(indices):
+        raise IndexError(f"turn {number} of conversation {state.context_id}, which has {len(indices)} {seat} turns")
+    turns = state.turns[: indices[number - 1]]
     return state.model_copy(
         update={
             "turns": turns,

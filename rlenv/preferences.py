@@ -4,6 +4,9 @@ scores = discriminator.log_odds(session)                     [T + 1]
 turns  = critical_turns(turn_rewards(scores))                highest and lowest reward
 alternatives = sample_alternatives(conversation, turn, ...)  8, from the current simulator
 pair   = best and worst of them by their own Eq. 4 reward, kept if r_chosen > 0 > r_rejected
+
+Critical turns, alternatives and pairs serve either seat; the chatbot's, by the env's reward, are made in
+``rlenv.chatbot_preferences``.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from rlenv.conversation import before_user_turn, reply_seed
+from rlenv.conversation import before_message, reply_seed
 from rlenv.errors import ConfigError
 from rlenv.protocols import Discriminator
 from rlenv.rewards import branch_rewards, turn_rewards
@@ -24,6 +27,7 @@ from rlenv.speakers import EngineSpeaker
 from rlenv.types import Branch, ConversationState, PreferencePair, Session, SessionScores, Utterance
 
 Critical = Literal["highest", "lowest"]
+Compared = Literal["highest", "lowest", "first"]
 
 
 @dataclass(frozen=True)
@@ -70,34 +74,37 @@ def keep(pair: PreferencePair) -> bool:
 
 
 async def sample_alternatives(
-    conversation: ConversationState, turn: int, simulator: EngineSpeaker, count: int
+    conversation: ConversationState, turn: int, speaker: EngineSpeaker, count: int
 ) -> list[Utterance]:
-    """Returns ``count`` alternatives for user message ``turn``: the conversation forked there, a seed each."""
-    fork = before_user_turn(conversation, turn)
-    return list(
-        await asyncio.gather(*(simulator.reply(fork, reply_seed(fork, "alternative", i)) for i in range(count)))
-    )
+    """Returns ``count`` alternatives for the speaker's message ``turn``: the conversation forked there, a seed each."""
+    fork = before_message(conversation, speaker.seat, turn)
+    return list(await asyncio.gather(*(speaker.reply(fork, reply_seed(fork, "alternative", i)) for i in range(count))))
 
 
 def preference_pair(
     conversation: ConversationState,
     session_id: str,
     turn: int,
-    critical: Critical,
+    critical: Compared,
     alternatives: Sequence[Utterance],
     rewards: Sequence[float],
-    simulator: EngineSpeaker,
+    speaker: EngineSpeaker,
 ) -> PreferencePair:
     """Returns the best alternative over the worst (first one on ties), with the prompt they share.
 
     Args:
+        conversation: in which the speaker said its message ``turn``.
+        session_id: its id in the records.
+        turn: of the speaker's own messages, from 1.
+        critical: what makes the turn one to compare at.
         alternatives: [n], each with sampled token ids.
-        rewards: [n], Eq. 4 at ``turn``.
+        rewards: [n], of each: Eq. 4 at ``turn``, or what the env gives.
+        speaker: who said them.
     """
     best, worst = int(np.argmax(rewards)), int(np.argmin(rewards))
-    prompt_ids = tuple(simulator.prompt(before_user_turn(conversation, turn)))
-    begin = len(simulator.format.begin)  # tokenizers that begin a text with it add it themselves
-    decode = simulator.format.tokenizer.decode
+    prompt_ids = tuple(speaker.prompt(before_message(conversation, speaker.seat, turn)))
+    begin = len(speaker.format.begin)  # tokenizers that begin a text with it add it themselves
+    decode = speaker.format.tokenizer.decode
     return PreferencePair(
         prompt=decode(prompt_ids[begin:]),
         chosen=decode(alternatives[best].token_ids),
@@ -110,8 +117,9 @@ def preference_pair(
         session_id=session_id,
         turn=turn,
         critical=critical,
-        simulator=simulator.adapter.name if simulator.adapter else simulator.name,
+        simulator=speaker.adapter.name if speaker.adapter else speaker.name,
         rewards=tuple(float(r) for r in rewards),
+        seat=speaker.seat,
     )
 
 

@@ -224,6 +224,7 @@ class SessionScores(Record):
 class PreferencePair(Record):
     """One row of ``pairs.jsonl``: a critical turn, the best and the worst of its alternatives (Section 3.5).
 
+    Of the user simulator, by Eq. 4, or of the chatbot, by the env's reward; ``turn`` counts the seat's own messages.
     ``prompt``, ``chosen`` and ``rejected`` are text with the special tokens written out, as TRL takes them;
     the ``*_ids`` are the same as sampled, which is what training uses.
     """
@@ -238,7 +239,11 @@ class PreferencePair(Record):
     reward_rejected: float
     session_id: str
     turn: int
-    critical: Literal["highest", "lowest"]
+    critical: Literal["highest", "lowest", "first"]
+    """The turn with the highest or the lowest reward of its session; ``first`` where whole conversations that share
+    their beginning are compared."""
     simulator: str
+    """Who said both: the version of whoever sits in ``seat``."""
     rewards: tuple[float, ...] = ()
-    """Eq. 4 rewards of all the alternatives, in the order sampled."""
+    """Rewards of all the alternatives, in the order sampled."""
+    seat: Seat = "user"
