@@ -34,5 +34,7 @@ HEARING = _compiled("hearing")
 """People, and clauses that can be given back."""
 UNFINISHED = frozenset(_DATA["words"]["unfinished"].split())
 """Words on which no finished sentence ends."""
+COUNSELLING = _DATA["words"]["counselling"]
+"""Words of the trade, beside those of the wording, that a message can be about."""
 STOP = frozenset(_DATA["words"]["stop"].split())
 """Words that say nothing about the content."""

@@ -10,7 +10,9 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
+from rlenv.linguistics import words
 from rlenv.population import act_patterns as P
+from rlenv.population.broken import copies, has_markup, is_cut, is_strange, loops, swaps_roles
 from rlenv.population.cues import cues_of
 from rlenv.population.similarity import content, likeness, sentences, share_known
 from rlenv.types import ConversationState, Record, Role
@@ -21,12 +23,17 @@ ACTS = (
     *("open_question", "closed_question", "reflection", "validation", "advice", "information"),
     *("dismissal", "repetition", "duplicate", "wrap_up", "diagnosis", "self_disclosure", "sycophancy", "confusing"),
     *("off_topic", "hallucination", "contradiction", "incomplete", "ignores_end", "cold", "empty"),
+    *("misunderstanding", "cheer", "blurs", "pushes_advice", "markup"),
     *("crisis_resources", "safety_check", "greeting", "goodbye", "apology", "explains", "admits_ai", "overlong"),
 )
 FAULTS = frozenset(ACTS[ACTS.index("dismissal") : ACTS.index("crisis_resources")])
 """Acts that no counsellor should perform."""
 _SENTENCE_ACTS = tuple(act for act in P.ACTS if act not in ("lets_go", "claims_memory"))
-_SAME, _SAME_QUESTION = 0.75, 0.6
+_SAME, _SAME_QUESTION, _SAME_WORDS = 0.75, 0.6, 0.8
+_SHORT = 12
+"""Characters of a message up to which it may be said twice, as "Go on."."""
+_LONG = 12
+"""Words of a message to somebody who must leave, from which on it holds them up whatever it says."""
 _ON_TOPIC = {"validation", "reflection", "open_question", "self_disclosure", "greeting", "goodbye", "wrap_up"}
 _ABOUT = re.compile(r"\byour (\w+)")
 History = Sequence[tuple[Role, str]]
@@ -78,14 +85,9 @@ def recognise(text: str, history: History = (), known: str = "") -> ActSet:
         acts.add("repetition")
         if len(history) >= 2 and own and own[-1].strip() == text:
             acts.add("duplicate")
-    if _incomplete(text):
-        acts.add("incomplete")
-    if P.FORMS["cold"].search(text) or P.FORMS["curt"].search(text):
-        acts.add("cold")
-    if len(P.FORMS["jargon"].findall(text)) >= 2:
+    acts |= _form(text, acts)
+    if loops(text) or copies(text, users[-3:]) or swaps_roles(text):
         acts.add("confusing")
-    if len(text) > 1200:
-        acts.add("overlong")
     if users:
         acts |= _against_history(text, said, acts, users, own, known)
     return ActSet(acts=frozenset(acts), asked=asked, repeats=repeats)
@@ -135,23 +137,35 @@ def _asked(sentence: str) -> str | None:
 def _repeats(text: str, said: Sequence[str], own: Sequence[str]) -> int:
     whole = content(text)
     questions = [content(s) for s in said if s.endswith("?")]
-    return sum(_same(text, whole, questions, earlier) for earlier in own)
+    found = sum(_same(text, whole, questions, earlier) for earlier in own)
+    short = [earlier for earlier in own if earlier.strip() == text and len(text) <= _SHORT]
+    return found + (len(short) if len(short) >= 2 else 0)
 
 
 def _same(text: str, whole: frozenset[str], questions: Sequence[frozenset[str]], earlier: str) -> bool:
     if text == earlier.strip():
-        return len(text) > 12
+        return len(text) > _SHORT
     if len(whole) >= 4 and likeness(whole, content(earlier)) >= _SAME:
+        return True
+    said = frozenset(words(text))
+    if len(said) >= 6 and likeness(said, frozenset(words(earlier))) >= _SAME_WORDS:
         return True
     asked = [content(s) for s in sentences(earlier) if s.endswith("?")]
     return any(min(len(q), len(a)) >= 2 and likeness(q, a) >= _SAME_QUESTION for q in questions for a in asked)
 
 
-def _incomplete(text: str) -> bool:
-    words = text.lower().split()
-    if len(words) < 4 or not (text[-1].isalnum() or text[-1] in ",-–"):
-        return False
-    return text[-1] in ",-–" or words[-1] in P.UNFINISHED
+def _form(text: str, acts: set[str]) -> set[str]:
+    """Returns the acts that lie in the form of the whole message."""
+    bare = len(text.split()) <= 2 and not text.endswith("?") and not acts & {"greeting", "goodbye", "apology"}
+    forms = {
+        "incomplete": is_cut(text),
+        "cold": bare or P.FORMS["cold"].search(text) or P.FORMS["curt"].search(text),
+        "confusing": len(P.FORMS["jargon"].findall(text)) >= 2 or P.FORMS["meta"].search(text),
+        "blurs": P.FORMS["blurs"].search(text),
+        "markup": has_markup(text),
+        "overlong": len(text) > 1200,
+    }
+    return {act for act, found in forms.items() if found}
 
 
 def _against_history(
@@ -168,32 +182,49 @@ def _against_history(
     cues = cues_of(users[-1])
     if _off_topic(text, acts, told):
         found.add("off_topic")
-    goes_on = acts & {"open_question", "closed_question", "advice"} or P.FORMS["goes_on"].search(text)
+    elif is_strange(text, told):
+        found.add("confusing")
+    if _misunderstands(text, acts, [*users, known], own):
+        found.add("misunderstanding")
+    if any(P.FORMS["cheer"].search(s) for s in said[:2]) and not P.FORMS["good_news"].search(users[-1]):
+        found.add("cheer")
+    if "advice" in acts and "wants_no_advice" in cues and "crisis_resources" not in acts:
+        found.add("pushes_advice")
+    advances = acts & {"open_question", "closed_question", "advice"} or P.FORMS["goes_on"].search(text)
+    goes_on = bool(advances) or len(text.split()) >= _LONG
     lets_go = acts & {"goodbye", "wrap_up"} or P.ACTS["lets_go"].search(text)
     if cues & {"leaving", "goodbye"} and goes_on and not lets_go:
         found.add("ignores_end")
     return found
 
 
+def _misunderstands(text: str, acts: set[str], told: Sequence[str], own: Sequence[str]) -> bool:
+    """Returns whether the message answers a death that nobody told of, or again a crisis that there is none of."""
+    if P.FORMS["condolence"].search(text) and not any(P.FORMS["loss"].search(t) for t in told):
+        return True
+    again = "crisis_resources" in acts and any(P.ACTS["crisis_resources"].search(earlier) for earlier in own)
+    return again and not any("crisis" in cues_of(t) for t in told)
+
+
 def _off_topic(text: str, acts: set[str], told: Sequence[frozenset[str]]) -> bool:
-    words = content(text)
-    if "confusing" in acts or len(words) < 3:
+    said = content(text)
+    if "confusing" in acts or len(said) < 3:
         return False
-    known = share_known(words, told)
+    known = share_known(said, told)
     if P.FORMS["off_topic"].search(text):
         return known < 0.34
     bound = P.FORMS["helping"].search(text) or P.FORMS["refers_back"].search(text)
-    return known == 0 and len(words) >= 4 and not acts & _ON_TOPIC and not bound
+    return known == 0 and len(said) >= 4 and not acts & _ON_TOPIC and not bound
 
 
 def _contradicts(sentence: str, own: Sequence[str]) -> bool:
     if not P.FORMS["negated"].search(sentence):
         return False
-    words = content(sentence)
+    claimed = content(sentence)
     for earlier in own[-4:]:
         for advised in sentences(earlier):
             if P.ACTS["advice"].search(advised) and not P.FORMS["negated"].search(advised):
-                shared = words & content(advised)
+                shared = claimed & content(advised)
                 about = set(_ABOUT.findall(sentence.lower())) & set(_ABOUT.findall(advised.lower()))
                 if len(shared) >= 2 or about:
                     return True

@@ -52,13 +52,18 @@ RULES: tuple[Rule, ...] = (
     _rule("contradiction", "chatbot_contradicts_itself", "contradiction", 0.65, -0.1, -0.1, 0.0, "contradicts"),
     _rule("confusing", "unclear_or_confusing_wording", "clarity", 0.8, -0.06, -0.12, 0.0, "confused"),
     _rule("incomplete", "incomplete_message", "cut_off", 0.7, -0.03, -0.06, 0.0, "cut_off"),
+    _rule("blurs", "blurs_relationship", "not_human", 0.6, -0.1, -0.05, 0.0, "not_human"),
+    _rule("misunderstanding", "misunderstands_user", "correct_fact", 0.6, -0.1, -0.1, 0.0, "corrects"),
+    _rule("markup", "formatting_glitch", "clarity", 0.4, -0.05, -0.06, 0.0, "confused"),
     _rule("off_topic", "ignores_what_user_said", "off_topic", 0.75, -0.14, -0.15, -0.05, "ignored"),
     _rule("wrap_up", "premature_wrap_up", "not_done", 0.7, -0.14, -0.1, -0.1, "not_done", "wants_on"),
+    _rule("pushes_advice", "pushes_unwanted_advice", "vent_first", 0.7, -0.05, -0.1, 0.0, "wants_no_advice"),
     _rule("repetition", "repetitive_questions", "repeat_annoyed", 0.6, -0.07, -0.18, -0.03, "repeats"),
     _rule("sycophancy", "chatbot_is_sycophantic", "too_much_praise", 0.5, -0.08, -0.06, 0.0, "flattered"),
+    _rule("cheer", "toxic_positivity", "cold", 0.3, -0.1, -0.05, -0.05, "cold hurt", "vulnerable"),
     _rule("cold", "unempathetic_responses", "cold", 0.5, -0.12, -0.1, -0.1, "cold hurt", "vulnerable"),
 )
-_SOFT = {"dismissal": "hurt", "off_topic": "unsure", "cold": "unsure", "contradiction": "clarity"}
+_SOFT = {"dismissal": "hurt", "off_topic": "unsure", "cold": "unsure", "cheer": "unsure", "contradiction": "clarity"}
 """What users who do not speak up show instead."""
 _GOOD = {"open_question": (0.02, 0.0, 0.0), "reflection": (0.05, 0.02, 0.04), "validation": (0.05, 0.03, 0.05)}
 
@@ -90,12 +95,14 @@ def faults_in(acts: ActSet, scene: Scene) -> tuple[Rule, ...]:
     faults = set(acts.faults)
     if scene.at_risk and "crisis_resources" not in acts:
         faults.add("crisis_missed")
+    if "goodbye" in acts:
+        faults.add("wrap_up")
     if not scene.wants_on:
         faults.discard("wrap_up")
     if "duplicate" in faults or "empty" in faults:
         faults -= {"repetition", "cold"}
-    if "cold" in faults and not scene.vulnerable:
-        faults.discard("cold")
+    if not scene.vulnerable:
+        faults -= {"cold", "cheer"}
     return tuple(rule for rule in RULES if rule.fault in faults)
 
 

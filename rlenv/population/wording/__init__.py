@@ -40,6 +40,10 @@ class Concern(Record):
     facts: tuple[Fact, ...]
 
 
+WORDING_FILES = (*CONCERN_FILES, "shared.yaml", "reactions.yaml", "chatbot.yaml")
+"""What users and chatbots say."""
+
+
 @cache
 def load(file: str) -> dict[str, Any]:
     """Returns one wording file as plain data."""
@@ -92,6 +96,18 @@ def first_names(gender: str) -> tuple[str, ...]:
 def pool(file: str, name: str) -> tuple[str, ...]:
     """Returns the lines of one pool, as ``pool("reactions.yaml", "angry")``."""
     return _lines(load(file)[name])
+
+
+@cache
+def all_texts() -> str:
+    """Returns every template of every file, as one text."""
+    return "\n".join(text for file in WORDING_FILES for text in _strings(load(file)))
+
+
+def _strings(data: Any) -> list[str]:
+    if isinstance(data, dict):
+        return [text for pair in data.items() for part in pair for text in _strings(part)]
+    return [text for part in data for text in _strings(part)] if isinstance(data, list) else [str(data)]
 
 
 def _facts(prefix: str, data: dict[str, str]) -> tuple[Fact, ...]:
