@@ -1,23 +1,16 @@
-"""The report: one HTML file with everything in it, which opens from disk and asks no network for anything."""
+"""The report of an evaluation: which tables, figures and transcripts stand where. Its looks are ``pages``'."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from launch.evaluation.figures import Picture
+from launch.evaluation.pages import REPORT, Section, section, write_page
 from launch.evaluation.readings import readings
-from launch.evaluation.sheets import Sheet, Value
+from launch.evaluation.sheets import Sheet
 from launch.evaluation.transcripts import Transcript
-from launch.run_directory import write_text
-from rlenv.evaluation.intervals import Estimate
 from rlenv.evaluation.suite import Evaluation
-
-REPORT = "report.html"
 
 SECTIONS = (
     ("Who is compared", "subjects", None),
@@ -34,31 +27,6 @@ SECTIONS = (
     ("A/B tests (Table 5)", "table5_ab", None),
 )
 """(heading, table, figure) in the order of the report; what there is no data for is left out."""
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A cell as the report shows it."""
-
-    text: str
-    interval: str = ""
-    sort: str = ""
-    """What the column is sorted by; empty for a gap, which stays last."""
-    number: bool = False
-
-
-@dataclass(frozen=True)
-class Section:
-    """One heading with its sentence, figure and table."""
-
-    anchor: str
-    title: str
-    reading: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Shown, ...], ...]
-    image: str
-    """Data URI, or empty."""
-    alt: str
 
 
 def write_report(
@@ -81,21 +49,15 @@ def write_report(
         controls: what the controls say, one sentence each.
         notes: what is missing, one sentence each.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    text = environment.get_template("report.html.jinja").render(
+    write_page(
+        folder / REPORT,
+        "report.html.jinja",
         sections=sections(evaluation, tables, pictures),
         controls=controls,
         notes=notes,
         transcripts=transcripts,
         evaluation=evaluation,
     )
-    write_text(folder / REPORT, text)
 
 
 def sections(evaluation: Evaluation, tables: Sequence[Sheet], pictures: Sequence[Picture]) -> list[Section]:
@@ -108,62 +70,5 @@ def sections(evaluation: Evaluation, tables: Sequence[Sheet], pictures: Sequence
         sheet, picture = sheet_of.get(table), picture_of.get(figure or "")
         if sheet is None and picture is None:
             continue
-        columns, rows = _shown(sheet) if sheet else ((), ())
-        made.append(
-            Section(
-                anchor=table,
-                title=title,
-                reading=said.get(table, ""),
-                columns=columns,
-                rows=rows,
-                image=data_uri(picture.path) if picture else "",
-                alt=picture.title if picture else "",
-            )
-        )
+        made.append(section(table, title, said.get(table, ""), sheet, picture))
     return made
-
-
-def data_uri(path: Path) -> str:
-    """Returns a PNG file as a data URI."""
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
-
-
-def _shown(sheet: Sheet) -> tuple[tuple[str, ...], tuple[tuple[Shown, ...], ...]]:
-    places = [i for i, column in enumerate(sheet.columns) if column not in sheet.csv_only]
-    columns = tuple(
-        sheet.columns[i].replace("_", " ") + (", %" if sheet.columns[i] in sheet.percent else "") for i in places
-    )
-    rows = tuple(
-        tuple(show(row[i], 100 if sheet.columns[i] in sheet.percent else 1) for i in places) for row in sheet.rows
-    )
-    return columns, rows
-
-
-def show(value: Value, scale: int = 1) -> Shown:
-    """Returns a cell as the report shows it: a dash for a gap, never a zero.
-
-    >>> show(None).text, show(0.25, 100).text, show(Estimate(value=0.5, low=0.25, high=0.75)).interval
-    ('–', '25.00', '[0.250, 0.750]')
-    """
-    if isinstance(value, Estimate):
-        if value.value is None:
-            return Shown("–", number=True)
-        known = value.low is not None and value.high is not None
-        interval = f"[{_number(value.low, scale)}, {_number(value.high, scale)}]" if known else ""
-        return Shown(_number(value.value, scale), interval, repr(value.value), number=True)
-    if value is None:
-        return Shown("–", number=True)
-    if isinstance(value, str):
-        return Shown(value.replace("_", " ") if value.islower() and " " not in value else value, sort=value)
-    if isinstance(value, int):
-        return Shown(f"{value:,}", sort=str(value), number=True)
-    return Shown(_number(value, scale), sort=repr(value), number=True)
-
-
-def _number(value: float | None, scale: int) -> str:
-    if value is None:
-        return "–"
-    scaled = scale * value
-    if scale != 1 or abs(scaled) >= 10:
-        return f"{scaled:.2f}"
-    return f"{scaled:.1g}" if 0 < abs(scaled) < 0.001 else f"{scaled:.3f}"
