@@ -110,7 +110,7 @@ def alarms(curve: Sequence[CurvePoint], config: AlarmConfig = AlarmConfig()) -> 
             groups,
             config,
             (
-                ("words a reply", lambda f: f.reply_words, 1, config.length_growth, True),
+                ("words of a reply", lambda f: f.reply_words, 1, config.length_growth, True),
                 ("share of replies cut", lambda f: _as_rate(f.cut_rate), 1, config.cut_rise, False),
             ),
             "replies grow longer, which a judge may take for better",

@@ -88,7 +88,7 @@ def test_the_page_says_the_verdict_of_each_group_and_what_carried_over(out):
 
 def test_a_fired_alarm_stands_out_and_quiet_ones_are_named(out):
     html = unescape((out / "report.html").read_text())
-    assert '<li class="alarm"><b>length</b>: fired. Words a reply with training users moved by' in html
+    assert '<li class="alarm"><b>length</b>: fired. Words of a reply with training users moved by' in html
     assert "<b>premature wrap up</b>: quiet." in html
     found = json.loads((out / "evaluation.json").read_text())
     assert {a["name"]: a["state"] for a in found["alarms"]}["length"] == "fired"
