@@ -12,7 +12,7 @@ class OracleJudge:
     """A ``Judge`` by the rules that the population lives by; it says nothing of the user's messages.
 
     A session holds no hidden states, so what it finds is inferred; in the population's own sessions the labels already
-    there are the truth. It knows the population's sixteen faults and was not made for other people's conversations.
+    there are the truth. It knows the population's faults and was not made for other people's conversations.
     """
 
     kinds = ("issues",)

@@ -1,7 +1,7 @@
 """What a chatbot's message does, read from its text: any text, of a script, a language model or a person.
 
 ``recognise`` gives the acts of one message after a history. It knows nothing of the user's hidden state: whether a
-wrap-up is premature, or an invention corrected, is for ``rlenv.population.oracle``. Costs well below a millisecond.
+wrap-up is premature, or an invention corrected, is for ``rlenv.population.oracle``. Costs about a millisecond.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from rlenv.linguistics import words
 from rlenv.population import act_patterns as P
 from rlenv.population.broken import copies, has_markup, is_cut, is_strange, loops, swaps_roles
 from rlenv.population.cues import cues_of
-from rlenv.population.similarity import content, likeness, sentences, share_known
+from rlenv.population.similarity import all_words, content, likeness, sentences, share_known
 from rlenv.types import ConversationState, Record, Role
 
 MAX_CHARS = 4000
@@ -147,8 +146,8 @@ def _same(text: str, whole: frozenset[str], questions: Sequence[frozenset[str]],
         return len(text) > _SHORT
     if len(whole) >= 4 and likeness(whole, content(earlier)) >= _SAME:
         return True
-    said = frozenset(words(text))
-    if len(said) >= 6 and likeness(said, frozenset(words(earlier))) >= _SAME_WORDS:
+    said = all_words(text)
+    if len(said) >= 6 and likeness(said, all_words(earlier)) >= _SAME_WORDS:
         return True
     asked = [content(s) for s in sentences(earlier) if s.endswith("?")]
     return any(min(len(q), len(a)) >= 2 and likeness(q, a) >= _SAME_QUESTION for q in questions for a in asked)

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from rlenv.linguistics import ngrams, words
 from rlenv.population import act_patterns as P
-from rlenv.population.similarity import content, share_known
+from rlenv.population.similarity import content
 from rlenv.population.wording import all_texts
 
 _PHRASE = 4
@@ -90,7 +90,9 @@ def is_strange(text: str, told: Iterable[frozenset[str]]) -> bool:
         told: content words of the user's messages, and of what else is known of them.
     """
     said = content(text)
-    return len(said) >= _STRANGE_WORDS and share_known(said, [_ordinary(), *told]) < _STRANGE
+    if len(said) < _STRANGE_WORDS:
+        return False
+    return len(said - _ordinary() - set().union(*told)) > (1 - _STRANGE) * len(said)
 
 
 @cache

@@ -35,6 +35,12 @@ def content(text: str) -> frozenset[str]:
     return frozenset(stem(w.removesuffix("'s")) for w in words if w not in STOP)
 
 
+@lru_cache(maxsize=16384)
+def all_words(text: str) -> frozenset[str]:
+    """Returns the different words, as they are."""
+    return frozenset(_WORD.findall(text[:MAX_CHARS].lower()))
+
+
 @lru_cache(maxsize=8192)
 def sentences(text: str) -> tuple[str, ...]:
     """Returns the sentences of a message, with their closing marks."""
