@@ -12,6 +12,17 @@ from rich.table import Table
 
 from launch.data_commands import show_counts, told
 from launch.judges import JudgeName, JudgeOptions, What, serve_judge
+from launch.language_models import (
+    BaseUrl,
+    Cache,
+    Concurrency,
+    EngineModel,
+    KeyEnv,
+    ModelChoice,
+    ModelName,
+    SamplingSeed,
+    cache_folder,
+)
 from rlenv.errors import ConfigError
 
 
@@ -45,17 +56,17 @@ def annotate(
     judge: Annotated[JudgeName, typer.Option(help="who labels")],
     what: Annotated[What | None, typer.Option(help="what; default is all that the judge can")] = None,
     taxonomy: Annotated[Path | None, typer.Option(help="categories of your own (see rlenv taxonomy)")] = None,
-    base_url: Annotated[str | None, typer.Option(help="endpoint: root of an OpenAI-compatible API")] = None,
-    model: Annotated[str | None, typer.Option(help="endpoint: the model's name there")] = None,
-    key_env: Annotated[str | None, typer.Option(help="endpoint: NAME of the variable that holds the key")] = None,
+    base_url: BaseUrl = None,
+    model: ModelName = None,
+    key_env: KeyEnv = None,
     reasoning_effort: Annotated[str | None, typer.Option(help="endpoint: of a reasoning model, as low")] = None,
-    engine_model: Annotated[Path | None, typer.Option(help="engine: folder of a chat model to run here")] = None,
+    engine_model: EngineModel = None,
     input_tokens: Annotated[int, typer.Option(help="engine: longest question")] = 8000,
     max_tokens: Annotated[int, typer.Option(help="longest reply of a language model")] = 2048,
-    concurrency: Annotated[int, typer.Option(help="requests under way at the same time")] = 8,
-    seed: Annotated[int, typer.Option(help="of sampling")] = 0,
+    concurrency: Concurrency = 8,
+    seed: SamplingSeed = 0,
     replace: Annotated[bool, typer.Option(help="also replace labels that people wrote")] = False,
-    cache: Annotated[Path | None, typer.Option(help="folder of answers; default OUT.cache")] = None,
+    cache: Cache = None,
 ) -> None:
     """Label the users' actions and the chatbots' issues; what people labelled stays.
 
@@ -71,13 +82,9 @@ def annotate(
         options = JudgeOptions(
             judge=judge,
             what=what,
-            cache=cache or out.with_name(out.name + ".cache"),
+            cache=cache_folder(cache, out),
             taxonomy=taxonomy,
-            base_url=base_url,
-            model=model,
-            key_env=key_env,
-            reasoning_effort=reasoning_effort,
-            engine_model=engine_model,
+            model=ModelChoice(base_url, model, key_env, engine_model, reasoning_effort),
             input_tokens=input_tokens,
             max_tokens=max_tokens,
             concurrency=concurrency,

@@ -19,6 +19,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from launch.language_models import (
+    BaseUrl,
+    Cache,
+    Concurrency,
+    EngineModel,
+    KeyEnv,
+    ModelChoice,
+    ModelName,
+    SamplingSeed,
+    cache_folder,
+    language_model,
+)
 from rlenv.errors import ConfigError, DataError, Problem, RlenvError
 
 
@@ -95,17 +107,17 @@ def validate(
 def summarize(
     source: Annotated[Path, typer.Argument(metavar="IN", help="sessions file; the order of a user's sessions is time")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="sessions file to write; may be IN")],
-    base_url: Annotated[str | None, typer.Option(help="root of an OpenAI-compatible API, http://host:8000/v1")] = None,
-    model: Annotated[str | None, typer.Option(help="the model's name at --base-url")] = None,
-    key_env: Annotated[str | None, typer.Option(help="NAME of the environment variable that holds the key")] = None,
-    engine_model: Annotated[Path | None, typer.Option(help="folder of a chat model to run here instead")] = None,
+    base_url: BaseUrl = None,
+    model: ModelName = None,
+    key_env: KeyEnv = None,
+    engine_model: EngineModel = None,
     previous: Annotated[int, typer.Option(help="earlier summaries a session gets, at most (paper: 3 to 5)")] = 5,
     recent_sessions: Annotated[int, typer.Option(help="earlier sessions added message by message, at most")] = 1,
     input_tokens: Annotated[int, typer.Option(help="longest transcript that is shown to the model")] = 3000,
     max_tokens: Annotated[int, typer.Option(help="longest summary")] = 300,
-    concurrency: Annotated[int, typer.Option(help="requests under way at the same time")] = 8,
-    seed: Annotated[int, typer.Option(help="of sampling")] = 0,
-    cache: Annotated[Path | None, typer.Option(help="folder of answers; default OUT.cache")] = None,
+    concurrency: Concurrency = 8,
+    seed: SamplingSeed = 0,
+    cache: Cache = None,
 ) -> None:
     """Let a language model write what a session's context lacks: summaries of it, of earlier sessions, of the long run.
 
@@ -113,7 +125,6 @@ def summarize(
     """
     with told():
         from launch.progress import counting
-        from launch.summary_models import summary_model
         from rlenv import aio
         from rlenv.completers import CachedCompleter
         from rlenv.sessions import read_sessions, write_sessions
@@ -129,13 +140,10 @@ def summarize(
             seed=seed,
         )
         sessions = read_sessions(source, neighbours="keep")
-        folder = cache or out.with_name(out.name + ".cache")
+        folder, choice = cache_folder(cache, out), ModelChoice(base_url, model, key_env, engine_model)
         room = input_tokens + max_tokens + 512
         with (
-            summary_model(base_url, model, key_env, engine_model, num_positions=room, log_dir=folder) as (
-                completer,
-                count_tokens,
-            ),
+            language_model(choice, num_positions=room, log_dir=folder) as (completer, count_tokens),
             counting("summaries", len(sessions)) as advance,
         ):
             cached = CachedCompleter(completer, folder)

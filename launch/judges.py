@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from launch.summary_models import summary_model
+from launch.language_models import ModelChoice, language_model
 from rlenv.completers import CachedCompleter
 from rlenv.errors import ConfigError
 from rlenv.judges.annotate import NamedJudge
@@ -45,11 +45,7 @@ class JudgeOptions:
     cache: Path
     """Folder of a language model's answers, and of an engine's log."""
     taxonomy: Path | None = None
-    base_url: str | None = None
-    model: str | None = None
-    key_env: str | None = None
-    reasoning_effort: str | None = None
-    engine_model: Path | None = None
+    model: ModelChoice = ModelChoice()
     input_tokens: int = 8000
     """Longest question, for an engine of ours."""
     max_tokens: int = 2048
@@ -74,7 +70,7 @@ def serve_judge(options: JudgeOptions) -> Iterator[tuple[NamedJudge, CachedCompl
             yield OracleJudge(), None
         return
     wanted, other = ("engine_model", "base_url") if options.judge is JudgeName.engine else ("base_url", "engine_model")
-    if getattr(options, wanted) is None or getattr(options, other) is not None:
+    if getattr(options.model, wanted) is None or getattr(options.model, other) is not None:
         flags = {name: "--" + name.replace("_", "-") for name in (wanted, other)}
         raise ConfigError(f"--judge {options.judge} needs {flags[wanted]}, and takes no {flags[other]}")
     kinds: tuple[Kind, ...] = ("actions", "issues")
@@ -83,15 +79,11 @@ def serve_judge(options: JudgeOptions) -> Iterator[tuple[NamedJudge, CachedCompl
     config = LLMJudgeConfig(
         kinds=kinds, max_tokens=options.max_tokens, concurrency=options.concurrency, seed=options.seed
     )
-    with summary_model(
-        options.base_url,
+    with language_model(
         options.model,
-        options.key_env,
-        options.engine_model,
         num_positions=options.input_tokens + options.max_tokens,
         log_dir=options.cache,
         temperature=0.0,
-        reasoning_effort=options.reasoning_effort,
         structured=True,
     ) as (completer, _):
         cached = CachedCompleter(completer, options.cache)

@@ -70,3 +70,13 @@ async def as_finished(
         for task in under_way:
             task.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
+
+
+async def all_of(work: Callable[[Item], Awaitable[T]], items: Iterable[Item], concurrency: int) -> list[T]:
+    """Returns the results of ``work`` in the order of the items; see ``as_finished``."""
+
+    async def numbered(item: tuple[int, Item]) -> tuple[int, T]:
+        return item[0], await work(item[1])
+
+    found = dict([pair async for pair in as_finished(numbered, enumerate(items), concurrency)])
+    return [found[i] for i in range(len(found))]

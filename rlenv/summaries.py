@@ -7,13 +7,13 @@ wrote is never overwritten. Knows nothing of where the language model runs (``rl
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlenv.aio import all_of
 from rlenv.completers import CachedCompleter, ChatMessages
 from rlenv.cutting import CountTokens, cut_middle, estimate_tokens
 from rlenv.errors import ConfigError, EngineError, OverlongError, PhaseError
@@ -134,22 +134,15 @@ class _Asking:
         advance: Callable[[], None] = lambda: None,
     ) -> list[str | None]:
         """Returns for each chat what is known, else the answer, else None; (who, prompt, lines) is a chat."""
-        answers = list(known)
-        waiting = iter([(i, chat) for i, chat in enumerate(chats)])
 
-        async def work() -> None:
-            for i, chat in waiting:
-                if answers[i] is None and chat is not None and len(self.failures) < self.config.max_failures:
-                    answers[i] = await self.one(*chat)
-                advance()
+        async def answer(asked: tuple[Question | None, str | None]) -> str | None:
+            chat, text = asked
+            if text is None and chat is not None and len(self.failures) < self.config.max_failures:
+                text = await self.one(*chat)
+            advance()
+            return text
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(self.config.concurrency, len(chats))):
-                    group.create_task(work())
-        except BaseExceptionGroup as group_error:  # one error stops all; it is told alone
-            raise group_error.exceptions[0] from None
-        return answers
+        return await all_of(answer, zip(chats, known, strict=True), self.config.concurrency)
 
     async def one(self, who: str, prompt: str, lines: list[str]) -> str | None:
         kept = cut_middle(lines, self.config.input_tokens, self.count)

@@ -57,6 +57,7 @@ def evaluate(
     from launch.evaluation.sheets import sheets
     from launch.evaluation.transcripts import choose_transcripts
     from launch.evaluation.writing import check_free, new_directory, write_tables
+    from launch.language_models import cache_folder
     from rlenv.evaluation.embeddings import EmbeddingConfig
     from rlenv.evaluation.subjects import check_subjects
     from rlenv.evaluation.suite import EvaluationConfig
@@ -73,8 +74,7 @@ def evaluate(
         allow_mixed=allow_mixed,
     )
     check_subjects(inputs.simulators, inputs.real, allow_mixed)  # told before minutes are spent on embedding
-    cache = embed_cache or out.with_name(out.name + ".cache")
-    options = EmbeddingOptions(embeddings, embed_url, embed_model, embed_key_env, cache)
+    options = EmbeddingOptions(embeddings, embed_url, embed_model, embed_key_env, cache_folder(embed_cache, out))
     figure3 = EmbeddingConfig(num_sessions=embed_sessions, perplexity=perplexity, seed=seed)
     evaluation = make_tables(
         inputs.simulators,

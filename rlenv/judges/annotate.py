@@ -5,13 +5,13 @@ Knows nothing of who judges. A judge that remembers its answers goes on where a 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from rlenv.aio import all_of
 from rlenv.errors import EngineError, OverlongError, PhaseError
 from rlenv.protocols import Judge
 from rlenv.types import Annotation, Message, Role, Session
@@ -66,33 +66,27 @@ async def judged(
         PhaseError: it failed on some; with how many, and the first reason.
         ConfigError: no request of it can succeed.
     """
-    found: list[Annotation] = [Annotation()] * len(sessions)
     failures: list[str] = []
-    waiting = iter(enumerate(sessions))
 
-    async def work() -> None:
-        for i, session in waiting:
-            if len(failures) < MAX_FAILURES:
-                try:
-                    found[i] = await judge.annotate(session)
-                except (EngineError, OverlongError) as error:
-                    failures.append(str(error))
-                    log.warning("a session was not judged: %s", error)
-            advance()
+    async def one(session: Session) -> Annotation:
+        found = Annotation()
+        if len(failures) < MAX_FAILURES:
+            try:
+                found = await judge.annotate(session)
+            except (EngineError, OverlongError) as error:
+                failures.append(str(error))
+                log.warning("a session was not judged: %s", error)
+        advance()
+        return found
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(concurrency, len(sessions))):
-                group.create_task(work())
-    except BaseExceptionGroup as errors:  # one error stops all; it is told alone
-        raise errors.exceptions[0] from None
+    annotations = await all_of(one, sessions, concurrency)
     if failures:
         stopped = f" (stopped after {MAX_FAILURES})" if len(failures) >= MAX_FAILURES else ""
         raise PhaseError(
             f"{len(failures)} of {len(sessions)} sessions were not judged{stopped}; the first: {failures[0]}. Nothing "
             "was written. Answers are kept: run the same command again to go on."
         )
-    return found
+    return annotations
 
 
 def with_labels(
