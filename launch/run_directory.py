@@ -25,6 +25,8 @@ from rlenv.lines import write_atomic
 log = logging.getLogger(__name__)
 
 PARTIAL = ".partial"
+TRAINING = "training"
+"""Folder of a run in which training phases keep their checkpoints while they are under way."""
 
 
 class RunDirectory:
@@ -53,7 +55,8 @@ class RunDirectory:
         else:
             write_text(path, text)
         for leftover in self.root.rglob(f"*{PARTIAL}"):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            if TRAINING not in leftover.relative_to(self.root).parts:  # an interrupted training goes on from there
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
     def path(self, name: str) -> Path:
         """Returns the folder or file of that name, whether or not it is there."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 
@@ -18,6 +19,9 @@ class Progress:
     def __init__(self, path: str | None, phase: str) -> None:
         self.path = Path(path) if path else None
         self.phase = phase
+        if self.path and self.path.exists():  # what a killed worker left unfinished would spoil the next line
+            written = self.path.read_bytes()
+            os.truncate(self.path, written.rfind(b"\n") + 1)
 
     def write(self, step: int, total: int, **metrics: float) -> None:
         """Appends one line."""
@@ -29,7 +33,10 @@ class Progress:
             stream.write(json.dumps(line) + "\n")
 
 
-def read_progress(path: str | Path) -> list[dict[str, float | int | str]]:
+Line = dict[str, float | int | str]
+
+
+def read_progress(path: str | Path) -> list[Line]:
     """Returns the lines written so far, oldest first; an unfinished last line is left out."""
     file = Path(path)
     if not file.exists():

@@ -150,6 +150,15 @@ def test_what_an_interrupted_run_left_half_done_is_cleared_when_it_is_taken_up(t
     assert not list(tmp_path.rglob("*.partial")) and (tmp_path / "data" / "kept").is_dir()
 
 
+def test_an_interrupted_training_keeps_its_checkpoints_when_the_run_is_taken_up(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.open({})
+    checkpoint = tmp_path / "training" / "sft-adapter.partial" / "checkpoint"
+    checkpoint.mkdir(parents=True)
+    run.open({})
+    assert checkpoint.is_dir()
+
+
 def test_a_second_driver_is_kept_out_and_the_lock_goes_with_its_holder(tmp_path):
     run = RunDirectory(tmp_path)
     with run.locked(), pytest.raises(ConfigError, match="another driver"), RunDirectory(tmp_path).locked():
