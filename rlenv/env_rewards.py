@@ -41,8 +41,9 @@ class RealismReward:
 class IssueFreeReward:
     """Minus a weight for each issue (Appendix E) of the agent's message, at the step of that message.
 
-    Some issues exist only if the user shows them; the answer is part of the step, so they too are charged to the
-    message that caused them.
+    A sum of penalties alone is largest where the user leaves at once; ``clean`` speaks against that. Some issues exist
+    only if the user shows them; the answer is part of the step, so they too are charged to the message that caused
+    them.
     """
 
     categories: Mapping[str, float] = field(default_factory=dict)
@@ -51,13 +52,17 @@ class IssueFreeReward:
     """Weight of all other issues."""
     issues: LabelSource = oracle_issues
     """Who says what is wrong with a message."""
+    clean: float = 0.0
+    """Worth of a message without an issue."""
     seats: ClassVar[tuple[Seat, ...]] = ("chatbot",)
 
     async def __call__(self, before: ConversationState, after: ConversationState) -> dict[str, float]:
-        """Returns ``issue_free``, 0 or below."""
+        """Returns ``issue_free``: ``clean``, or minus the issues' weights."""
         if _count(after, "assistant") == _count(before, "assistant"):
             return {"issue_free": 0.0}
         found = (await self.issues(after))[_count(before, "assistant")]
+        if not found:
+            return {"issue_free": self.clean}
         return {"issue_free": 0.0 - sum(self.categories.get(issue, self.default) for issue in found)}
 
 

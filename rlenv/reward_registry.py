@@ -170,6 +170,7 @@ def _issue_free(
     default: float = 1.0,
     source: str = "oracle",
     taxonomy: str | None = None,
+    clean: float = 0.0,
     *,
     judge: Judge | None = None,
 ) -> Reward:
@@ -178,11 +179,11 @@ def _issue_free(
         raise ConfigError(f"categories: expected issue: weight, got {type(weights).__name__}")
     known = load_taxonomy(taxonomy).issue_ids()
     problems = [f"categories: no issue {i!r}; {there_are(known, i)}" for i in weights if i not in known]
-    problems += _penalties({**{f"categories.{i}": w for i, w in weights.items()}, "default": default})
+    problems += _penalties({**{f"categories.{i}": w for i, w in weights.items()}, "default": default, "clean": clean})
     issues = _source(source, {"oracle": oracle_issues}, "assistant", judge, problems)
     if issues is None or problems:
         raise ConfigError("\n".join(problems))
-    return IssueFreeReward(dict(weights), default, issues)
+    return IssueFreeReward(dict(weights), default, issues, float(clean))
 
 
 @register_reward("user_actions")

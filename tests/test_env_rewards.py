@@ -69,6 +69,17 @@ def test_an_issue_is_charged_to_the_message_where_it_occurred_once_and_by_its_we
     assert parts(reward, before(said, 1), before(said, 3)) == {"issue_free": -0.5}
 
 
+def test_a_clean_message_is_worth_what_is_said_and_leaving_without_a_word_is_not():
+    said = conversation("I feel low", "Why is that?", "work", "It is not a big deal", "thanks for nothing")
+    reward = IssueFreeReward(issues=JudgedLabels(Wrote((), (), ()), "assistant"), clean=0.5)
+    assert parts(reward, before(said, 1), before(said, 3)) == {"issue_free": 0.5}
+    reward = IssueFreeReward(issues=JudgedLabels(Wrote((), (), (), (DISMISSAL,), ()), "assistant"), clean=0.5)
+    assert parts(reward, before(said, 3), said) == {"issue_free": -1.0}
+    assert parts(reward, said, said) == {"issue_free": 0.0}
+    with pytest.raises(ConfigError, match=r"issue_free.clean: expected a number of 0 or more, got -1"):
+        make_reward({"issue_free": {"clean": -1}})
+
+
 def test_without_a_judge_the_oracle_says_what_was_wrong():
     said = conversation(
         "my boss keeps dumping work on me and I feel so tired", "You're overreacting, it's not a big deal.",
