@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from launch.config import RunConfig, SpeakerConfig, read_settings, typed
 from launch.run_contents import SPLITS, run_settings
@@ -25,6 +25,9 @@ class EnvConfig:
     ensemble: dict[str, float] = field(default_factory=dict)
     """Chatbot's seat: simulator versions (base, it1, ...) and zero-shot users with their weights. Empty is the newest
     version alone. Those that are not named have weight 0: they sit there when ``reset`` asks for them."""
+    users: dict[str, SpeakerConfig] = field(default_factory=dict)
+    """Chatbot's seat: users beside the run's simulators, by name: another adapter on the simulator's engine, an
+    untrained model, or kind population, the reference population's own users. ``ensemble`` gives them weights."""
     chatbots: dict[str, SpeakerConfig] = field(default_factory=dict)
     """User's seat: who may be the chatbot; empty is the run's roster."""
     rewards: dict[str, Any] = field(default_factory=dict)
@@ -37,16 +40,31 @@ class EnvConfig:
     """The run's, with what this env has otherwise: engines, scoring, env (limits), simulator.sampling, ray ..."""
 
     def __post_init__(self) -> None:
+        if problems := self.problems():
+            raise ConfigError("\n".join(problems))
+
+    def problems(self) -> list[str]:
+        """Returns what is wrong with the settings."""
+        problems = []
         if self.split not in (None, *SPLITS):
-            raise ConfigError(f"split: no split {self.split!r}; {there_are(SPLITS, self.split)}")
+            problems.append(f"split: no split {self.split!r}; {there_are(SPLITS, self.split)}")
+        return problems + [
+            f"users.{name}.adapter: 'trained' is for a run's own chatbots; name an adapter's folder"
+            for name, user in self.users.items()
+            if user.adapter == "trained"
+        ]
 
 
-def load_env_config(config: str | Path, overrides: Sequence[str] = ()) -> EnvConfig:
+E = TypeVar("E", bound=EnvConfig)
+
+
+def load_env_config(config: str | Path, overrides: Sequence[str] = (), schema: type[E] = EnvConfig) -> E:  # type: ignore[assignment]
     """Returns an env's settings.
 
     Args:
         config: a YAML file, or a run directory, which is its newest simulator with no reward.
         overrides: ``key.sub=value``, applied last.
+        schema: ``EnvConfig``, or a class of it with more settings.
 
     Raises:
         ConfigError: no such file or run, an unknown key (with a suggestion), a wrong type, or a rule broken.
@@ -62,4 +80,4 @@ def load_env_config(config: str | Path, overrides: Sequence[str] = ()) -> EnvCon
             f"{config}: no key 'run', which names the directory of an adversarial run. For a run's own configuration, "
             "give its run directory (out_dir) as config"
         )
-    return typed(EnvConfig, [{"settings": run_settings(said["run"])}, said], config)
+    return typed(schema, [{"settings": run_settings(said["run"])}, said], config)

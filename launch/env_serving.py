@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import atexit
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from launch.run_contents import chatbot_adapters, discriminator_checkpoint, mode
 from launch.run_directory import RunDirectory
 from launch.serving import Serving, cluster
 from launch.simulation import OPENERS
+from rlenv.chat_format import ChatFormat
 from rlenv.ensemble import Ensemble
 from rlenv.env_parts import EnvParts
 from rlenv.errors import ConfigError, there_are
@@ -46,49 +47,80 @@ def serve_env(config: str | Path, overrides: Sequence[str], seat: Seat) -> EnvPa
         ConfigError: settings that cannot be used, or a run that lacks what they ask for.
         EngineError: a model could not be served.
     """
-    settings = load_env_config(config, overrides)
+    settings: EnvConfig = load_env_config(config, overrides)
     with ExitStack() as held:
         key = (seat, to_line(to_dict(settings)))
-        parts: EnvParts = held.enter_context(_shared(key, lambda: _served(settings, seat)))
-        return replace(parts, close=held.pop_all().close)
+        served: Served = held.enter_context(_shared(key, lambda: serve(settings, seat)))
+        return replace(served.parts, close=held.pop_all().close)
+
+
+@dataclass(frozen=True)
+class Served:
+    """An env's parts and what serves them."""
+
+    parts: EnvParts
+    pools: Mapping[str, EnginePool]
+    """Running engines by name."""
+    formats: Mapping[str, ChatFormat]
+    """Their chat formats."""
+    discriminator: DiscriminatorPool | None
 
 
 @contextmanager
-def _served(config: EnvConfig, seat: Seat) -> Iterator[EnvParts]:
-    """Gives the parts; what can be wrong without an engine is told before one starts."""
+def serve(
+    config: EnvConfig,
+    seat: Seat,
+    *,
+    engines: Sequence[str] = (),
+    judged: bool = False,
+    log_dir: Path | None = None,
+) -> Iterator[Served]:
+    """Gives the parts of an env, served; what can be wrong without an engine is told before one starts.
+
+    Args:
+        config: the env's.
+        seat: the agent's.
+        engines: of the settings, to start beside those that the env asks for.
+        judged: serve the discriminator whether or not a reward asks for it.
+        log_dir: of the engines; None is the run's.
+    """
     run, settings = RunDirectory(config.run), config.settings
     opener = OPENERS[settings.collect.opener]
     scenarios = [Scenario.of_session(s, opener, split) for split, part in read_data(run).items() for s in part]
     discriminator: DiscriminatorPool | None = None
-    if "discriminator" in sources_asked_for(config.rewards):
+    if judged or "discriminator" in sources_asked_for(config.rewards):
         checkpoint = discriminator_checkpoint(run, settings, config.discriminator)
         discriminator = DiscriminatorPool(checkpoint, settings.scoring, settings.context)
     reward = make_reward(config.rewards, seat=seat, discriminator=discriminator) if config.rewards else None
-    world, pools = _partners(run, config, seat)
+    serving = Serving(settings, model_folder(run, settings.simulator.model), log_dir or run.path("logs/env"))
+    world, pools = _partners(run, config, seat, serving, engines)
     with ExitStack() as held:
         if pools or discriminator is not None:
             held.enter_context(_shared("ray", lambda: cluster(settings.ray)))
-        for pool in pools:
+        for pool in pools.values():
             held.enter_context(pool)
         if discriminator is not None:
             held.enter_context(discriminator)
-        yield EnvParts(scenarios, world, settings.env, reward, config.split)
+        parts = EnvParts(scenarios, world, settings.env, reward, config.split)
+        yield Served(parts, pools, serving.formats if pools else {}, discriminator)
 
 
-def _partners(run: RunDirectory, config: EnvConfig, seat: Seat) -> tuple[Ensemble, list[EnginePool]]:
-    """Returns who sits opposite an agent in ``seat``, and the engines, still to be started, that sample them."""
+def _partners(
+    run: RunDirectory, config: EnvConfig, seat: Seat, serving: Serving, engines: Sequence[str]
+) -> tuple[Ensemble, dict[str, EnginePool]]:
+    """Returns who sits opposite an agent in ``seat``, and the engines, still to be started, that are asked for."""
     settings = config.settings
     if seat == "chatbot":
         versions = simulator_versions(run, settings)
         weights = _weights(config, list(versions))
-        others = {name: speaker for name, speaker in settings.zero_shot.items() if name in weights}
+        others = {name: speaker for name, speaker in settings.zero_shot.items() if name in weights} | config.users
     else:
         versions, weights, others = {}, None, dict(config.chatbots) or roster(settings)
     names = {speaker.engine for speaker in others.values() if speaker.kind == "engine"}
     if unknown := sorted(names - settings.engines.keys()):
         raise ConfigError(f"chatbots: no engine {unknown[0]!r}; {there_are(settings.engines, unknown[0])}")
-    serving = Serving(settings, model_folder(run, settings.simulator.model), run.path("logs/env"))
-    pools = {name: EnginePool(serving.engine_configs[name]) for name in names | ({"simulator"} if versions else set())}
+    names |= {*engines, *(["simulator"] if versions else [])}
+    pools = {name: EnginePool(serving.engine_configs[name]) for name in sorted(names)}
     world: dict[str, Speaker] = {
         name: make_simulator(settings, serving, pools, adapter) for name, adapter in versions.items()
     }
@@ -102,16 +134,20 @@ def _partners(run: RunDirectory, config: EnvConfig, seat: Seat) -> tuple[Ensembl
             formats=serving.formats if pools else {},
             adapters=chatbot_adapters(run, others),
         )
-    return Ensemble(world, weights), list(pools.values())
+    return Ensemble(world, weights), pools
 
 
 def _weights(config: EnvConfig, versions: Sequence[str]) -> dict[str, float]:
-    """Returns the ensemble's weights, 0 for versions that it does not name."""
-    known = {*versions, *config.settings.zero_shot}
+    """Returns the ensemble's weights, 0 for versions and further users that it does not name."""
+    known = {*versions, *config.settings.zero_shot, *config.users}
     unknown = [name for name in config.ensemble if name not in known]
-    if unknown:
-        raise ConfigError("\n".join(f"ensemble: no simulator {n!r}; {there_are(known, n)}" for n in unknown))
-    return {**dict.fromkeys(versions, 0.0), **(config.ensemble or {versions[-1]: 1.0})}
+    problems = [f"ensemble: no simulator {n!r}; {there_are(known, n)}" for n in unknown]
+    twice = sorted(config.users.keys() & {*versions, *config.settings.zero_shot})
+    problems += [f"users.{name}: the run has a simulator of that name; choose another" for name in twice]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    idle = dict.fromkeys([*versions, *config.users], 0.0)
+    return {**idle, **(config.ensemble or {versions[-1]: 1.0})}
 
 
 # ----------------------------------------------------------------------------------- held in common

@@ -14,6 +14,7 @@ from rlenv.context import ContextConfig
 from rlenv.endpoints import CallableSpeaker, EndpointSpeaker, import_callable
 from rlenv.errors import ConfigError
 from rlenv.population.chatbots import chatbot_names, make_chatbot
+from rlenv.population.users import PopulationUser
 from rlenv.protocols import Engine, Speaker
 from rlenv.speakers import EngineSpeaker
 from rlenv.system_texts import SystemText, approximate_tokens, chatbot_system_text, simulator_system_text, token_counter
@@ -47,6 +48,8 @@ def make_speaker(
         adapters: adapters of speakers by the speaker's name, where they have one.
     """
     if speaker.kind == "population":
+        if seat == "user":
+            return PopulationUser()
         known = speaker.name or name
         if known not in chatbot_names():
             raise ConfigError(f"chatbots.{name}: no scripted chatbot {known!r}; there are {', '.join(chatbot_names())}")
