@@ -54,6 +54,31 @@ def adversarial(
 
 
 @app.command()
+def train_chatbot(
+    config: Annotated[Path, typer.Argument(help="YAML with what differs from the defaults, as conf/chatbot_rl.yaml")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="settings as key.sub=value")] = None,
+    dry_run: Annotated[bool, typer.Option(help="check the configuration and show it, run nothing")] = False,
+) -> None:
+    """Train a chatbot against the simulated users of an adversarial run; the same command goes on with it."""
+    from launch.chatbot_config import load_chatbot_config
+    from launch.config import to_dict
+
+    settings = load_chatbot_config(config, overrides or [])
+    if dry_run:
+        import yaml
+
+        typer.echo(yaml.safe_dump(to_dict(settings), sort_keys=False))
+        return
+    from launch.chatbot_report import sentences
+    from launch.train_chatbot import train_chatbot as train
+
+    _quiet_libraries()
+    for sentence in sentences(train(settings)):
+        typer.echo(sentence)
+    typer.echo(f"The report: {Path(settings.out_dir) / 'report' / 'report.html'}")
+
+
+@app.command()
 def table(run: Annotated[Path, typer.Argument(help="a run directory")]) -> None:
     """Show the table of a run: one row for each simulator version."""
     from launch.report import print_report

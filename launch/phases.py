@@ -30,7 +30,7 @@ from rlenv.preferences import build_preferences
 from rlenv.protocols import Engine, Speaker
 from rlenv.sessions import read_with_report, split_by_user, write_sessions
 from rlenv.speakers import EngineSpeaker
-from rlenv.system_texts import approximate_tokens, simulator_system_text, token_counter
+from rlenv.system_texts import SystemText, approximate_tokens, simulator_system_text, token_counter
 from rlenv.types import Adapter, PreferencePair, Seat, Session
 from trainers.dpo import fit_dpo
 from trainers.pretrain import fit_base_model
@@ -76,17 +76,28 @@ def prepare_model(run: RunDirectory, config: RunConfig, name: str) -> str:
     if name != "small-llama":
         return model_folder(run, name)
 
+    build = simulator_system_text(config.context, approximate_tokens)  # its tokenizer is still to be made
+    # A seat that no model will take is not learnt: a simulator that also learnt the chatbot's lines says them.
+    hosted = any(chatbot.kind == "engine" for chatbot in roster(config).values())
+    return pretrain_small_llama(run, config, {seat: build for seat in ((USER, CHATBOT) if hosted else (USER,))})
+
+
+def pretrain_small_llama(run: RunDirectory, config: RunConfig, system_texts: Mapping[Seat, SystemText]) -> str:
+    """Returns the folder of the small Llama, trained once on what users and scripted chatbots say to each other.
+
+    Args:
+        run: where it is kept.
+        config: shape, training and number of sessions.
+        system_texts: of each seat that it learns.
+    """
+
     def make(folder: Path) -> None:
         # Users that no other phase sees: another seed is another population.
         sessions = generate_sessions(config.data.population.num_pretrain_users, 1, config.seed + 1_000_003)
-        build = simulator_system_text(config.context, approximate_tokens)  # its tokenizer is still to be made
-        # A seat that no model will take is not learnt: a simulator that also learnt the chatbot's lines says them.
-        hosted = any(chatbot.kind == "engine" for chatbot in roster(config).values())
-        seats: tuple[Seat, ...] = (USER, CHATBOT) if hosted else (USER,)
         examples = [
             SftExample(session_id=s.session_id, system=build(s.context), messages=s.messages, seat=seat)
             for s in sessions
-            for seat in seats
+            for seat, build in system_texts.items()
         ]
         with training("pretrain the small Llama", run.path("logs/pretrain.jsonl")) as progress:
             fit_base_model(

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from trainers.progress import read_progress
+from trainers.progress import Line, read_progress
 
 console = Console(stderr=True)
 
@@ -51,18 +51,31 @@ def counting(title: str, total: int) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def training(title: str, path: Path) -> Iterator[Path]:
-    """Draws a training run's progress from the file its workers append to; gives that file's path."""
+def training(
+    title: str, path: Path, *, keep: bool = False, tell: Callable[[list[Line]], None] = lambda _: None
+) -> Iterator[Path]:
+    """Draws a training run's progress from the file its workers append to; gives that file's path.
+
+    Args:
+        title: of the bar.
+        path: of the file.
+        keep: what an earlier attempt wrote stays; otherwise the file begins empty.
+        tell: is given all lines whenever there are new ones, in another thread.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
+    if not keep:
+        path.unlink(missing_ok=True)
     stop = threading.Event()
     with bar(title, None) as set_done:
 
         def follow() -> None:
+            seen = 0
             while not stop.wait(1.0):
                 lines = read_progress(path)
-                if lines:
+                if len(lines) > seen:
+                    seen = len(lines)
                     set_done(int(lines[-1]["step"]), int(lines[-1]["total"]))
+                    tell(lines)
 
         thread = threading.Thread(target=follow, daemon=True)
         thread.start()

@@ -19,6 +19,7 @@ import psutil
 import pytest
 import yaml
 
+ROOT = Path(__file__).parents[2]
 TINY: dict[str, Any] = {
     "name": "tiny",
     "num_iterations": 1,
@@ -151,13 +152,14 @@ def ray_folder() -> Iterator[Path]:
 
 
 class Driver:
-    """``rlenv adversarial CONFIG`` in a session of its own."""
+    """``rlenv adversarial CONFIG``, or another command, in a session of its own."""
 
-    def __init__(self, config: Path, ray_folder: Path) -> None:
+    def __init__(self, config: Path, ray_folder: Path, command: str = "adversarial") -> None:
         environment = {**os.environ, "RAY_TMPDIR": str(ray_folder), "COLUMNS": "200", "TOKENIZERS_PARALLELISM": "false"}
+        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         environment.pop("RAY_ADDRESS", None)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "from launch.cli import main; main()", "adversarial", str(config)],
+            [sys.executable, "-c", "from launch.cli import main; main()", command, str(config)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=environment,
@@ -203,6 +205,14 @@ class Driver:
         """Returns whether a process of that name is among the family."""
         return any(name in _command(p) for p in self.family())
 
+    def kill_one(self, name: str) -> None:
+        """Kills the newest process of that name, of those that Ray runs for the driver."""
+        found = [p for p in self.family() if name in _command(p)]
+        assert found, f"no process is called {name}"
+        newest = max(found, key=lambda p: p.create_time())
+        newest.kill()
+        psutil.wait_procs([newest], timeout=30)
+
     def kill(self) -> list[psutil.Process]:
         """Kills the driver alone, without a warning; returns what was its family, most of it dead by then.
 
@@ -239,12 +249,12 @@ def _command(process: psutil.Process) -> str:
 
 
 @pytest.fixture
-def start_driver(ray_folder: Path) -> Iterator[Callable[[Path], Driver]]:
+def start_driver(ray_folder: Path) -> Iterator[Callable[..., Driver]]:
     """Returns a starter of drivers; whatever still runs at the test's end is killed."""
     drivers: list[Driver] = []
 
-    def start(config: Path) -> Driver:
-        drivers.append(Driver(config, ray_folder))
+    def start(config: Path, command: str = "adversarial") -> Driver:
+        drivers.append(Driver(config, ray_folder, command))
         return drivers[-1]
 
     yield start

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 import rlenv  # noqa: F401 (registers the envs)
+from launch.chatbot_config import load_chatbot_config
 from launch.config import read_settings
 from launch.env_config import load_env_config
 from launch.run_contents import simulator_versions
@@ -56,7 +57,8 @@ def test_every_env_file_of_conf_holds_for_a_run(finished_run):
     files = [p for p in CONF.glob("*.yaml") if "run" in read_settings(p)]
     assert files
     for path in files:
-        assert load_env_config(path, [f"run={finished_run}"]).run == str(finished_run)
+        load = load_chatbot_config if "chatbot" in read_settings(path) else load_env_config
+        assert load(path, [f"run={finished_run}"]).run == str(finished_run)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +71,8 @@ def test_every_env_file_of_conf_holds_for_a_run(finished_run):
         ({"run": ""}, [], "no key 'run'"),
         ({"ensemble": {"it7": 1, "base": 1}}, [], r"no simulator 'it7'; there are base, it1, it2"),
         ({"ensemble": {"it1": -1}}, [], r"weights.it1: expected a finite number of 0 or more"),
+        ({"users": {"it1": {"kind": "population"}}}, [], r"users.it1: the run has a simulator of that name"),
+        ({"users": {"x": {"adapter": "trained"}}}, [], r"users.x.adapter: 'trained' is for a run's own chatbots"),
         ({"rewards": {"realism": 1}}, [], r"realism: makes sense with the agent in the seat 'user'"),
         ({"rewards": {"reelism": 1}}, [], r"reelism: no such reward; .*did you mean 'realism'"),
         ({"rewards": {"judge": 1}}, [], r"judge: needs a judge, and none is served here"),
