@@ -79,6 +79,21 @@ def train_chatbot(
 
 
 @app.command()
+def study(
+    config: Annotated[Path, typer.Argument(help="YAML with what differs from the defaults, as conf/study.yaml")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="settings as key.sub=value")] = None,
+) -> None:
+    """Hold the paper's experiment on the reference population, where the truth is known; again to go on with it."""
+    from launch.study.config import load_study
+    from launch.study.driver import run_study
+    from launch.study.report import print_study
+
+    settings = load_study(config, overrides or [])
+    _quiet_libraries()
+    print_study(run_study(settings))
+
+
+@app.command()
 def table(run: Annotated[Path, typer.Argument(help="a run directory")]) -> None:
     """Show the table of a run: one row for each simulator version."""
     from launch.report import print_report

@@ -21,7 +21,8 @@ from actors.scoring import ScoringConfig
 from launch.tracking import TrackingConfig
 from rlenv.context import ContextConfig
 from rlenv.conversation import Limits
-from rlenv.errors import ConfigError
+from rlenv.errors import ConfigError, there_are
+from rlenv.population.chatbots import chatbot_names
 from rlenv.preferences import PreferencesConfig
 from rlenv.types import Sampling
 from trainers.discriminator import DiscriminatorConfig
@@ -61,6 +62,16 @@ class PopulationConfig:
     """Sessions of each."""
     num_pretrain_users: int = 600
     """Further users, whose sessions the small Llama is pretrained on; never seen again."""
+    chatbots: list[str] = field(default_factory=list)
+    """Scripted chatbots that the real users meet; empty is all."""
+    pretrain_chatbots: list[str] = field(default_factory=list)
+    """Scripted chatbots that the pretraining users meet; empty is all."""
+
+    def __post_init__(self) -> None:
+        for where in ("chatbots", "pretrain_chatbots"):
+            if unknown := [name for name in getattr(self, where) if name not in chatbot_names()]:
+                known = there_are(chatbot_names(), unknown[0])
+                raise ConfigError(f"data.population.{where}: no scripted chatbot {unknown[0]!r}; {known}")
 
 
 @dataclass(frozen=True)
@@ -117,6 +128,8 @@ class SpeakerConfig:
     """kind callable: ``package.module:name`` of a function (messages, seed) -> str."""
     name: str | None = None
     """kind population: the scripted chatbot's name; None is the roster's key."""
+    habits: dict[str, float] = field(default_factory=dict)
+    """kind population: failure habits whose rates differ from the scripted chatbot's own."""
 
     def __post_init__(self) -> None:
         if self.kind == "endpoint" and not (self.base_url and self.model):

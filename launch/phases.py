@@ -49,7 +49,8 @@ def prepare_data(run: RunDirectory, config: RunConfig) -> dict[str, list[Session
         counts: dict[str, int] = {}
         if config.data.path is None:
             population = config.data.population
-            sessions = generate_sessions(population.num_users, population.sessions_per_user, config.seed)
+            met = population.chatbots or None
+            sessions = generate_sessions(population.num_users, population.sessions_per_user, config.seed, met)
         else:
             sessions, report = read_with_report(config.data.path)
             counts["merged_neighbours"] = report.num_merged
@@ -93,7 +94,9 @@ def pretrain_small_llama(run: RunDirectory, config: RunConfig, system_texts: Map
 
     def make(folder: Path) -> None:
         # Users that no other phase sees: another seed is another population.
-        sessions = generate_sessions(config.data.population.num_pretrain_users, 1, config.seed + 1_000_003)
+        population = config.data.population
+        met = population.pretrain_chatbots or None
+        sessions = generate_sessions(population.num_pretrain_users, 1, config.seed + 1_000_003, met)
         examples = [
             SftExample(session_id=s.session_id, system=build(s.context), messages=s.messages, seat=seat)
             for s in sessions

@@ -53,7 +53,7 @@ def make_speaker(
         known = speaker.name or name
         if known not in chatbot_names():
             raise ConfigError(f"chatbots.{name}: no scripted chatbot {known!r}; there are {', '.join(chatbot_names())}")
-        return make_chatbot(known)
+        return make_chatbot(known, speaker.habits, name)
     sampling = speaker.sampling.sampling()
     if speaker.kind == "engine":
         format = formats[speaker.engine]

@@ -51,12 +51,9 @@ def evaluate(
     The report shows the text of a few simulated conversations, and of real ones only with --real-transcripts.
     """
     from launch.evaluation.embedding import EmbeddingOptions, make_embeddings
-    from launch.evaluation.figures import draw
     from launch.evaluation.inputs import PART, read_ab_tests, read_inputs
-    from launch.evaluation.report import write_report
-    from launch.evaluation.sheets import sheets
-    from launch.evaluation.transcripts import choose_transcripts
-    from launch.evaluation.writing import check_free, new_directory, write_tables
+    from launch.evaluation.output import write_evaluation
+    from launch.evaluation.writing import check_free, new_directory
     from launch.language_models import cache_folder
     from rlenv.evaluation.embeddings import EmbeddingConfig
     from rlenv.evaluation.subjects import check_subjects
@@ -84,17 +81,15 @@ def evaluate(
         ab_tests=tests,
         taxonomy=load_taxonomy(taxonomy),
     )
-    tables = sheets(evaluation)
     with new_directory(out, overwrite) as folder:
-        write_tables(folder, evaluation, tables)
-        pictures = draw(evaluation, folder / "figures")
-        shown = choose_transcripts(inputs, transcripts, real_transcripts, seed)
-        write_report(folder, evaluation, tables, pictures, shown, inputs.verdicts, evaluation.notes)
+        num_tables, num_pictures = write_evaluation(
+            folder, evaluation, inputs, transcripts=transcripts, real_transcripts=real_transcripts, seed=seed
+        )
     console = Console()
     for note in evaluation.notes:
         console.print(f"- {note}", highlight=False, markup=False, soft_wrap=True)
     console.print(
-        f"{out}: report.html, metrics.json, {len(tables)} tables, {len(pictures)} figures",
+        f"{out}: report.html, metrics.json, {num_tables} tables, {num_pictures} figures",
         highlight=False,
         markup=False,
         soft_wrap=True,

@@ -37,6 +37,7 @@ def write_report(
     transcripts: Sequence[Transcript],
     controls: Sequence[str],
     notes: Sequence[str],
+    first: Sequence[Section] = (),
 ) -> None:
     """Writes ``report.html``.
 
@@ -48,11 +49,12 @@ def write_report(
         transcripts: the conversations to show.
         controls: what the controls say, one sentence each.
         notes: what is missing, one sentence each.
+        first: sections of the caller's own, before the others.
     """
     write_page(
         folder / REPORT,
         "report.html.jinja",
-        sections=sections(evaluation, tables, pictures),
+        sections=[*first, *sections(evaluation, tables, pictures)],
         controls=controls,
         notes=notes,
         transcripts=transcripts,

@@ -6,6 +6,7 @@ does not label itself: what was wrong with a message is for ``rlenv.population.o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from random import Random
@@ -42,15 +43,21 @@ def chatbot_names() -> tuple[str, ...]:
     return tuple(_configs())
 
 
-def make_chatbot(name: str) -> ScriptedChatbot:
+def make_chatbot(name: str, habits: Mapping[str, float] | None = None, as_name: str | None = None) -> ScriptedChatbot:
     """Returns a scripted chatbot by name.
 
+    Args:
+        name: one of ``chatbot_names()``.
+        habits: rates that differ from its own: a variant of it, as the treatment of an A/B test is.
+        as_name: what the variant is called; None is ``name``.
+
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is none of that name, or no such habit.
     """
     if name not in _configs():
         raise ValueError(f"no scripted chatbot {name!r}; there are {', '.join(chatbot_names())}")
-    return ScriptedChatbot(_configs()[name])
+    own = _configs()[name]
+    return ScriptedChatbot(own.model_copy(update={"name": as_name or name, "habits": {**own.habits, **(habits or {})}}))
 
 
 class ScriptedChatbot:

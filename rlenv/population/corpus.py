@@ -12,7 +12,7 @@ from random import Random
 
 from rlenv import aio
 from rlenv.conversation import Limits, begin, converse, to_session
-from rlenv.population.chatbots import chatbot_names, make_chatbot
+from rlenv.population.chatbots import ScriptedChatbot, chatbot_names, make_chatbot
 from rlenv.population.contexts import current_summary, long_term_context, profile, session_summary
 from rlenv.population.mind import Mind
 from rlenv.population.oracle import issues_of
@@ -75,6 +75,13 @@ def generate_sessions(
     ]
 
 
+def first_session(user_index: int, seed: int, chatbot: ScriptedChatbot, limits: Limits | None = None) -> Session:
+    """Returns the first session of a user with a given chatbot, with true actions and issues."""
+    context = _context(user_index, 0, seed, (), limits or Limits())
+    state = _hold(user_index, 0, seed, context, chatbot, limits or Limits())
+    return labelled(state, chatbot.name, user_id_of(user_index, seed))
+
+
 def labelled(state: ConversationState, chatbot: str, user_id: str) -> Session:
     """Returns a finished conversation as a session whose chatbot messages carry their issues."""
     session = to_session(state, session_id=state.context_id, source=SOURCE, chatbot=chatbot, user_id=user_id)
@@ -88,9 +95,25 @@ def labelled(state: ConversationState, chatbot: str, user_id: str) -> Session:
 @lru_cache(maxsize=1024)
 def _played(user: int, session: int, seed: int, names: tuple[str, ...], limits: Limits) -> ConversationState:
     context = _context(user, session, seed, names, limits)
+    return _hold(user, session, seed, context, make_chatbot(_met(user, session, seed, names)), limits)
+
+
+def _session(user: int, session: int, seed: int, names: tuple[str, ...], limits: Limits) -> Session:
+    chatbot = _met(user, session, seed, names)
+    return labelled(_played(user, session, seed, names, limits), chatbot, user_id_of(user, seed))
+
+
+def _met(user: int, session: int, seed: int, names: tuple[str, ...]) -> str:
+    rng = Random(derive_seed("population-session", seed, user, session))
+    rng.random()  # the opener's, in _hold
+    return names[rng.randrange(len(names))]
+
+
+def _hold(
+    user: int, session: int, seed: int, context: SessionContext, chatbot: ScriptedChatbot, limits: Limits
+) -> ConversationState:
     rng = Random(derive_seed("population-session", seed, user, session))
     opener: Role = "user" if rng.random() < 0.6 else "assistant"
-    chatbot = make_chatbot(names[rng.randrange(len(names))])
     state = begin(
         f"{user_id_of(user, seed)}-{session}",
         context,
@@ -98,13 +121,6 @@ def _played(user: int, session: int, seed: int, names: tuple[str, ...], limits: 
         seed=derive_seed("population", seed, user, session),
     )
     return aio.run(converse(state, PopulationUser(), chatbot, limits))
-
-
-def _session(user: int, session: int, seed: int, names: tuple[str, ...], limits: Limits) -> Session:
-    rng = Random(derive_seed("population-session", seed, user, session))
-    rng.random()
-    chatbot = names[rng.randrange(len(names))]
-    return labelled(_played(user, session, seed, names, limits), chatbot, user_id_of(user, seed))
 
 
 def _context(user: int, session: int, seed: int, names: tuple[str, ...], limits: Limits) -> SessionContext:

@@ -102,3 +102,11 @@ def test_the_user_is_heard_through_keywords_and_turned_pronouns():
     heard = hear("My sister doesn't get it. I can't tell my boss that I'm afraid")
     assert (heard.person, heard.feeling, heard.topic) == ("your sister", "afraid", "work")
     assert heard.echo == "you can't tell your boss that you're afraid"
+
+
+def test_a_variant_has_other_rates_and_its_own_name_and_the_original_stays():
+    variant = make_chatbot("echo", {"repeat": 0.0, "blank": 0.5}, "echo-fixed")
+    assert variant.name == "echo-fixed" and variant.config.habits == {"repeat": 0.0, "blank": 0.5}
+    assert make_chatbot("echo").config.habits == {"repeat": 0.065}
+    with pytest.raises(ValueError, match="unknown habits"):
+        make_chatbot("echo", {"repeats": 0.1})

@@ -5,9 +5,10 @@ from functools import cache
 import numpy as np
 import pytest
 
+from rlenv.conversation import Limits
 from rlenv.linguistics import diversity, session_diversity, words
-from rlenv.population.chatbots import chatbot_names
-from rlenv.population.corpus import context_of, generate_sessions
+from rlenv.population.chatbots import chatbot_names, make_chatbot
+from rlenv.population.corpus import context_of, first_session, generate_sessions
 from rlenv.population.traits import traits_of
 from rlenv.taxonomy import load_taxonomy
 from rlenv.types import Session
@@ -116,3 +117,11 @@ def test_sessions_of_one_user_are_about_one_life(session):
     one = generate_sessions(1, 3, seed=12)[session]
     assert one.context.profile == generate_sessions(1, 1, seed=12)[0].context.profile
     assert session_diversity(one)["turns"] >= 1
+
+
+def test_a_user_meets_the_chatbot_that_is_asked_for_as_the_same_person():
+    limits = Limits(max_turns=5)
+    one, two = (first_session(7, 3, make_chatbot(name), limits) for name in ("steady", "echo"))
+    assert one.chatbot == "steady" and two.chatbot == "echo" and one.context == two.context
+    assert one == next(s for s in generate_sessions(8, 1, 3, chatbots=("steady",), limits=limits)[7:])
+    assert max(len(one.user_messages()), len(two.user_messages())) <= 5

@@ -1,0 +1,1 @@
+"""``rlenv study``: the paper's experiment on the reference population, where the truth is known."""

@@ -1,0 +1,39 @@
+"""The study on one screen: an adversarial run, then everything measured on it against the truth.
+
+Resumable as the run is: the same command goes on from the last finished phase.
+"""
+
+from __future__ import annotations
+
+from launch.algorithm import run_adversarial
+from launch.config import to_dict
+from launch.run_contents import simulator_versions
+from launch.run_directory import RunDirectory
+from launch.serving import cluster
+from launch.study.config import UNTUNED, StudyConfig, adversarial_config
+from launch.study.phases import JUDGED, fit_sizes, hold_real_sessions, label_all, simulate_all, size_name
+from launch.study.report import write_study_report
+
+
+def run_study(config: StudyConfig) -> RunDirectory:
+    """Holds the study in ``config.out_dir``, or goes on with it; returns its directory.
+
+    Raises:
+        RlenvError: what a person can mend; what was finished stays.
+    """
+    study, settings = RunDirectory(config.out_dir), adversarial_config(config)
+    with study.locked():
+        study.open(to_dict(config))
+        with cluster(settings.ray):
+            run = run_adversarial(settings)  # base, it1, it2 ... and their discriminators
+            versions = simulator_versions(run, settings)
+            sizes = fit_sizes(study, config)  # the base simulator from fewer sessions (Table 1)
+            real = hold_real_sessions(study, config)  # the truth, of treatments too
+            simulate_all(study, config, versions, sizes, real)
+        sources = {name: study.path(f"measured/{name}/simulated/sessions.jsonl") for name in (UNTUNED, *versions)}
+        sources |= {size_name(n): study.path(f"sizes/{n}/base/simulated/sessions.jsonl") for n in sizes}
+        extra = {name: run.path(f"{name}/simulated/sessions.jsonl") for name in versions}
+        files = {name: [path, *([extra[name]] if name in extra else [])] for name, path in sources.items()}
+        label_all(study, config, files | {JUDGED: [study.path("real/sessions.jsonl.gz")]})
+        write_study_report(study, config, real)
+    return study

@@ -1,0 +1,164 @@
+"""The phases of a study after its adversarial run: real sessions, further simulators, and labels on all of them.
+
+Each is finished when its folder has its name, as in ``launch.phases``, whose phases these compose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from launch.config import RunConfig, to_dict
+from launch.phases import collect_sessions, fit_base_simulator
+from launch.progress import counting
+from launch.roster import make_speaker
+from launch.run_contents import model_folder, read_data
+from launch.run_directory import RunDirectory
+from launch.serving import Serving
+from launch.study.config import UNTUNED, StudyConfig, adversarial_config, measuring_config, roster_of, treatments_of
+from rlenv.aio import run as run_async
+from rlenv.errors import ConfigError
+from rlenv.judges.annotate import NamedJudge, judged, with_labels
+from rlenv.judges.learned import ActionClassifier
+from rlenv.judges.oracle import OracleJudge
+from rlenv.population.chatbots import ScriptedChatbot
+from rlenv.population.corpus import first_session, generate_sessions
+from rlenv.sessions import read_sessions, write_sessions
+from rlenv.types import Adapter, Session
+
+REAL, JUDGED = "real", "real-judged"
+"""Files of real sessions: with the truth, and with what the judges of simulated sessions say of them."""
+REAL_SEED, JUDGE_SEED = 2_000_003, 3_000_017
+"""Added to the run's seed: other populations, whose users stand in none of the run's sets."""
+Contexts = dict[str, list[Session]]
+
+
+def size_name(size: int) -> str:
+    """Returns the name of a base simulator that was fine-tuned on so many sessions."""
+    return f"sft-{size}"
+
+
+def hold_real_sessions(study: RunDirectory, config: StudyConfig) -> list[Session]:
+    """Returns the truth: sessions of new population users with every chatbot and treatment, under the run's limits."""
+
+    def make(folder: Path) -> None:
+        roster = {**roster_of(config), **treatments_of(config)}
+        chatbots = [_scripted(name, config) for name in roster]
+        number, seed = config.real_sessions_per_chatbot * len(chatbots), config.run.seed + REAL_SEED
+        folder.mkdir()
+        with counting("real sessions", number) as advance:
+            sessions = []
+            for user in range(number):
+                sessions.append(first_session(user, seed, chatbots[user % len(chatbots)], config.run.env))
+                advance()
+        write_sessions(folder / "sessions.jsonl.gz", sessions)
+
+    return read_sessions(study.once(REAL, make) / "sessions.jsonl.gz", neighbours="keep")
+
+
+def _scripted(name: str, config: StudyConfig) -> ScriptedChatbot:
+    speaker = {**roster_of(config), **treatments_of(config)}[name]
+    made = make_speaker(name, "chatbot", speaker, config.run.context, engines={}, formats={}, adapters={})
+    assert isinstance(made, ScriptedChatbot)
+    return made
+
+
+def first_of_each_chatbot(sessions: Sequence[Session], number: int, chatbots: Sequence[str]) -> Contexts:
+    """Returns the first sessions with each chatbot as contexts that nothing was trained on."""
+    taken: dict[str, list[Session]] = {name: [] for name in chatbots}
+    for session in sessions:
+        if session.chatbot in taken and len(taken[session.chatbot]) < number:
+            taken[session.chatbot].append(session)
+    return {"adversarial": [], "evaluation": [s for own in taken.values() for s in own]}
+
+
+def fit_sizes(study: RunDirectory, config: StudyConfig) -> dict[int, Adapter]:
+    """Returns base simulators fine-tuned on fewer sessions, each in a run directory of its own (Table 1)."""
+    run = RunDirectory(adversarial_config(config).out_dir)
+    sessions, adapters = read_data(run)["sft"], {}
+    if len(sessions) < config.sft_sizes[-1]:
+        raise ConfigError(
+            f"sft_sizes: {config.sft_sizes[-1]} sessions asked for, and the SFT users have {len(sessions)}; raise "
+            "run.data.population.num_users or run.data.sft_share, or ask for fewer"
+        )
+    settings = adversarial_config(config)
+    base_model = model_folder(run, settings.simulator.model)
+    serving = Serving(settings, base_model, run.path("logs"))
+    for size in config.sft_sizes[:-1]:
+        own = _size_directory(study, settings, size)
+        adapters[size] = fit_base_simulator(
+            own, replace(settings, data=replace(settings.data, max_sft_sessions=size)), base_model,
+            serving.formats["simulator"], sessions,
+        )  # fmt: skip
+    return adapters
+
+
+def _size_directory(study: RunDirectory, settings: RunConfig, size: int) -> RunDirectory:
+    where = study.path(f"sizes/{size}")
+    data = replace(settings.data, max_sft_sessions=size)
+    run = RunDirectory(where)
+    run.open(to_dict(replace(settings, out_dir=str(where), data=data)))
+    return run
+
+
+def simulate_all(
+    study: RunDirectory,
+    config: StudyConfig,
+    versions: Mapping[str, Adapter],
+    sizes: Mapping[int, Adapter],
+    real: Sequence[Session],
+) -> None:
+    """Holds the sessions that are measured: the untuned model and each version, and the smaller bases."""
+    settings = measuring_config(config)
+    run = RunDirectory(adversarial_config(config).out_dir)
+    serving = Serving(settings, model_folder(run, settings.simulator.model), study.path("logs"))
+    everyone = list(settings.chatbots)
+    contexts = first_of_each_chatbot(real, config.simulated_sessions_per_chatbot, everyone)
+    fewer = first_of_each_chatbot(real, config.size_sessions_per_chatbot, list(roster_of(config)))
+    measured = RunDirectory(study.path("measured"))
+    measured.open(to_dict(settings))
+    try:
+        for simulator in (UNTUNED, *versions.values()):
+            collect_sessions(measured, settings, serving, simulator, {}, contexts)
+        for size, adapter in sizes.items():
+            own = _size_directory(study, adversarial_config(config), size)
+            collect_sessions(own, settings, serving, adapter, {}, fewer)
+    finally:
+        serving.close()
+
+
+def label_all(study: RunDirectory, config: StudyConfig, sources: Mapping[str, Sequence[Path]]) -> None:
+    """Labels sessions as a judge would who reads the texts alone: the oracle for issues, a classifier for actions.
+
+    Args:
+        study: its directory.
+        config: the study's.
+        sources: by name, the files whose evaluation users' sessions are labelled into ``labelled/NAME.jsonl.gz``.
+    """
+
+    def make(folder: Path) -> None:
+        run = config.run
+        met = config.chatbots or None
+        known = generate_sessions(config.judge_sessions, 1, run.seed + JUDGE_SEED, met, run.env)
+        judges: tuple[NamedJudge, ...] = (OracleJudge(), ActionClassifier(known, run.seed))
+        folder.mkdir()
+        with counting("labels", len(sources)) as advance:
+            for name, paths in sources.items():
+                sessions = [s for path in paths for s in read_sessions(path, neighbours="keep") if _held_out(s)]
+                for judge in judges:
+                    found = run_async(judged(sessions, judge))
+                    sessions, _ = with_labels(sessions, found, judge, replace=True)
+                write_sessions(folder / f"{name}.jsonl.gz", sessions)
+                advance()
+
+    study.once("labelled", make)
+
+
+def _held_out(session: Session) -> bool:
+    return (session.model_extra or {}).get("part", "evaluation") == "evaluation"
+
+
+def read_labelled(study: RunDirectory, name: str) -> tuple[Session, ...]:
+    """Returns the sessions that ``label_all`` labelled under a name."""
+    return tuple(read_sessions(study.path(f"labelled/{name}.jsonl.gz"), neighbours="keep"))

@@ -1,0 +1,59 @@
+"""What a study's configuration makes of the adversarial run's, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from launch.roster import make_speaker
+from launch.study.config import UNTUNED, adversarial_config, load_study, measuring_config
+from rlenv.errors import ConfigError
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def study(tmp_path):
+    def load(**said):
+        path = tmp_path / "study.yaml"
+        path.write_text(yaml.safe_dump({"out_dir": str(tmp_path / "study"), "chatbots": ["steady", "echo"], **said}))
+        return load_study(path)
+
+    return load
+
+
+def test_the_shipped_study_has_fourteen_chatbots_that_the_untuned_model_never_met_and_three_treatments():
+    config = load_study(ROOT / "conf/study.yaml")
+    run = adversarial_config(config)
+    assert len(run.chatbots) == 14 and len(config.treatments) == 3 and len(config.sft_sizes) == 5
+    assert set(run.data.population.chatbots) == set(run.chatbots)
+    assert not set(run.data.population.pretrain_chatbots) & set(run.chatbots)
+    assert run.data.max_sft_sessions == config.sft_sizes[-1]
+
+
+def test_treatments_and_the_untuned_model_are_measured_and_not_trained_with(study):
+    config = study(treatments={"echo-fixed": {"control": "echo", "habits": {"repeat": 0.0}}})
+    run, measured = adversarial_config(config), measuring_config(config)
+    assert set(run.chatbots) == {"steady", "echo"} and not run.zero_shot
+    assert set(measured.chatbots) == {"steady", "echo", "echo-fixed"} and set(measured.zero_shot) == {UNTUNED}
+    speaker = measured.chatbots["echo-fixed"]
+    made = make_speaker("echo-fixed", "chatbot", speaker, run.context, engines={}, formats={}, adapters={})
+    assert made.name == "echo-fixed" and made.config.habits["repeat"] == 0.0 and made.config.moves["reflect"] == 5
+
+
+def test_every_mistake_is_told_in_one_report(study):
+    with pytest.raises(ConfigError) as error:
+        study(
+            treatments={"a": {"control": "eco"}, "b": {"control": "echo", "habits": {"repeats": 1.0}}},
+            sft_sizes=[8, 4],
+            simulated_sessions_per_chatbot=500,
+            run={"data": {"path": "sessions.jsonl"}},
+        )
+    for told in ("treatments.a.control: 'eco'", "unknown habits ['repeats']", "ascending", "400", "run.data.path"):
+        assert told in str(error.value)
+    with pytest.raises(ConfigError, match="stedy"):
+        study(chatbots=["stedy"])
+    with pytest.raises(ConfigError, match=r"data\.population\.pretrain_chatbots"):
+        study(run={"data": {"population": {"pretrain_chatbots": ["wram"]}}})
