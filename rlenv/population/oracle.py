@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from rlenv.population.acts import ActSet, History, recognise
 from rlenv.population.cues import cues_of
+from rlenv.population.hearing import hear
 from rlenv.population.mind import Mind
 from rlenv.types import ConversationState, Record
 
@@ -200,7 +201,7 @@ def _from_texts(text: str, before: History, answer: str | None, known: str) -> t
     goes_on = answer is not None and len(answer.split()) >= 6 and not later & {"leaving", "goodbye", "thanks"}
     scene = Scene(
         wants_on=not leaving and ("not_done" in later or goes_on),
-        vulnerable=bool(users) and len(users[-1].split()) >= 8,
+        vulnerable=bool(users) and hear(users[-1]).feeling is not None,
         at_risk="crisis" in earlier,
     )
     rules = faults_in(acts, scene)
