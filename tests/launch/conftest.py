@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -273,3 +274,42 @@ def driver_class() -> type[Driver]:
 def still_running() -> Callable[[list[psutil.Process]], list[str]]:
     """Returns ``left_of``."""
     return left_of
+
+
+CHROMIUM = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """Gives a file as a page of a real browser; fails where its scripts do, or where it asks for anything else."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = os.environ.get("RLENV_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no Chromium: install one, or set RLENV_CHROMIUM to its path")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=CHROMIUM)
+        page = browser.new_page()
+        errors: list[str] = []
+        asked: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(path.as_uri())
+        yield page
+        assert errors == []
+        assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def open_page() -> Callable[[Path], AbstractContextManager[Any]]:
+    """Returns ``opened``."""
+    return opened

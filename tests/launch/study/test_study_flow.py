@@ -69,3 +69,18 @@ def test_the_report_has_the_papers_tables_and_the_studys_own(study):
     assert html.index('id="goals"') < html.index('id="table1_linguistic"') < html.index('id="table5_ab"')
     goals = json.loads((study / "report/goals.json").read_text())
     assert len(goals) == 9 and all(isinstance(goal["met"], bool) for goal in goals)
+
+
+def test_the_report_opens_in_a_browser_its_figures_load_its_goals_sort_and_a_transcript_opens(study, open_page):
+    with open_page(study / "report/report.html") as page:
+        widths = page.eval_on_selector_all("img", "all => all.map(image => image.naturalWidth)")
+        assert len(widths) >= 5 and min(widths) > 300
+        goals = page.locator("#goals ~ .table table")
+        goals.locator("th button").first.click()
+        names = goals.locator("tbody tr td:first-child").all_inner_texts()
+        assert len(names) == 9 and names == sorted(names, key=str.casefold, reverse=True)
+        transcript = page.locator("details.transcript").first
+        transcript.locator("summary").click()
+        assert transcript.locator(".message").first.is_visible()
+        assert page.locator("details.transcript .reward.up, details.transcript .reward.down").count() > 0
+        assert page.locator("details.transcript .label").count() > 0
