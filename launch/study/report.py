@@ -39,16 +39,16 @@ from rlenv.evaluation.linguistic import TABLE_1
 from rlenv.evaluation.subjects import Simulator, aggregate
 from rlenv.evaluation.suite import Evaluation, EvaluationConfig, evaluate
 from rlenv.judges.compare import label_agreement
+from rlenv.population.chatbots import chatbot_names
 from rlenv.types import Session
 
 GOALS = "goals.json"
 ABOUT = (
     "Everything here is synthetic: the real users are the reference population's, whose true actions and issues are "
-    "known. The base model of every simulator was pretrained on the population's language, in sessions with {bots} "
-    "only, chatbots that hardly ever fail and that are none of the {num} compared here. So the untuned simulator knows "
-    "how the users talk, but has seldom seen them fail to be helped: it stands for the compliant zero-shot models of "
-    "the paper. The discriminators' backbone is the same base model. Simulated sessions are labelled by judges who "
-    "read the texts alone, the real ones carry the truth; the tables below say what that alone costs."
+    "known. The base model of every simulator and discriminator learnt the population's language from sessions of "
+    "other users with {met}. Untuned, it knows how users talk and has met few failures of chatbots: it stands for the "
+    "compliant zero-shot models of the paper, and is nearer to the users than those. Simulated sessions are labelled "
+    "by judges who read the texts alone, the real ones carry the truth; the tables below say what that alone costs."
 )
 
 
@@ -157,7 +157,9 @@ def _sections(
     config: StudyConfig, made: Sequence[Goal], tables: Sequence[Sheet], picture: Picture | None
 ) -> list[Section]:
     met = sum(goal.met for goal in made)
-    bots = " and ".join(config.run.data.population.pretrain_chatbots) or "all scripted chatbots"
+    bots = config.run.data.population.pretrain_chatbots
+    met = f"the chatbots {', '.join(bots)}" if bots else "all scripted chatbots"
+    met += "" if set(bots or chatbot_names()) & set(roster_of(config)) else ", none of which is compared here"
     readings = {
         "goals": ("What the study was asked to show", f"{met} of {len(made)} goals are met."),
         "like_with_like": (
@@ -175,8 +177,7 @@ def _sections(
             "the real sessions to the other.",
         ),
     }
-    about = ABOUT.format(bots=bots, num=len(roster_of(config)))
-    sections = [section("about", "What this is", about)]
+    sections = [section("about", "What this is", ABOUT.format(met=met))]
     for sheet in tables:
         title, reading = readings[sheet.name]
         sections.append(section(sheet.name, title, reading, sheet, picture if sheet.name == "sft_sizes" else None))
