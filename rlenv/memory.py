@@ -1,4 +1,4 @@
-"""What glibc does with freed memory: by default it gives large blocks back, and every training step faults them in anew.
+"""What glibc does with freed memory: by default it returns large blocks, and every training step faults them in anew.
 
 A step of the small Llama on the CPU (1,536 tokens) spent an eighth of its time there. Knows nothing of models.
 """

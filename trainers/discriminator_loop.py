@@ -274,8 +274,12 @@ def _average_gradients(parameters: Sequence[torch.nn.Parameter], worker: Worker)
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-        torch.distributed.all_reduce(parameter.grad)
-        parameter.grad /= worker.world_size
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])  # one message: each costs a round trip
+    torch.distributed.all_reduce(flat)
+    flat /= worker.world_size
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
 
 
 def _load_trained(scorer: TurnScorer, state: dict[str, torch.Tensor]) -> None:

@@ -58,7 +58,9 @@ def write_page(path: Path, template: str, **values: Any) -> None:
     write_text(path, environment.get_template(template).render(**values))
 
 
-def section(anchor: str, title: str, reading: str, sheet: Sheet | None, picture: Picture | None) -> Section:
+def section(
+    anchor: str, title: str, reading: str, sheet: Sheet | None = None, picture: Picture | None = None
+) -> Section:
     """Returns one section; what it has not is left out.
 
     Args:
