@@ -10,8 +10,8 @@ from launch.config import to_dict
 from launch.run_contents import simulator_versions
 from launch.run_directory import RunDirectory
 from launch.serving import cluster
-from launch.study.config import UNTUNED, StudyConfig, adversarial_config
-from launch.study.phases import JUDGED, fit_sizes, hold_real_sessions, label_all, simulate_all, size_name
+from launch.study.config import StudyConfig, adversarial_config
+from launch.study.phases import fit_sizes, hold_real_sessions, label_all, simulate_all
 from launch.study.report import write_study_report
 
 
@@ -30,10 +30,6 @@ def run_study(config: StudyConfig) -> RunDirectory:
             sizes = fit_sizes(study, config)  # the base simulator from fewer sessions (Table 1)
             real = hold_real_sessions(study, config)  # the truth, of treatments too
             simulate_all(study, config, versions, sizes, real)
-        sources = {name: study.path(f"measured/{name}/simulated/sessions.jsonl") for name in (UNTUNED, *versions)}
-        sources |= {size_name(n): study.path(f"sizes/{n}/base/simulated/sessions.jsonl") for n in sizes}
-        extra = {name: run.path(f"{name}/simulated/sessions.jsonl") for name in versions}
-        files = {name: [path, *([extra[name]] if name in extra else [])] for name, path in sources.items()}
-        label_all(study, config, files | {JUDGED: [study.path("real/sessions.jsonl.gz")]})
+        label_all(study, config, versions, sizes)
         write_study_report(study, config, real)
     return study

@@ -5,7 +5,7 @@ Each is finished when its folder has its name, as in ``launch.phases``, whose ph
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from launch.config import RunConfig, to_dict
 from launch.phases import collect_sessions, fit_base_simulator
 from launch.progress import counting
 from launch.roster import make_speaker
-from launch.run_contents import model_folder, read_data
+from launch.run_contents import model_folder, read_data, version_name
 from launch.run_directory import RunDirectory
 from launch.serving import Serving
 from launch.study.config import UNTUNED, StudyConfig, adversarial_config, measuring_config, roster_of, treatments_of
@@ -75,31 +75,28 @@ def first_of_each_chatbot(sessions: Sequence[Session], number: int, chatbots: Se
 
 def fit_sizes(study: RunDirectory, config: StudyConfig) -> dict[int, Adapter]:
     """Returns base simulators fine-tuned on fewer sessions, each in a run directory of its own (Table 1)."""
-    run = RunDirectory(adversarial_config(config).out_dir)
+    settings = adversarial_config(config)
+    run = RunDirectory(settings.out_dir)
     sessions, adapters = read_data(run)["sft"], {}
     if len(sessions) < config.sft_sizes[-1]:
         raise ConfigError(
             f"sft_sizes: {config.sft_sizes[-1]} sessions asked for, and the SFT users have {len(sessions)}; raise "
             "run.data.population.num_users or run.data.sft_share, or ask for fewer"
         )
-    settings = adversarial_config(config)
     base_model = model_folder(run, settings.simulator.model)
-    serving = Serving(settings, base_model, run.path("logs"))
+    chat = Serving(settings, base_model, run.path("logs")).formats["simulator"]
     for size in config.sft_sizes[:-1]:
-        own = _size_directory(study, settings, size)
-        adapters[size] = fit_base_simulator(
-            own, replace(settings, data=replace(settings.data, max_sft_sessions=size)), base_model,
-            serving.formats["simulator"], sessions,
-        )  # fmt: skip
+        own, capped = _size_run(study, settings, size)
+        adapters[size] = fit_base_simulator(own, capped, base_model, chat, sessions)
     return adapters
 
 
-def _size_directory(study: RunDirectory, settings: RunConfig, size: int) -> RunDirectory:
+def _size_run(study: RunDirectory, settings: RunConfig, size: int) -> tuple[RunDirectory, RunConfig]:
     where = study.path(f"sizes/{size}")
-    data = replace(settings.data, max_sft_sessions=size)
+    capped = replace(settings, out_dir=str(where), data=replace(settings.data, max_sft_sessions=size))
     run = RunDirectory(where)
-    run.open(to_dict(replace(settings, out_dir=str(where), data=data)))
-    return run
+    run.open(to_dict(capped))
+    return run, capped
 
 
 def simulate_all(
@@ -122,20 +119,20 @@ def simulate_all(
         for simulator in (UNTUNED, *versions.values()):
             collect_sessions(measured, settings, serving, simulator, {}, contexts)
         for size, adapter in sizes.items():
-            own = _size_directory(study, adversarial_config(config), size)
+            own, _ = _size_run(study, adversarial_config(config), size)
             collect_sessions(own, settings, serving, adapter, {}, fewer)
     finally:
         serving.close()
 
 
-def label_all(study: RunDirectory, config: StudyConfig, sources: Mapping[str, Sequence[Path]]) -> None:
-    """Labels sessions as a judge would who reads the texts alone: the oracle for issues, a classifier for actions.
-
-    Args:
-        study: its directory.
-        config: the study's.
-        sources: by name, the files whose evaluation users' sessions are labelled into ``labelled/NAME.jsonl.gz``.
-    """
+def label_all(study: RunDirectory, config: StudyConfig, versions: Collection[str], sizes: Collection[int]) -> None:
+    """Labels all held-out sessions by judges who read texts alone: the oracle for issues, a classifier for actions."""
+    sources = {name: [_simulated(study.path("measured"), name)] for name in (UNTUNED, *versions)}
+    for name in versions:  # the run's own sessions with evaluation users, which its discriminators scored
+        sources[name].append(_simulated(study.path("adversarial"), name))
+    for size in sizes:
+        sources[size_name(size)] = [_simulated(study.path(f"sizes/{size}"), version_name(0))]
+    sources[JUDGED] = [study.path(f"{REAL}/sessions.jsonl.gz")]
 
     def make(folder: Path) -> None:
         run = config.run
@@ -153,6 +150,10 @@ def label_all(study: RunDirectory, config: StudyConfig, sources: Mapping[str, Se
                 advance()
 
     study.once("labelled", make)
+
+
+def _simulated(run: Path, version: str) -> Path:
+    return run / version / "simulated/sessions.jsonl"
 
 
 def _held_out(session: Session) -> bool:
