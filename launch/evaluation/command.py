@@ -71,7 +71,7 @@ def evaluate(
         allow_mixed=allow_mixed,
     )
     check_subjects(inputs.simulators, inputs.real, allow_mixed)  # told before minutes are spent on embedding
-    options = EmbeddingOptions(embeddings, embed_url, embed_model, embed_key_env, cache_folder(embed_cache, out))
+    options = EmbeddingOptions(cache_folder(embed_cache, out), embeddings, embed_url, embed_model, embed_key_env)
     figure3 = EmbeddingConfig(num_sessions=embed_sessions, perplexity=perplexity, seed=seed)
     evaluation = make_tables(
         inputs.simulators,

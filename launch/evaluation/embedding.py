@@ -19,14 +19,14 @@ from rlenv.types import Session
 class EmbeddingOptions:
     """What the command line says of embeddings."""
 
-    wanted: bool
-    """False makes no Figure 3."""
-    base_url: str | None
-    """Of an OpenAI-compatible endpoint; None is MiniLM on this machine."""
-    model: str | None
-    key_env: str | None
     cache: Path
     """Folder of an endpoint's vectors."""
+    wanted: bool = True
+    """False makes no Figure 3."""
+    base_url: str | None = None
+    """Of an OpenAI-compatible endpoint; None is MiniLM on this machine."""
+    model: str | None = None
+    key_env: str | None = None
 
 
 def make_embeddings(

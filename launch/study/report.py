@@ -15,6 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from launch.evaluation.embedding import EmbeddingOptions, make_embeddings
 from launch.evaluation.figures import COLOURS, Picture, new_figure, save
 from launch.evaluation.inputs import Inputs, read_inputs
 from launch.evaluation.output import write_evaluation
@@ -34,6 +35,7 @@ from launch.study.tables import (
     sizes_sheet,
 )
 from rlenv.evaluation.ab_tests import AbTest, ab_table
+from rlenv.evaluation.embeddings import EmbeddingConfig
 from rlenv.evaluation.intervals import Estimate
 from rlenv.evaluation.linguistic import TABLE_1
 from rlenv.evaluation.subjects import Simulator, aggregate
@@ -78,7 +80,11 @@ def _write(folder: Path, study: RunDirectory, config: StudyConfig, real: Sequenc
     judged = read_labelled(study, JUDGED)
     own_judged = [s for s in judged if s.chatbot in roster]
 
-    found = evaluate(inputs.simulators, inputs.real, settings)
+    figure3 = make_embeddings(
+        inputs.simulators, inputs.real, EmbeddingOptions(cache=study.path("embeddings")),
+        EmbeddingConfig(seed=config.run.seed),
+    )  # fmt: skip
+    found = evaluate(inputs.simulators, inputs.real, settings, embeddings=figure3)
     tests = [AbTest(name=name, control=t.control, treatment=name) for name, t in config.treatments.items()]
     if tests:
         found = found.model_copy(update={"ab": ab_table(tests, everyone, real, effect=settings.effect)})
