@@ -4,7 +4,7 @@
 
 It prints a line an episode:
 
-    seed 0: 24 messages, return -1.0, ended by user (end_of_session)
+    seed 0: 24 messages, return -3.0, ended by user (end_of_session)
     seed 1: 14 messages, return -7.0, ended by user (end_of_session)
     seed 2: 21 messages, return -5.0, ended by user (end_of_session)
 """

@@ -4,10 +4,10 @@
 
 It prints the conversation up to the snapshot, and then:
 
-    return from here on: -0.5
-    return of fork 1:     -2.5
-    return of fork 2:     -2.5
-    return of fork 3:     +0.0
+    return from here on: -2.5
+    return of fork 1:     -4.0
+    return of fork 2:     -9.5
+    return of fork 3:     -9.0
 """
 
 import gymnasium as gym
