@@ -94,6 +94,19 @@ def study(
 
 
 @app.command()
+def chatbot_pairs(
+    run: Annotated[Path, typer.Argument(help="directory of a run that trained a chatbot")],
+    out: Annotated[Path, typer.Argument(help="JSON lines file to write")],
+    min_margin: Annotated[float, typer.Option(help="keep pairs whose rewards differ by more")] = 0.0,
+) -> None:
+    """Export the conversations that a chatbot learned from as preference pairs, for DPO."""
+    from launch.chatbot_pairs import export_pairs
+
+    _quiet_libraries()
+    data_commands.show_counts(str(out), export_pairs(run, out, min_margin))
+
+
+@app.command()
 def table(run: Annotated[Path, typer.Argument(help="a run directory")]) -> None:
     """Show the table of a run: one row for each simulator version."""
     from launch.report import print_report

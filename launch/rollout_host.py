@@ -40,12 +40,12 @@ from rlenv.errors import PhaseError, RlenvError
 from rlenv.evaluation.rl_figures import figures_of, held_of
 from rlenv.evaluation.rl_records import Held
 from rlenv.group_plan import plan_groups, plan_measuring
-from rlenv.judges.detectors import DETECTORS, DetectorJudge
-from rlenv.labels import JudgedLabels, LabelSource, oracle_issues
+from rlenv.reward_registry import ISSUE_SOURCES
 from rlenv.simulator_faults import fault_threshold, message_weights
 from rlenv.speakers import EngineSpeaker
 from rlenv.training_rows import ConversationGroup
 from rlenv.trajectory import trajectories_of
+from rlenv.types import Adapter
 from trainers.discriminator import read_validation
 
 RESTARTS = 2
@@ -80,9 +80,8 @@ class RolloutHost:
         Raises:
             PhaseError: more conversations failed than ``max_failed_share``.
         """
-        config = self._config
-        speaker = self._speaker(adapter_folder)
-        assert speaker.adapter is not None
+        config, adapter = self._config, _version(adapter_folder)
+        speaker = self._speaker(adapter)
         plan = plan_groups(
             self._contexts(config.split),
             self._world,
@@ -91,9 +90,9 @@ class RolloutHost:
             config.rl.group_size,
             config.seed,
         )
-        results = self._records.read(number, speaker.adapter)
+        results = self._records.read(number, adapter)
         if results is None:
-            results = self._hold_round(number, plan, speaker)
+            results = self._hold_round(number, plan, adapter)
         found = {result.episode: result for result in results}
         return [self._group([found[episode] for episode in episodes], speaker) for episodes in plan]
 
@@ -108,7 +107,7 @@ class RolloutHost:
         measuring = self._config.measuring
         contexts = self._contexts(measuring.split)[: measuring.num_contexts]
         for group, weights in users.items():
-            held = self._measured(adapter_folder, weights, contexts, measuring.conversations_per_context)
+            held = self._measured(_version(adapter_folder), weights, contexts, measuring.conversations_per_context)
             write_held(Path(out_dir) / f"{group}.jsonl.gz", held)
 
     def close(self) -> None:
@@ -137,8 +136,7 @@ class RolloutHost:
     def _contexts(self, split: str | None) -> list[str]:
         return [s.context_id for s in self._served.parts.scenarios if split in (None, s.split)]
 
-    def _speaker(self, adapter_folder: str) -> EngineSpeaker:
-        adapter = adapter_at(adapter_folder, Path(adapter_folder).name)
+    def _speaker(self, adapter: Adapter) -> EngineSpeaker:
         speaker = make_speaker(
             CHATBOT,
             "chatbot",
@@ -150,12 +148,6 @@ class RolloutHost:
         )
         assert isinstance(speaker, EngineSpeaker)
         return speaker
-
-    @property
-    def _labels(self) -> LabelSource:
-        if self._config.measuring.labels == "oracle":
-            return oracle_issues
-        return JudgedLabels(DetectorJudge(list(DETECTORS)), "assistant")
 
     # ----------------------------------------------------------------------------------- conversations
 
@@ -173,38 +165,33 @@ class RolloutHost:
             )
         return results
 
-    def _hold_round(self, number: int, plan: Sequence[Sequence[Episode]], speaker: EngineSpeaker) -> list[Collected]:
+    def _hold_round(self, number: int, plan: Sequence[Sequence[Episode]], adapter: Adapter) -> list[Collected]:
         began = time.monotonic()
-        results = self._hold([episode for episodes in plan for episode in episodes], speaker)
+        results = self._hold([episode for episodes in plan for episode in episodes], self._speaker(adapter))
         rollouts = time.monotonic() - began
-        held_out: dict[str, list[Held]] = {}
+        held_out = {}
         measuring = self._config.measuring
         if measuring.every and number % measuring.every == 0:
-            assert speaker.adapter is not None
             contexts = self._contexts(measuring.split)[: measuring.every_contexts]
-            for name in self._config.held_out:
-                held_out[name] = self._measured(speaker.adapter.path, {name: 1.0}, contexts, 1)
-        assert speaker.adapter is not None
-        self._records.write(
-            number,
-            speaker.adapter,
-            results,
-            figures_of(self._labelled(results)),
-            {name: figures_of(held) for name, held in held_out.items()},
-            RoundSeconds(rollouts=rollouts, measuring=time.monotonic() - began - rollouts),
-        )
+            held_out = {
+                name: figures_of(self._measured(adapter, {name: 1.0}, contexts, 1)) for name in self._config.held_out
+            }
+        seconds = RoundSeconds(rollouts=rollouts, measuring=time.monotonic() - began - rollouts)
+        self._records.write(number, adapter, results, figures_of(self._labelled(results)), held_out, seconds)
         return results
 
     def _measured(
-        self, adapter_folder: str, weights: Mapping[str, float], contexts: Sequence[str], conversations: int
+        self, adapter: Adapter, weights: Mapping[str, float], contexts: Sequence[str], conversations: int
     ) -> list[Held]:
         users = Ensemble({name: self._world[name] for name in weights}, weights)
         episodes = plan_measuring(contexts, users, conversations, self._config.seed)
-        return self._labelled(self._hold(episodes, self._speaker(adapter_folder)))
+        return self._labelled(self._hold(episodes, self._speaker(adapter)))
 
     def _labelled(self, results: Sequence[Collected]) -> list[Held]:
+        issues = ISSUE_SOURCES[self._config.measuring.labels]
+
         async def label() -> list[Held]:
-            return [held_of(r, await self._labels(r.state) if r.state else ()) for r in results]
+            return [held_of(r, await issues(r.state) if r.state else ()) for r in results]
 
         return run_async(label())
 
@@ -244,6 +231,10 @@ class RolloutHost:
         checkpoint = discriminator_checkpoint(RunDirectory(config.run), config.settings, config.discriminator)
         simulated = [scored.log_odds for scored in read_validation(checkpoint) if not scored.real]
         return fault_threshold(simulated, config.faults)
+
+
+def _version(adapter_folder: str) -> Adapter:
+    return adapter_at(adapter_folder, Path(adapter_folder).name)
 
 
 # --------------------------------------------------------------------------------------- from elsewhere

@@ -1,4 +1,4 @@
-"""Where labels of messages come from: the population's oracle, the speakers themselves, or a judge.
+"""Where labels of messages come from: the population's oracle, detectors, the speakers themselves, or a judge.
 
 A source gives the labels of every message of one role, so that a reward can read them without knowing who labelled.
 Knows nothing of rewards.
@@ -30,6 +30,13 @@ async def oracle_issues(state: ConversationState) -> Labels:
     from rlenv.population.oracle import issues_of
 
     return issues_of(state)
+
+
+async def detected_issues(state: ConversationState) -> Labels:
+    """Returns the issues of every chatbot message that the detectors are sure of, whoever the user is."""
+    from rlenv.judges.detectors import DetectorJudge
+
+    return await JudgedLabels(DetectorJudge(), "assistant")(state)
 
 
 async def said_actions(state: ConversationState) -> Labels:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from rlenv.endpoints import import_callable
 from rlenv.env_rewards import IssueFreeReward, JudgeReward, RealismReward, UserActionsReward
 from rlenv.errors import ConfigError, there_are
-from rlenv.labels import JudgedLabels, LabelSource, oracle_issues, said_actions
+from rlenv.labels import JudgedLabels, LabelSource, detected_issues, oracle_issues, said_actions
 from rlenv.protocols import Discriminator, Judge, Reward
 from rlenv.taxonomy import load_taxonomy
 from rlenv.types import ConversationState, Role, Seat
@@ -29,6 +29,8 @@ F = TypeVar("F", bound=RewardFactory)
 RewardSpec = Mapping[str, Mapping[str, Any] | float | None]
 """Name to ``{weight, **options}``, or to a weight alone; None is weight 1."""
 
+ISSUE_SOURCES: dict[str, LabelSource] = {"oracle": oracle_issues, "detectors": detected_issues}
+"""Who says what is wrong with a chatbot's message and needs no serving."""
 _FACTORIES: dict[str, RewardFactory] = {}
 
 
@@ -180,7 +182,7 @@ def _issue_free(
     known = load_taxonomy(taxonomy).issue_ids()
     problems = [f"categories: no issue {i!r}; {there_are(known, i)}" for i in weights if i not in known]
     problems += _penalties({**{f"categories.{i}": w for i, w in weights.items()}, "default": default, "clean": clean})
-    issues = _source(source, {"oracle": oracle_issues}, "assistant", judge, problems)
+    issues = _source(source, ISSUE_SOURCES, "assistant", judge, problems)
     if issues is None or problems:
         raise ConfigError("\n".join(problems))
     return IssueFreeReward(dict(weights), default, issues, float(clean))

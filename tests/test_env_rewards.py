@@ -69,6 +69,13 @@ def test_an_issue_is_charged_to_the_message_where_it_occurred_once_and_by_its_we
     assert parts(reward, before(said, 1), before(said, 3)) == {"issue_free": -0.5}
 
 
+def test_detectors_say_what_was_wrong_where_they_are_the_source():
+    said = conversation("I feel low", "", "hello?", "What happened today?", "work")
+    reward = make_reward({"issue_free": {"source": "detectors", "categories": {"blank_message": 3.0}}})
+    assert parts(reward, before(said, 1), before(said, 3)) == {"issue_free": -3.0}
+    assert parts(reward, before(said, 3), said) == {"issue_free": 0.0}
+
+
 def test_a_clean_message_is_worth_what_is_said_and_leaving_without_a_word_is_not():
     said = conversation("I feel low", "Why is that?", "work", "It is not a big deal", "thanks for nothing")
     reward = IssueFreeReward(issues=JudgedLabels(Wrote((), (), ()), "assistant"), clean=0.5)

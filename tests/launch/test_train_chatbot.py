@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
+from launch.chatbot_pairs import export_pairs
+from launch.phases import read_pairs
 from launch.round_records import RoundRecords, read_held
 from launch.tracking import read_metrics
 from rlenv.adapters import folder_digest
+from rlenv.errors import ConfigError
 from rlenv.evaluation.rl_records import CurvePoint
 from rlenv.sessions import read_sessions
 
@@ -144,6 +147,23 @@ def test_the_report_has_every_group_of_users_by_both_judges(undisturbed) -> None
     assert [alarm["state"] for alarm in told["alarms"]] == ["not judged"] * len(told["alarms"])  # four rounds are few
     page = (undisturbed / "report" / "report.html").read_text()
     assert "trained with" in page and "the true users" in page and page.count("<img") == 4
+
+
+def test_the_conversations_that_were_learnt_from_are_preference_pairs_too(undisturbed, tmp_path) -> None:
+    counts = export_pairs(undisturbed, tmp_path / "pairs.jsonl")
+    pairs = read_pairs(tmp_path / "pairs.jsonl")
+    assert counts["rounds"] == 4 and counts["kept"] == len(pairs) > 0
+    assert all(pair.reward_chosen > pair.reward_rejected and pair.chosen_ids != pair.rejected_ids for pair in pairs)
+    said = {
+        turn.utterance.token_ids
+        for folder in (undisturbed / "rounds").iterdir()
+        for held in RoundRecords.read_folder(folder)
+        if held.state
+        for turn in held.state.turns
+    }
+    assert {pair.chosen_ids for pair in pairs} | {pair.rejected_ids for pair in pairs} <= said
+    with pytest.raises(ConfigError, match="no round was held here yet"):
+        export_pairs(tmp_path, tmp_path / "none.jsonl")
 
 
 def trained(name: str) -> Callable[[Path], Callable[..., bool]]:
