@@ -14,6 +14,7 @@ from launch.chatbot_phases import groups_of_users
 from launch.evaluation.chatbot_report import ChatbotEvaluation, verdict, write_chatbot_report
 from launch.evaluation.figures import Picture
 from launch.judges import JudgeName, JudgeOptions, What, serve_judge
+from launch.language_models import ModelChoice
 from launch.progress import counting
 from launch.round_records import read_held, write_held
 from launch.run_directory import RunDirectory
@@ -73,10 +74,12 @@ def _options(judge: JudgeConfig, cache: Path) -> JudgeOptions:
         judge=JudgeName(judge.judge),
         what=What.issues,
         cache=cache,
-        base_url=judge.base_url,
-        model=judge.model,
-        key_env=judge.api_key_env,
-        engine_model=Path(judge.engine_model) if judge.engine_model else None,
+        model=ModelChoice(
+            base_url=judge.base_url,
+            model=judge.model,
+            key_env=judge.api_key_env,
+            engine_model=Path(judge.engine_model) if judge.engine_model else None,
+        ),
         concurrency=judge.concurrency,
     )
 

@@ -116,7 +116,8 @@ def simulate_all(
     measured = RunDirectory(study.path("measured"))
     measured.open(to_dict(settings))
     try:
-        for simulator in (UNTUNED, *versions.values()):
+        everybody: list[Adapter | str] = [UNTUNED, *versions.values()]
+        for simulator in everybody:
             collect_sessions(measured, settings, serving, simulator, {}, contexts)
         for size, adapter in sizes.items():
             own, _ = _size_run(study, adversarial_config(config), size)

@@ -142,18 +142,18 @@ def draw_sizes(sheet: Sheet) -> Figure:
     place = {name: i for i, name in enumerate(sheet.columns)}
     for ax, key in zip(axes, TABLE_1, strict=True):
         theirs, *rows = ((row[place["sft_sessions"]], row[place[key]]) for row in sheet.rows)
-        known = [(size, found) for size, found in rows if isinstance(found, Estimate) and found.value is not None]
-        for size, found in known:
-            bars = (
-                None
-                if found.low is None or found.high is None
-                else [[found.value - found.low], [found.high - found.value]]
-            )
+        sizes = []
+        for size, found in rows:
+            if not isinstance(size, int) or not isinstance(found, Estimate) or found.value is None:
+                continue
+            sizes.append(size)
+            known = found.low is not None and found.high is not None
+            bars = [[found.value - (found.low or 0)], [(found.high or 0) - found.value]] if known else None
             ax.errorbar(size, found.value, yerr=bars, color=COLOURS[0], marker="o", capsize=2, lw=1)
         if isinstance(theirs[1], Estimate) and theirs[1].value is not None:
             ax.axhline(theirs[1].value, color="#222222", lw=1, ls="--")
         ax.set_xscale("log", base=2)
-        ax.set_xticks([size for size, _ in known], [str(size) for size, _ in known])
+        ax.set_xticks(sizes, [str(size) for size in sizes])
         ax.set_title(LINGUISTIC_NAMES[key], fontsize=10)
     figure.supxlabel("SFT sessions (dashed: real users)", fontsize=9)
     return figure
@@ -162,12 +162,12 @@ def draw_sizes(sheet: Sheet) -> Figure:
 def _sections(
     config: StudyConfig, made: Sequence[Goal], tables: Sequence[Sheet], picture: Picture | None
 ) -> list[Section]:
-    met = sum(goal.met for goal in made)
+    num_met = sum(goal.met for goal in made)
     bots = config.run.data.population.pretrain_chatbots
     met = f"the chatbots {', '.join(bots)}" if bots else "all scripted chatbots"
     met += "" if set(bots or chatbot_names()) & set(roster_of(config)) else ", none of which is compared here"
     readings = {
-        "goals": ("What the study was asked to show", f"{met} of {len(made)} goals are met."),
+        "goals": ("What the study was asked to show", f"{num_met} of {len(made)} goals are met."),
         "like_with_like": (
             "Against the truth, and like with like",
             "The first row is the real sessions as the judges read them, against the truth: no simulator can do better "
