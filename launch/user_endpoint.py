@@ -12,6 +12,8 @@ import asyncio
 import hmac
 import os
 import secrets
+import signal
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,7 +46,7 @@ def serve_user(
     api_key_env: str | None = None,
     overrides: Sequence[str] = (),
 ) -> None:
-    """Serves simulators of a run until interrupted.
+    """Serves simulators of a run until interrupted or terminated, and then stops what serves it.
 
     Args:
         config: a run directory, or an env's YAML file.
@@ -68,6 +70,8 @@ def serve_user(
         if unknown:
             raise ConfigError(f"no simulator {unknown[0]!r}; {there_are(list(parts.world), unknown[0])}")
         users = {name: parts.world[name] for name in versions or (newest,)}
+        # uvicorn ends its own work and raises the signal anew: unhandled, it would end us before the engines.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         uvicorn.run(user_app(users, Scenarios(parts.scenarios), api_key=key), host=host, port=port, log_level="warning")
     finally:
         parts.close()

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
 
 import openai
+import psutil
 import pytest
 import uvicorn
 
@@ -31,13 +36,17 @@ SCENARIOS = [
 ]
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 @contextmanager
 def served(user, key: str | None = None, **options):
     """Gives (client, application) of a running server."""
     app = user_app({"it2": user}, Scenarios(SCENARIOS), api_key=key, **options)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -201,3 +210,42 @@ def test_the_command_line_tells_what_is_missing(finished_run, monkeypatch):
     ):
         result = CliRunner().invoke(command_line, ["serve-user", str(finished_run), *arguments])
         assert result.exit_code and told in str(result.exception)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_command_serves_a_runs_simulator_as_a_process_of_its_own_and_ends_cleanly_on_a_signal(
+    finished_run, ray_folder, still_running
+):
+    port = free_port()
+    environment = {**os.environ, "RAY_TMPDIR": str(ray_folder), "THE_KEY": "s3cret"}
+    environment.pop("RAY_ADDRESS", None)
+    command = ["serve-user", str(finished_run), "--version", "it1", "--port", str(port), "--api-key-env", "THE_KEY"]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "launch", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="s3cret", max_retries=0)
+        while True:
+            try:
+                assert [m.id for m in client.models.list().data] == ["it1"]
+                break
+            except openai.APIConnectionError:
+                assert server.poll() is None, server.stdout.read()[-2000:]
+                time.sleep(0.2)
+        said = [ask(client, [{"role": "assistant", "content": SAYS[0]}], model="it1", seed=s) for s in (3, 3, 4)]
+        words = [answer.choices[0].message.content for answer in said]
+        assert words[0] == words[1] != words[2] and " it1 " in said[0].model_extra["rlenv"]["simulator"]
+        with pytest.raises(openai.AuthenticationError):
+            ask(client.with_options(api_key="wrong"), [{"role": "assistant", "content": SAYS[0]}], model="it1")
+        family = psutil.Process(server.pid).children(recursive=True)
+        assert family  # Ray's processes, and the engine in one of them
+        server.terminate()
+        output, _ = server.communicate(timeout=60)
+        assert server.returncode == 0 and "Traceback" not in output and SAYS[0] not in output
+        assert still_running(family) == []
+    finally:
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
