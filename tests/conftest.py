@@ -1,4 +1,4 @@
-"""What several folders of tests share: a random Llama small enough to train in a test."""
+"""What several folders of tests share: a random Llama small enough to train in a test, and a real small chat model."""
 
 from __future__ import annotations
 
@@ -46,3 +46,15 @@ def tiny_llama(tiny_shape, tmp_path_factory: pytest.TempPathFactory) -> Path:
     new_llama(config, chat_format(tokenizer)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder: the real SmolLM2-135M-Instruct, in bfloat16."""
+    from importlib.util import find_spec
+
+    from rlenv.models import PACKAGE, load_smollm2
+
+    if find_spec(PACKAGE) is None:
+        pytest.skip("SmolLM2 is not installed (see launch/install.sh)")
+    return load_smollm2(tmp_path_factory.mktemp("models") / "smollm2-135m-instruct")
