@@ -1,6 +1,7 @@
 """Every example runs as its docstring says, and prints what stands there."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,11 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def printed(name: str) -> str:
+def printed(name: str, *arguments: str) -> str:
     """What an example prints, run as a person runs it."""
     environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
-    done = subprocess.run([sys.executable, EXAMPLES / name], capture_output=True, text=True, env=environment)
+    command = [sys.executable, EXAMPLES / name, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -36,3 +38,17 @@ def test_an_example_on_the_population_prints_what_its_docstring_shows(name: str)
 @pytest.mark.slow
 def test_the_example_of_a_grpo_step_prints_a_reward_and_a_loss() -> None:
     assert "reward " in printed("trl_grpo.py")
+
+
+@pytest.mark.vllm
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_example_of_a_vllm_chatbot_holds_a_conversation_like_its_docstrings(smollm2: Path) -> None:
+    *conversation, blank, last = printed("vllm_chatbot.py", str(smollm2.parent)).splitlines()
+    *shown, total = promised("vllm_chatbot.py")
+    assert conversation[0] == shown[0]  # what the user opens with; the model's words depend on the machine
+    said = [line.partition(": ") for line in conversation]
+    assert [who for who, _, _ in said] == [("user", "chatbot")[i % 2] for i in range(len(said))] and len(said) >= 3
+    assert all(words for _, _, words in said) and blank == ""
+    numbers = r"[+-]?\d+(\.\d+)?"
+    assert re.sub(numbers, "N", last) == re.sub(numbers, "N", total)

