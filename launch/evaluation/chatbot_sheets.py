@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from launch.evaluation.sheets import Sheet, Value
-from rlenv.evaluation.intervals import Estimate
+from rlenv.evaluation.intervals import Z_95, Estimate
 from rlenv.evaluation.paired import Change, PairedEvaluation, UsersRow
 from rlenv.evaluation.rl_records import CurvePoint, Measured
 
 CHANGE = ("before", "after", "delta", "p")
-Z95 = 1.959963984540054
 
 
 def chatbot_sheets(paired: PairedEvaluation | None, curve: Sequence[CurvePoint]) -> list[Sheet]:
@@ -91,4 +90,4 @@ def _estimate(found: Measured) -> Estimate:
     value, error = found.value, found.standard_error
     if value is None or error is None:
         return Estimate(value=value, num=found.num)
-    return Estimate(value=value, low=value - Z95 * error, high=value + Z95 * error, num=found.num)
+    return Estimate(value=value, low=value - Z_95 * error, high=value + Z_95 * error, num=found.num)

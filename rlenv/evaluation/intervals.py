@@ -16,6 +16,8 @@ from scipy import stats
 from rlenv.types import Record
 
 NUM_RESAMPLES = 2000
+Z_95 = 1.959963984540054
+"""Standard errors on each side of a normal 95 % interval."""
 
 
 class Estimate(Record):

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rlenv.evaluation.intervals import Estimate, estimate_ratio
+from rlenv.evaluation.intervals import Z_95, Estimate, estimate_ratio
 from rlenv.types import Record
 
-Z_95 = 1.959964
 TIE = 1e-9
 """Similarities that differ by less are equal; equally near neighbours share the vote."""
 
