@@ -271,10 +271,11 @@ def _average_gradients(parameters: Sequence[torch.nn.Parameter], worker: Worker)
     """
     if worker.world_size == 1:
         return
+    gradients = []
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        gradients.append(parameter.grad)
     flat = torch.cat([gradient.flatten() for gradient in gradients])  # one message: each costs a round trip
     torch.distributed.all_reduce(flat)
     flat /= worker.world_size
