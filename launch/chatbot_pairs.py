@@ -39,7 +39,7 @@ def export_pairs(root: Path, out: Path, min_margin: float = 0.0) -> dict[str, in
         ConfigError: no run, or one without a round.
     """
     run = RunDirectory(root)
-    folders = sorted((root / "rounds").glob("[0-9]*"))
+    folders = RoundRecords(root / "rounds").folders()
     if not folders:
         raise ConfigError(f"{root}: no round was held here yet; rlenv train-chatbot holds them")
     config = prepare_chatbot_model(run, typed(ChatbotRunConfig, [read_settings(root / "config.yaml")], root))

@@ -24,7 +24,7 @@ from launch.simulation import Simulated, read_simulated, simulate
 from rlenv.adapters import adapter_at
 from rlenv.aio import run as run_async
 from rlenv.chat_format import ChatFormat
-from rlenv.lines import to_line, write_atomic
+from rlenv.lines import read_records, to_line, write_atomic
 from rlenv.population.corpus import generate_sessions
 from rlenv.preferences import build_preferences
 from rlenv.protocols import Engine, Speaker
@@ -263,7 +263,7 @@ def make_preferences(
 
 def read_pairs(path: Path) -> list[PreferencePair]:
     """Returns the pairs of a ``pairs.jsonl``."""
-    return [PreferencePair.model_validate_json(line) for line in path.read_text().splitlines() if line]
+    return read_records(path, PreferencePair)
 
 
 def update_simulator(

@@ -10,7 +10,6 @@ already and learns from the very same conversations, also on hardware where equa
 
 from __future__ import annotations
 
-import gzip
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from pydantic import Field
 from launch.run_directory import PARTIAL, write_text
 from rlenv.collect import Collected
 from rlenv.evaluation.rl_records import Held, UserFigures
-from rlenv.lines import to_line, write_atomic
+from rlenv.lines import read_records, to_line, write_atomic
 from rlenv.types import Adapter, Record
 
 DIGITS = 12
@@ -66,8 +65,7 @@ class RoundRecords:
     @staticmethod
     def read_folder(folder: Path) -> list[Collected]:
         """Returns the episodes of a round's folder."""
-        with gzip.open(folder / "conversations.jsonl.gz", "rb") as file:
-            return [Collected.model_validate_json(line) for line in file.read().splitlines() if line]
+        return read_records(folder / "conversations.jsonl.gz", Collected)
 
     def write(
         self,
@@ -100,6 +98,10 @@ class RoundRecords:
                 shutil.rmtree(other)
         os.rename(partial, final)
 
+    def folders(self) -> list[Path]:
+        """Returns the folders of all rounds that are whole, in order."""
+        return [folder for folder in sorted(self.root.glob("[0-9]*")) if not folder.name.endswith(PARTIAL)]
+
     def figures(self) -> list[tuple[RoundFigures, RoundSeconds]]:
         """Returns every round's figures, in order."""
         return [
@@ -107,8 +109,7 @@ class RoundRecords:
                 RoundFigures.model_validate_json((folder / "figures.json").read_text()),
                 RoundSeconds.model_validate_json((folder / "seconds.json").read_text()),
             )
-            for folder in sorted(self.root.glob("[0-9]*"))
-            if not folder.name.endswith(PARTIAL)
+            for folder in self.folders()
         ]
 
     def _folder(self, number: int, adapter: Adapter) -> Path:
@@ -122,8 +123,7 @@ def write_held(path: Path, held: Sequence[Held]) -> None:
 
 def read_held(path: Path) -> list[Held]:
     """Returns the measured conversations of a file."""
-    with gzip.open(path, "rb") as file:
-        return [Held.model_validate_json(line) for line in file.read().splitlines() if line]
+    return read_records(path, Held)
 
 
 def _tokens(results: Sequence[Collected], role: str) -> int:

@@ -7,7 +7,6 @@ simulated/counts.json               how many, who ended them and why, what faile
 
 from __future__ import annotations
 
-import gzip
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from rlenv.collect import Collected, Episode, collect, in_order
 from rlenv.conversation import to_session
 from rlenv.env import ConversationCore
 from rlenv.errors import ConfigError, PhaseError
-from rlenv.lines import to_line, write_atomic
+from rlenv.lines import read_records, to_line, write_atomic
 from rlenv.protocols import Speaker
 from rlenv.scenarios import Scenario
 from rlenv.seeds import derive_seed
@@ -190,8 +189,7 @@ def _write(
 def read_simulated(folder: Path) -> list[Simulated]:
     """Returns what ``simulate`` wrote, in order."""
     sessions = read_sessions(folder / "sessions.jsonl", neighbours="keep")
-    with gzip.open(folder / "conversations.jsonl.gz", "rb") as file:
-        states = [ConversationState.model_validate_json(line) for line in file.read().splitlines() if line]
+    states = read_records(folder / "conversations.jsonl.gz", ConversationState)
     result = []
     for session, state in zip(sessions, states, strict=True):
         extra = session.model_extra or {}

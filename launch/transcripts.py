@@ -18,6 +18,7 @@ from launch.run_contents import SPLITS
 from launch.run_directory import RunDirectory
 from launch.simulation import read_simulated
 from rlenv.errors import ConfigError
+from rlenv.lines import read_records
 from rlenv.seeds import derive_seed
 from rlenv.sessions import read_sessions
 from rlenv.types import Session, SessionScores
@@ -78,8 +79,7 @@ def _scores(run: RunDirectory, version: str, session_id: str) -> dict[int, float
     path = run.path(f"{version}/preferences/scores.jsonl")
     if not path.exists():
         return {}
-    for line in path.read_text().splitlines():
-        scores = SessionScores.model_validate_json(line)
+    for scores in read_records(path, SessionScores):
         if scores.session_id == session_id:
             return dict(enumerate(scores.log_odds))
     return {}

@@ -17,10 +17,13 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
+
+from pydantic import BaseModel
 
 from rlenv.errors import Problem, RlenvError
 
+RecordT = TypeVar("RecordT", bound=BaseModel)
 _BOM = b"\xef\xbb\xbf"
 _GZIP_MAGIC = b"\x1f\x8b"
 _SHORT_NAME = re.compile(r"[A-Za-z][A-Za-z_-]{0,19}")
@@ -100,6 +103,16 @@ def unreadable(path: str | Path, error: Exception) -> Problem:
     if isinstance(error, OSError) and error.errno is not None:
         return Problem(str(path), None, "", "a readable file", (error.strerror or "an error").lower())
     return Problem(str(path), None, "", "a whole gzip file", "a broken or cut one", "copy or make the file anew")
+
+
+def read_records(path: str | Path, kind: type[RecordT]) -> list[RecordT]:
+    """Returns the records of a file that rlenv wrote itself, one a line, plain or gzipped.
+
+    Raises:
+        pydantic.ValidationError: a line that is no such record; files of people's go through ``read_objects``.
+    """
+    with open_binary(path) as file:
+        return [kind.model_validate_json(line) for line in file if line.strip()]
 
 
 def to_line(value: Any) -> bytes:

@@ -16,6 +16,7 @@ from typing import Any
 from rlenv.adapters import adapter_at
 from rlenv.chat_format import ChatFormat, chat_format
 from rlenv.errors import PhaseError
+from rlenv.lines import read_records
 from rlenv.types import Adapter, Message, Record, Seat
 from trainers.huggingface import (
     AdapterTraining,
@@ -151,7 +152,7 @@ def train_sft(payload: tuple[Any, SftConfig, str, str], worker: Worker) -> dict[
     from transformers import AutoTokenizer, Trainer, TrainingArguments
 
     source, config, base_model, out_dir = payload
-    examples = _read(source) if isinstance(source, str) else source
+    examples = read_records(source, SftExample) if isinstance(source, str) else source
     seed_everything(config.seed)
     base = load_base(base_model, config.dtype, worker.device)
     limit = config.max_tokens or getattr(base.config.get_text_config(), "max_position_embeddings", None)
@@ -186,8 +187,3 @@ def train_sft(payload: tuple[Any, SftConfig, str, str], worker: Worker) -> dict[
         "loss_first": float(losses[0]),
         "loss_last": float(sum(tail) / len(tail)),
     }
-
-
-def _read(path: str) -> list[SftExample]:
-    with open(path) as stream:
-        return [SftExample.model_validate_json(line) for line in stream if line.strip()]
