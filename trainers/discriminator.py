@@ -38,6 +38,8 @@ class DiscriminatorConfig:
     epochs: int = 1
     batch_size: int = 8
     """Sessions a step and worker."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """``muon`` for a small backbone that is trained whole (``lora_rank`` null); see ``trainers.optimizers``."""
     learning_rate: float = 2e-4
     schedule: Schedule = "linear"
     warmup: float = 0.1
@@ -76,6 +78,10 @@ class DiscriminatorConfig:
         ]
         if self.dtype not in PRECISIONS:
             problems.append(f"discriminator.dtype: expected one of {', '.join(PRECISIONS)}, got {self.dtype!r}")
+        if self.optimizer not in ("adamw", "muon"):
+            problems.append(f"discriminator.optimizer: expected 'adamw' or 'muon', got {self.optimizer!r}")
+        if self.optimizer == "muon" and self.lora_rank:
+            problems.append("discriminator.optimizer: 'muon' trains a whole backbone; set discriminator.lora_rank to null")
         if self.average not in ("session", "turn"):
             problems.append(f"discriminator.average: expected 'session' or 'turn', got {self.average!r}")
         if problems:

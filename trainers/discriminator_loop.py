@@ -25,6 +25,7 @@ from rlenv.precision import resolve_precision
 from rlenv.rewards import PRIOR_LOG_ODDS
 from rlenv.seeds import derive_seed
 from trainers.huggingface import linear_names
+from trainers.optimizers import muon_optimizers
 from trainers.ray_train import Worker, seed_everything, temporary_folder
 from trainers.schedules import rate_factor
 
@@ -160,8 +161,9 @@ class DiscriminatorLoop:
     ) -> list[float]:
         config, worker = self.config, self.worker
         scorer.to(worker.device)
-        trained = [p for p in scorer.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+        named = [(n, p) for n, p in scorer.named_parameters() if p.requires_grad]
+        trained = [p for _, p in named]
+        optimizers = self._optimizers(named)
         lengths = [len(row.token_ids) for row in rows]
         by_class = class_weights(labels)
         batches = [
@@ -176,18 +178,21 @@ class DiscriminatorLoop:
         if begun:
             state = torch.load(begun, map_location=worker.device, weights_only=True)
             _load_trained(scorer, state["model"])
-            optimizer.load_state_dict(state["optimizer"])
+            for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
             losses = state["losses"]
         scorer.train()
         for step in range(len(losses), total):
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * rate_factor(step, total, config.schedule, config.warmup)
+            rate = config.learning_rate * rate_factor(step, total, config.schedule, config.warmup)
+            for group in (g for optimizer in optimizers for g in optimizer.param_groups):
+                group["lr"] = rate
             batch = batches[step * worker.world_size + worker.rank]
             loss = self.backward(scorer, [rows[i] for i in batch], [labels[i] for i in batch], by_class)
             _average_gradients(trained, worker)
             torch.nn.utils.clip_grad_norm_(trained, config.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
             losses.append(_mean_over_workers(loss, worker))
             done = len(self.summaries)
             worker.progress.write(
@@ -195,12 +200,20 @@ class DiscriminatorLoop:
                 self.num_tasks * total,
                 job=done,
                 loss=losses[-1],
-                lr=optimizer.param_groups[0]["lr"],
+                lr=rate,
             )
             if config.save_every and (step + 1) % config.save_every == 0 and step + 1 < total:
                 model_state = {n: p.detach() for n, p in scorer.named_parameters() if p.requires_grad}
-                self._checkpoint({"model": model_state, "optimizer": optimizer.state_dict(), "losses": losses})
+                states = [optimizer.state_dict() for optimizer in optimizers]
+                self._checkpoint({"model": model_state, "optimizers": states, "losses": losses})
         return losses
+
+    def _optimizers(self, named: Sequence[tuple[str, torch.nn.Parameter]]) -> list[torch.optim.Optimizer]:
+        config = self.config
+        if config.optimizer == "muon":
+            return muon_optimizers(named, config.learning_rate, config.weight_decay)
+        weights = [parameter for _, parameter in named]
+        return [torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=config.weight_decay)]
 
     def backward(
         self,

@@ -48,11 +48,12 @@ def run(tiny_llama: Path, scratch: Path, make_session, config=FAST, mark=" indee
     return out, summary, scored, right
 
 
-@pytest.mark.parametrize("lora_rank", [8, None])
+@pytest.mark.parametrize(("lora_rank", "optimizer"), [(8, "adamw"), (None, "adamw"), (None, "muon")])
 def test_an_easy_task_is_learnt_and_served_log_odds_are_the_trained_ones(
-    tiny_llama, scratch, make_session, lora_rank
+    tiny_llama, scratch, make_session, lora_rank, optimizer
 ) -> None:
-    out, summary, scored, right = run(tiny_llama, scratch, make_session, replace(FAST, lora_rank=lora_rank))
+    config = replace(FAST, lora_rank=lora_rank, optimizer=optimizer)
+    out, summary, scored, right = run(tiny_llama, scratch, make_session, config)
     assert right > 0.9
     assert summary["num_cut"] == 0 and summary["loss_first"] == pytest.approx(np.log(2), abs=1e-5)
     served = LoadedDiscriminator.load(out, device="cpu")
@@ -136,3 +137,5 @@ def test_a_job_with_one_class_or_a_shared_context_is_refused(tiny_llama, tmp_pat
     assert "leak: 4 contexts stand in training and in validation" in str(error.value)
     with pytest.raises(ConfigError, match="average"):
         DiscriminatorConfig(average="token")
+    with pytest.raises(ConfigError, match="set discriminator.lora_rank to null"):
+        DiscriminatorConfig(optimizer="muon")
