@@ -1,9 +1,10 @@
 """The discriminator's model: a token classifier on a causal backbone, its checkpoint folder, and how it scores (Eq. 2).
 
 ``AutoModelForTokenClassification`` with one label; the logit at a user message's end-of-turn token is the log-odds of
-*real* there. The backbone may compute in bfloat16, the score head and the logits are float32 always: Eq. 4 takes
-differences of log-odds, and bfloat16's eight bits would make them coarse. Causal attention and padding on the right
-together mean that a position never sees padding or what comes after it, so no attention mask is passed.
+*real* there, or the sum of the logits up to it (``Evidence``). The backbone may compute in bfloat16, the score head and
+the logits are float32 always: Eq. 4 takes differences of log-odds, and bfloat16's eight bits would make them coarse.
+Causal attention and padding on the right together mean that a position never sees padding or what comes after it, so
+no attention mask is passed.
 
 Needs torch and transformers (peft for a LoRA checkpoint). Knows nothing of training loops or of who calls it; the
 layout is in ``discriminator_rows``.
@@ -28,6 +29,7 @@ from rlenv.discriminator_rows import (
     DiscriminatorLayout,
     DiscriminatorRow,
     DiscriminatorTree,
+    Evidence,
     discriminator_tree,
     require_whole,
 )
@@ -36,7 +38,9 @@ from rlenv.rewards import PRIOR_LOG_ODDS
 from rlenv.types import Branch, Session, SessionScores
 
 CARD = "discriminator.json"
-"""The file that makes a folder a discriminator: layout, backbone, dtype."""
+"""The file that makes a folder a discriminator: layout, evidence, backbone, dtype."""
+TOKENS_OF_ONE = 64.0
+"""With ``sum``, tokens' logits are divided by this: a step of the head then moves a session about as with ``last``."""
 
 
 class TurnScorer(nn.Module):
@@ -45,17 +49,38 @@ class TurnScorer(nn.Module):
     Args:
         classifier: ``AutoModelForTokenClassification`` with one label, or a PeftModel around one.
         autocast: compute the backbone in this dtype; None computes in the weights' own.
+        evidence: what the log-odds of a turn are.
     """
 
-    def __init__(self, classifier: nn.Module, autocast: torch.dtype | None = None) -> None:
+    def __init__(self, classifier: nn.Module, autocast: torch.dtype | None = None, evidence: Evidence = "last") -> None:
         super().__init__()
         self.classifier = classifier
         self.autocast = autocast
+        self.evidence = evidence
 
     def forward(self, input_ids: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Returns the log-odds [P] at ``input_ids[rows, positions]`` of right-padded ids [B, n]."""
         hidden, _ = self.hidden(input_ids)
-        return self.head(hidden[rows, positions])
+        return self.log_odds(hidden, rows, positions)
+
+    def log_odds(
+        self, hidden: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor, before: torch.Tensor | float = 0.0
+    ) -> torch.Tensor:
+        """Returns the log-odds [P] at ``hidden[rows, positions]`` of hidden states [B, n, d].
+
+        Args:
+            hidden: of tokens that come after those of ``before``.
+            rows: [P].
+            positions: [P].
+            before: with ``sum``, what the tokens before came to.
+        """
+        if self.evidence == "last":
+            return self.head(hidden[rows, positions])
+        return before + self.sums(hidden)[rows, positions]
+
+    def sums(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Returns what the tokens of each row [B, n] come to, up to and with each, of hidden states [B, n, d]."""
+        return self.head(hidden).cumsum(dim=1) / TOKENS_OF_ONE
 
     def hidden(self, input_ids: torch.Tensor, past: Any | None = None, keep: bool = False) -> tuple[torch.Tensor, Any]:
         """Returns (last hidden states [B, n, d], key-value cache) of ids that continue ``past``.
@@ -74,7 +99,7 @@ class TurnScorer(nn.Module):
         return output.last_hidden_state, output.past_key_values if keep else None
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Returns the log-odds [P] of hidden states [P, d], in float32."""
+        """Returns the logits [...] of hidden states [..., d], in float32."""
         inner = self._inner()
         with torch.autocast(hidden.device.type, enabled=False):
             return inner.score(inner.dropout(hidden.float())).squeeze(-1)
@@ -172,7 +197,7 @@ class LoadedDiscriminator:
         classifier = load_classifier(root, card, dtype or card["dtype"])
         where = device or ("cuda" if torch.cuda.is_available() else "cpu")
         autocast = torch.bfloat16 if (dtype or card["dtype"]) == "bfloat16" else None
-        scorer = TurnScorer(classifier, autocast).to(where).eval()
+        scorer = TurnScorer(classifier, autocast, card["evidence"]).to(where).eval()
         chat = chat_format(AutoTokenizer.from_pretrained(root))
         return cls(scorer, chat, DiscriminatorLayout(**card["layout"]), batch_tokens)
 
@@ -217,7 +242,9 @@ def score_tree(scorer: TurnScorer, tree: DiscriminatorTree) -> SessionScores:
     scorer.eval()
     trunk = torch.tensor([tree.trunk.token_ids], dtype=torch.long, device=device)
     hidden, cache = scorer.hidden(trunk, keep=True)
-    log_odds = scorer.head(hidden[0, list(tree.trunk.positions)])
+    at = torch.tensor(tree.trunk.positions, dtype=torch.long, device=device)
+    log_odds = scorer.log_odds(hidden, torch.zeros_like(at), at)
+    sums = scorer.sums(hidden)[0] if scorer.evidence == "sum" else None
     branches = []
     for rows, shared in zip(tree.branches, tree.num_shared, strict=True):
         if not rows:
@@ -231,7 +258,8 @@ def score_tree(scorer: TurnScorer, tree: DiscriminatorTree) -> SessionScores:
         rests = [DiscriminatorRow(r.session_id, r.token_ids[shared:], (r.positions[-1] - shared,), 1) for r in rows]
         padded = pad_rows(rests).to(device)
         ends, _ = scorer.hidden(padded.input_ids, past)
-        branches.append(tuple(scorer.head(ends[padded.rows, padded.positions]).tolist()))
+        before = sums[shared - 1] if sums is not None and shared else 0.0
+        branches.append(tuple(scorer.log_odds(ends, padded.rows, padded.positions, before).tolist()))
     scorer.train(was_training)
     return SessionScores(
         session_id=tree.trunk.session_id,
@@ -277,7 +305,7 @@ def save_classifier(
     base_model: str,
     dtype: str,
     tokenizer: Any,
-    extra: dict[str, Any] | None = None,
+    evidence: Evidence = "last",
 ) -> None:
     """Writes a folder that :meth:`LoadedDiscriminator.load` reads; the card is written last."""
     from safetensors.torch import save_file
@@ -292,7 +320,9 @@ def save_classifier(
             {k: v.float().contiguous() for k, v in classifier.score.state_dict().items()}, root / "head.safetensors"
         )
     tokenizer.save_pretrained(root)
-    card = {"layout": layout.to_dict(), "base_model": base_model, "lora": lora, "dtype": dtype, **(extra or {})}
+    card = {
+        "layout": layout.to_dict(), "evidence": evidence, "base_model": base_model, "lora": lora, "dtype": dtype,
+    }  # fmt: skip
     (root / CARD).write_text(json.dumps(card, indent=1, sort_keys=True))
 
 

@@ -19,6 +19,11 @@ from rlenv.errors import ConfigError, OverlongError
 from rlenv.types import Branch, Message, Session
 
 View = Literal["full", "user_only"]
+Evidence = Literal["last", "sum"]
+"""What the log-odds of a turn are. ``last``: the head at its end-of-turn token alone, as in the paper. ``sum``: the
+head at every token up to there, added up: the form that the log-odds of two language models have, since both write
+token by token. A small backbone learns far more from it: each token hears of the label (400 sessions of the population,
+three epochs: 0.82 over all turns against 0.72, word counts 0.85 on whole sessions)."""
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,16 @@ import pytest
 import torch
 
 from rlenv.chat_format import ChatFormat
-from rlenv.discriminator import LoadedDiscriminator, TurnScorer, length_batches, new_classifier, save_classifier
+from rlenv.discriminator import (
+    TOKENS_OF_ONE,
+    LoadedDiscriminator,
+    TurnScorer,
+    length_batches,
+    new_classifier,
+    save_classifier,
+)
 from rlenv.discriminator_local import LocalDiscriminator
-from rlenv.discriminator_rows import DiscriminatorLayout, discriminator_row, discriminator_rows
+from rlenv.discriminator_rows import DiscriminatorLayout, Evidence, discriminator_row, discriminator_rows
 from rlenv.errors import ConfigError, OverlongError
 from rlenv.types import Branch, Message, Session
 
@@ -29,14 +36,24 @@ OTHER = session("other", "Hello.", "hi", "How are you?", "not so good, to be hon
 @pytest.fixture(scope="module")
 def loaded(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> LoadedDiscriminator:
     """A whole-model discriminator with a head that is not zero, saved and loaded."""
+    return save_and_load(tiny_llama, tmp_path_factory.mktemp("discriminator"), "last")
+
+
+@pytest.fixture(scope="module", params=["last", "sum"])
+def either(request, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> LoadedDiscriminator:
+    """The same with either kind of evidence."""
+    return save_and_load(tiny_llama, tmp_path_factory.mktemp("discriminator"), request.param)
+
+
+def save_and_load(tiny_llama: Path, folder: Path, evidence: Evidence) -> LoadedDiscriminator:
     from transformers import AutoTokenizer
 
     torch.manual_seed(1)
     classifier = new_classifier(str(tiny_llama), "float32")
     torch.nn.init.normal_(classifier.score.weight, std=1.0)
-    folder = tmp_path_factory.mktemp("discriminator")
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
-    save_classifier(classifier, folder, layout=FULL, base_model=str(tiny_llama), dtype="float32", tokenizer=tokenizer)
+    card = {"layout": FULL, "base_model": str(tiny_llama), "dtype": "float32", "evidence": evidence}
+    save_classifier(classifier, folder, tokenizer=tokenizer, **card)
     return LoadedDiscriminator.load(folder, device="cpu")
 
 
@@ -99,20 +116,20 @@ def test_a_long_session_is_cut_after_a_whole_turn_and_never_served_short(
         small.tree(TALK, [Branch(turn=3, texts=("ok", "My dog died and I do not know what to do"))])
 
 
-def test_later_turns_do_not_change_earlier_log_odds(loaded: LoadedDiscriminator, chat: ChatFormat) -> None:
+def test_later_turns_do_not_change_earlier_log_odds(either: LoadedDiscriminator, chat: ChatFormat) -> None:
     edited = TALK.model_copy(update={"messages": (*TALK.messages[:4], Message(role="user", content="Nothing at all!"))})
-    one, other = loaded.log_odds(discriminator_rows(chat, FULL, [TALK, edited]))
+    one, other = either.log_odds(discriminator_rows(chat, FULL, [TALK, edited]))
     assert np.abs(one[:3] - other[:3]).max() < 1e-5
     assert abs(one[3] - other[3]) > 1e-3
     assert one[0] == 0.0 and one.shape == (4,)
 
 
-def test_batch_composition_and_padding_change_nothing(loaded: LoadedDiscriminator, chat: ChatFormat) -> None:
+def test_batch_composition_and_padding_change_nothing(either: LoadedDiscriminator, chat: ChatFormat) -> None:
     sessions = [TALK, OTHER, session("s", "a"), session("l", *["many words of one long message"] * 21)]
     rows = discriminator_rows(chat, FULL, sessions, ["c", None, None, "her context"])
-    alone = [loaded.score([row])[0] for row in rows]
+    alone = [either.score([row])[0] for row in rows]
     for order in ([0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]):
-        together = loaded.score([rows[i] for i in order])
+        together = either.score([rows[i] for i in order])
         for i, scores in zip(order, together, strict=True):
             assert scores.shape == alone[i].shape
             assert np.abs(scores - alone[i]).max() < 1e-4
@@ -123,6 +140,15 @@ def test_log_odds_are_the_head_on_the_last_hidden_state(loaded: LoadedDiscrimina
     with torch.no_grad():
         logits = loaded.scorer.classifier(torch.tensor([row.token_ids])).logits[0, :, 0]
     assert np.allclose(loaded.score([row])[0], logits[list(row.positions)].numpy(), atol=1e-5)
+
+
+def test_summed_evidence_is_the_head_on_every_token(tiny_llama: Path, tmp_path: Path, chat: ChatFormat) -> None:
+    summing = save_and_load(tiny_llama, tmp_path, "sum")
+    row = discriminator_row(chat, FULL, OTHER.messages)
+    with torch.no_grad():
+        logits = summing.scorer.classifier(torch.tensor([row.token_ids])).logits[0, :, 0].numpy()
+    by_hand = [logits[: position + 1].sum() / TOKENS_OF_ONE for position in row.positions]
+    assert np.allclose(summing.score([row])[0], by_hand, atol=1e-5)
 
 
 def test_a_fresh_discriminator_says_the_prior(tiny_llama: Path, loaded: LoadedDiscriminator) -> None:
@@ -141,17 +167,17 @@ def test_the_head_and_the_logits_are_float32_under_a_bfloat16_backbone(tiny_llam
     assert not torch.equal(flat, flat.bfloat16().float())
 
 
-def test_branches_are_scored_as_the_sessions_they_would_be(loaded: LoadedDiscriminator, chat: ChatFormat) -> None:
+def test_branches_are_scored_as_the_sessions_they_would_be(either: LoadedDiscriminator, chat: ChatFormat) -> None:
     branches = [Branch(turn=2, texts=("Since June", "I do not know")), Branch(turn=3, texts=("My cat died",))]
-    tree = loaded.tree(TALK, branches, "c")
-    scores, plain = loaded.score_trees([tree, loaded.tree(OTHER)])
+    tree = either.tree(TALK, branches, "c")
+    scores, plain = either.score_trees([tree, either.tree(OTHER)])
     assert plain.log_odds == pytest.approx(
-        tuple(loaded.log_odds([discriminator_row(chat, FULL, OTHER.messages)])[0]), abs=1e-4
+        tuple(either.log_odds([discriminator_row(chat, FULL, OTHER.messages)])[0]), abs=1e-4
     )
     for branch, values in zip(branches, scores.branches, strict=True):
         for text, value in zip(branch.texts, values, strict=True):
             messages = (*TALK.messages[: 2 * branch.turn - 2], Message(role="user", content=text))
-            alone = loaded.score([discriminator_row(chat, FULL, messages, "c")])[0]
+            alone = either.score([discriminator_row(chat, FULL, messages, "c")])[0]
             assert value == pytest.approx(alone[branch.turn - 1], abs=1e-4)
     for rows, shared in zip(tree.branches, tree.num_shared, strict=True):
         for row in rows:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rlenv.discriminator_rows import DiscriminatorLayout, View
+from rlenv.discriminator_rows import DiscriminatorLayout, Evidence, View
 from rlenv.errors import ConfigError, PhaseError
 from rlenv.labelled import LabelledSession, ScoredSession
 from rlenv.precision import PRECISIONS, Precision
@@ -51,6 +51,9 @@ class DiscriminatorConfig:
     lora_alpha: int = 16
     dropout: float = 0.0
     """Before the score head."""
+    evidence: Evidence = "last"
+    """``last``: the head at a message's end alone, as in the paper; ``sum``: at every token, added up. For a small
+    backbone that is trained whole."""
     average: Literal["session", "turn"] = "session"
     """``session``: mean over a session's turns, then over sessions. A session is one draw of the data, its turns are
     not independent of one another; under ``turn`` one 50-turn session would outweigh ten short ones in its batch."""
@@ -81,7 +84,11 @@ class DiscriminatorConfig:
         if self.optimizer not in ("adamw", "muon"):
             problems.append(f"discriminator.optimizer: expected 'adamw' or 'muon', got {self.optimizer!r}")
         if self.optimizer == "muon" and self.lora_rank:
-            problems.append("discriminator.optimizer: 'muon' trains a whole backbone; set discriminator.lora_rank to null")
+            problems.append(
+                "discriminator.optimizer: 'muon' trains a whole backbone; set discriminator.lora_rank to null"
+            )
+        if self.evidence not in ("last", "sum"):
+            problems.append(f"discriminator.evidence: expected 'last' or 'sum', got {self.evidence!r}")
         if self.average not in ("session", "turn"):
             problems.append(f"discriminator.average: expected 'session' or 'turn', got {self.average!r}")
         if problems:

@@ -123,7 +123,7 @@ class DiscriminatorLoop:
         if not usable:
             raise PhaseError(f"discriminator {task.name}: no session has a turn within {layout.max_tokens} tokens")
         held_out = lay_out(task.validation)
-        scorer = TurnScorer(self._classifier(), self.autocast)
+        scorer = TurnScorer(self._classifier(), self.autocast, self.config.evidence)
         losses = self._train(task, scorer, [rows[i] for i in usable], [labels[i] for i in usable], begun)
         tail = losses[-max(1, len(losses) // 10) :]
         self._validate_and_save(task, scorer, held_out, layout)
@@ -263,6 +263,7 @@ class DiscriminatorLoop:
             base_model=self.base_model,
             dtype=self.dtype,
             tokenizer=self.tokenizer,
+            evidence=self.config.evidence,
         )
 
     def _checkpoint(self, state: dict[str, Any] | None) -> None:

@@ -20,11 +20,10 @@ def muon_optimizers(
         rate: of Muon (scaled to AdamW's step size) and of AdamW.
         weight_decay: of the matrices.
     """
-    matrices, others = [], []
+    matrices: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
     for name, parameter in named_parameters:
         inner = parameter.ndim == 2 and "embed" not in name and "score" not in name
         (matrices if inner else others).append(parameter)
-    muon = torch.optim.Muon(
-        matrices, lr=rate, weight_decay=weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
-    )
+    muon = torch.optim.Muon(matrices, lr=rate, weight_decay=weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw")
     return [muon, torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)]
