@@ -43,10 +43,14 @@ class DpoConfig(AdapterTraining):
     schedule: Literal["constant", "constant_with_warmup", "cosine", "linear"] = "constant_with_warmup"
     """Table 6 names a constant schedule and a warmup: transformers' ``constant`` would ignore the warmup."""
     warmup: float = 0.1
+    chosen_nll: float = 0.0
+    """Weight of the chosen reply's negative log-likelihood, a token's mean, added to Eq. 5; 0 is the paper's. DPO alone
+    may win by making both replies unlikely; with few pairs and a small model that is what it does."""
 
     def problems(self) -> list[str]:
         """Returns what is wrong with the settings."""
-        return super().problems() + ([] if self.beta > 0 else [f"beta: expected above 0, got {self.beta}"])
+        problems = super().problems() + ([] if self.beta > 0 else [f"beta: expected above 0, got {self.beta}"])
+        return problems + ([] if self.chosen_nll >= 0 else [f"chosen_nll: expected 0 or more, got {self.chosen_nll}"])
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,10 @@ def dpo_arguments(worker: Worker, config: DpoConfig) -> Any:
     """Returns the ``DPOConfig`` of ``config``."""
     from trl import DPOConfig
 
-    return DPOConfig(**training_arguments(worker, config, beta=config.beta, max_length=None, loss_type=["sigmoid"]))
+    loss = {"loss_type": ["sigmoid"]}
+    if config.chosen_nll:
+        loss = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, config.chosen_nll]}
+    return DPOConfig(**training_arguments(worker, config, beta=config.beta, max_length=None, **loss))
 
 
 def train_dpo(payload: tuple[Any, DpoConfig, str, str, str], worker: Worker) -> dict[str, Any]:

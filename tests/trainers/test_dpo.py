@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,9 +90,12 @@ def test_loss_is_ln_2_before_the_first_update(tiny_llama, reference, scratch, ch
         assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(math.log(2), abs=1e-6)
 
 
-def test_the_loss_is_equation_5_with_the_previous_simulator_as_reference(tiny_llama, reference, scratch, chat) -> None:
+@pytest.mark.parametrize("chosen_nll", [0.0, 0.5])
+def test_the_loss_is_equation_5_with_the_previous_simulator_as_reference(
+    tiny_llama, reference, scratch, chat, chosen_nll
+) -> None:
     pairs = [pair(chat, i) for i in range(4)]
-    config = DpoConfig(beta=0.3, batch_size=4, dtype="float32", learning_rate=1e-2, save_every=0)
+    config = replace(FAST, beta=0.3, batch_size=4, chosen_nll=chosen_nll)
     trainer = make_trainer(tiny_llama, reference, scratch, pairs, config)
     torch.manual_seed(5)
     with torch.no_grad():
@@ -109,7 +113,9 @@ def test_the_loss_is_equation_5_with_the_previous_simulator_as_reference(tiny_ll
                 before, p.prompt_ids, p.rejected_ids
             )
             terms.append(-torch.log(torch.sigmoid(0.3 * (chosen - rejected))))
-    assert loss == pytest.approx(float(sum(terms) / 4), abs=1e-4)
+        likely = sum(log_prob(trainer.model, p.prompt_ids, p.chosen_ids) for p in pairs)
+    nll = -likely / sum(len(p.chosen_ids) for p in pairs)
+    assert loss == pytest.approx(float(sum(terms) / 4 + chosen_nll * nll), abs=1e-4)
     assert abs(loss - math.log(2)) > 1e-3
 
 
