@@ -197,7 +197,7 @@ class LoadedDiscriminator:
         classifier = load_classifier(root, card, dtype or card["dtype"])
         where = device or ("cuda" if torch.cuda.is_available() else "cpu")
         autocast = torch.bfloat16 if (dtype or card["dtype"]) == "bfloat16" else None
-        scorer = TurnScorer(classifier, autocast, card["evidence"]).to(where).eval()
+        scorer = TurnScorer(classifier, autocast, card.get("evidence", "last")).to(where).eval()
         chat = chat_format(AutoTokenizer.from_pretrained(root))
         return cls(scorer, chat, DiscriminatorLayout(**card["layout"]), batch_tokens)
 

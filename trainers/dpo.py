@@ -60,7 +60,7 @@ class DpoResult:
     adapter: Adapter
     num_pairs: int
     loss_step0: float
-    """Loss before any update: ln 2, since policy and reference are equal then."""
+    """Loss before any update: ln 2, since policy and reference are equal then (and the term of ``chosen_nll``)."""
     loss_last: float
     """Mean of the last tenth of the steps, as are margin and accuracy."""
     margin: float
@@ -139,7 +139,7 @@ def dpo_arguments(worker: Worker, config: DpoConfig) -> Any:
     """Returns the ``DPOConfig`` of ``config``."""
     from trl import DPOConfig
 
-    loss = {"loss_type": ["sigmoid"]}
+    loss: dict[str, Any] = {"loss_type": ["sigmoid"]}
     if config.chosen_nll:
         loss = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, config.chosen_nll]}
     return DPOConfig(**training_arguments(worker, config, beta=config.beta, max_length=None, **loss))
