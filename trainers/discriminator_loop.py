@@ -203,7 +203,7 @@ class DiscriminatorLoop:
                 lr=rate,
             )
             if config.save_every and (step + 1) % config.save_every == 0 and step + 1 < total:
-                model_state = {n: p.detach() for n, p in scorer.named_parameters() if p.requires_grad}
+                model_state = {n: p.detach() for n, p in named}
                 states = [optimizer.state_dict() for optimizer in optimizers]
                 self._checkpoint({"model": model_state, "optimizers": states, "losses": losses})
         return losses

@@ -50,14 +50,14 @@ def run(tiny_llama: Path, scratch: Path, make_session, config=FAST, mark=" indee
 
 @pytest.mark.parametrize(
     ("lora_rank", "optimizer", "evidence"),
-    [(8, "adamw", "last"), (8, "adamw", "sum"), (None, "adamw", "last"), (None, "muon", "last"), (None, "muon", "sum")],
+    [(8, "adamw", "last"), (None, "adamw", "last"), (None, "muon", "last"), (None, "muon", "sum")],
 )
 def test_an_easy_task_is_learnt_and_served_log_odds_are_the_trained_ones(
     tiny_llama, scratch, make_session, lora_rank, optimizer, evidence
 ) -> None:
     config = replace(FAST, lora_rank=lora_rank, optimizer=optimizer, evidence=evidence)
     out, summary, scored, right = run(tiny_llama, scratch, make_session, config)
-    assert right > 0.85
+    assert right > 0.9
     assert summary["num_cut"] == 0 and summary["loss_first"] == pytest.approx(np.log(2), abs=1e-5)
     served = LoadedDiscriminator.load(out, device="cpu")
     items = labelled(make_session, 120, " indeed")[180:]
