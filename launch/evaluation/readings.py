@@ -166,8 +166,8 @@ def _categories(evaluation: Evaluation) -> str:
     floor = evaluation.issues.floor
     if floor and floor.divergence and floor.divergence.kl is not None:
         said += f"; one half of the real sessions has {floor.divergence.kl:.3f} from the other"
-    count = evaluation.issues.pseudo_count
-    return f"{said}. Every category that occurs has {count} added to its count, so that none is infinitely far."
+    spread = evaluation.issues.uniform_share
+    return f"{said}. {100 * spread:g} % of the simulated issues are spread over all, so that none is infinitely far."
 
 
 def _ab(evaluation: Evaluation) -> str:

@@ -13,15 +13,18 @@ import numpy as np
 from rlenv.evaluation.rates import CategoryRates
 from rlenv.types import Record
 
+UNIFORM_SHARE = 0.05
+"""Of the simulated issues, spread over all categories before Eq. 6 (Jelinek and Mercer's smoothing). A share rather
+than a count: added counts weigh less the more is simulated, and pooled simulators would seem worse than each alone."""
 PSEUDO_COUNT = 0.5
-"""Added to every category's count before normalising (Jeffreys' prior of a multinomial)."""
+"""Added to an action's count on both of its sides before Eq. 7 (Jeffreys' prior of a rate)."""
 
 
 class Divergence(Record):
     """Eq. 6 between two distributions of issue categories."""
 
     kl: float | None
-    """KL(real || simulated) in nats, of the smoothed distributions; None where one side has no issue at all."""
+    """KL(real || smoothed simulated) in nats; None where one side has no issue at all."""
     kl_unsmoothed: float | None
     """The same of the raw shares; None where a category of the real sessions never occurs in simulation (infinite)."""
     only_real: tuple[str, ...]
@@ -33,17 +36,17 @@ class Divergence(Record):
 
 
 def kl_divergence(
-    real: Mapping[str, int], simulated: Mapping[str, int], pseudo_count: float = PSEUDO_COUNT
+    real: Mapping[str, int], simulated: Mapping[str, int], uniform_share: float = UNIFORM_SHARE
 ) -> Divergence:
     """Returns Eq. 6 over the categories that occur on either side.
 
-    Empty categories: one that neither side has is left out. ``pseudo_count`` is added to every other's count on both
-    sides, so that a category missing in simulation costs much but not infinitely much.
+    Empty categories: one that neither side has is left out. Of the simulated distribution, ``uniform_share`` is spread
+    evenly over all others, so that a category missing in simulation costs much but not infinitely much.
 
     Args:
         real: count of each issue category.
         simulated: the same of the simulated sessions.
-        pseudo_count: 0 is Eq. 6 as it stands.
+        uniform_share: in [0, 1]; 0 is Eq. 6 as it stands.
 
     >>> round(kl_divergence({"a": 3, "b": 1}, {"a": 1, "b": 3}, 0).kl, 4)  # 3/4 ln 3 + 1/4 ln 1/3
     0.5493
@@ -53,8 +56,8 @@ def kl_divergence(
     q = np.array([simulated.get(n, 0) for n in names], dtype=np.float64)
     both = bool(p.sum() and q.sum())
     return Divergence(
-        kl=_kl(p + pseudo_count, q + pseudo_count) if both else None,
-        kl_unsmoothed=_kl(p, q) if both else None,
+        kl=_kl(p, q, uniform_share) if both else None,
+        kl_unsmoothed=_kl(p, q, 0) if both else None,
         only_real=tuple(n for n, a, b in zip(names, p, q, strict=True) if a and not b),
         only_simulated=tuple(n for n, a, b in zip(names, p, q, strict=True) if b and not a),
         num_real=int(p.sum()),
@@ -62,8 +65,8 @@ def kl_divergence(
     )
 
 
-def _kl(p: np.ndarray, q: np.ndarray) -> float | None:
-    p, q = p / p.sum(), q / q.sum()
+def _kl(p: np.ndarray, q: np.ndarray, uniform_share: float) -> float | None:
+    p, q = p / p.sum(), (1 - uniform_share) * q / q.sum() + uniform_share / len(q)
     there = p > 0
     if (q[there] == 0).any():
         return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlenv.evaluation.divergence import PSEUDO_COUNT, Divergence, category_deltas, kl_divergence
+from rlenv.evaluation.divergence import UNIFORM_SHARE, Divergence, category_deltas, kl_divergence
 from rlenv.evaluation.rates import IssueRate, category_counts, issue_rate
 from rlenv.evaluation.subjects import REAL, Simulator
 from rlenv.taxonomy import Taxonomy
@@ -34,7 +34,7 @@ class IssueTable(Record):
     rows: tuple[IssueRow, ...]
     floor: IssueRow | None
     """One half of the real sessions against the other: what a perfect simulator would score on half the data."""
-    pseudo_count: float
+    uniform_share: float
     unseen: tuple[str, ...]
     """Categories that nobody shows."""
     notes: tuple[str, ...]
@@ -73,7 +73,7 @@ def issue_table(
         real=theirs,
         rows=rows,
         floor=floor,
-        pseudo_count=PSEUDO_COUNT,
+        uniform_share=UNIFORM_SHARE,
         unseen=tuple(c for c in categories if not any(r.counts[c] for r in (theirs, *rows))),
         notes=tuple(note for r in (theirs, *rows) for note in _notes(r)),
     )

@@ -146,11 +146,13 @@ def test_kl_is_scipys_and_an_empty_category_is_told():
     p, q = np.array([5, 3, 2]), np.array([2, 6, 1])
     ours = kl_divergence(real, simulated)
     assert ours.kl_unsmoothed == pytest.approx(stats.entropy(p, q))
-    assert ours.kl == pytest.approx(stats.entropy(p + 0.5, q + 0.5))
+    assert ours.kl == pytest.approx(stats.entropy(p, 0.95 * q / 9 + 0.05 / 3))
     gap = kl_divergence({"a": 5, "b": 1, "never": 0}, {"a": 5, "d": 2})
     assert gap.kl_unsmoothed is None and math.isfinite(gap.kl) and gap.kl > 0
     assert (gap.only_real, gap.only_simulated) == (("b",), ("d",))
-    assert gap.kl == pytest.approx(stats.entropy([5.5, 1.5, 0.5], [5.5, 0.5, 2.5]))
+    assert gap.kl == pytest.approx(stats.entropy([5 / 6, 1 / 6, 0], 0.95 * np.array([5, 0, 2]) / 7 + 0.05 / 3))
+    four = kl_divergence({"a": 5, "b": 1}, {"a": 20, "d": 8})
+    assert four.kl == pytest.approx(gap.kl), "more sessions of the same simulator are no other distance"
     assert kl_divergence({"a": 1}, {}).kl is None
 
 
