@@ -146,10 +146,9 @@ def appraise(acts: ActSet, mind: Mind, scene: Scene, dice: Sequence[float]) -> A
         for act, (t, m, p) in _GOOD.items():
             if act in acts:
                 trust, mood, patience = trust + t, mood + m, patience + p
-        if _unwanted(acts, mind) and dice[0] < 0.3 + 0.5 * traits.resistance:
-            reaction, fault = "vent_first", "unwanted_advice"
+        if _unwanted(acts, mind) and dice[0] < 0.3 + 0.5 * traits.resistance and dice[1] < 0.3:
+            reaction, fault, shown = "vent_first", "unwanted_advice", frozenset({"unwanted_advice"})
             trust, patience = trust - 0.05, patience - 0.08
-            shown = frozenset({"unwanted_advice"} if dice[1] < 0.3 else ())
     return Appraisal(
         reaction=reaction, fault=fault, issues=issues_for(rules, shown, acts), trust=trust, mood=mood, patience=patience
     )
