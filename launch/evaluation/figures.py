@@ -228,7 +228,7 @@ def _deltas(evaluation: Evaluation) -> Figure | None:
     ax.barh(range(len(items)), values, color=[COLOURS[1] if v > 0 else COLOURS[0] for v in values], height=0.65)
     ax.set_yticks(range(len(items)), [name.replace("_", " ") for name, _ in items])
     ax.axvline(0, color=REAL_COLOUR, lw=0.8)
-    ax.set_xlabel(f"share among {row.name}'s issues minus share among real issues, percentage points", fontsize=9)
+    ax.set_xlabel(f"share of {row.name}'s issues minus share of real ones, percentage points", fontsize=9)
     return figure
 
 
