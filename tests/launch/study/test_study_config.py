@@ -10,6 +10,9 @@ import yaml
 from launch.roster import make_speaker
 from launch.study.config import UNTUNED, adversarial_config, load_study, measuring_config
 from rlenv.errors import ConfigError
+from rlenv.population.corpus import user_id_of
+from rlenv.sessions import split_by_user
+from rlenv.types import Message, Session
 
 ROOT = Path(__file__).parents[3]
 
@@ -22,6 +25,17 @@ def study(tmp_path):
         return load_study(path)
 
     return load
+
+
+def test_the_shipped_study_has_as_many_sft_sessions_as_its_largest_size_asks_for():
+    config = load_study(ROOT / "conf/study.yaml")
+    data, seed = config.run.data, config.run.seed
+    said = (Message(role="user", content="Hello."),)
+    users = [
+        Session(session_id=str(i), user_id=user_id_of(i, seed), messages=said) for i in range(data.population.num_users)
+    ]
+    shares = {"sft": data.sft_share, "adversarial": data.adversarial_share, "evaluation": data.evaluation_share}
+    assert len(split_by_user(users, shares, seed)["sft"]) >= config.sft_sizes[-1]
 
 
 def test_the_shipped_study_has_fourteen_chatbots_that_the_untuned_model_never_met_and_three_treatments():
