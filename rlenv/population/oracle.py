@@ -146,6 +146,7 @@ def appraise(acts: ActSet, mind: Mind, scene: Scene, dice: Sequence[float]) -> A
         for act, (t, m, p) in _GOOD.items():
             if act in acts:
                 trust, mood, patience = trust + t, mood + m, patience + p
+        # Who minds says so, and it is an issue: one that no reader could find would be no truth to hold a judge to.
         if _unwanted(acts, mind) and dice[0] < 0.3 + 0.5 * traits.resistance and dice[1] < 0.3:
             reaction, fault, shown = "vent_first", "unwanted_advice", frozenset({"unwanted_advice"})
             trust, patience = trust - 0.05, patience - 0.08
