@@ -13,7 +13,7 @@ from rlenv.types import Message, Session
 
 
 def test_it_agrees_with_the_true_actions_of_users_it_never_saw():
-    judge = ActionClassifier(generate_sessions(120, 1, 5))
+    judge = ActionClassifier(generate_sessions(200, 1, 5))
     held_out = generate_sessions(40, 1, 6)
     judged = [run(judge.annotate(session)).labels for session in held_out]
     pairs = [(m.actions, labels) for s, found in zip(held_out, judged, strict=True)

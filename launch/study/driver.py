@@ -11,7 +11,7 @@ from launch.run_contents import simulator_versions
 from launch.run_directory import RunDirectory
 from launch.serving import cluster
 from launch.study.config import StudyConfig, adversarial_config
-from launch.study.phases import fit_sizes, hold_real_sessions, label_all, simulate_all
+from launch.study.phases import fit_sizes, hold_real_sessions, label_all, require_sft_sessions, simulate_all
 from launch.study.report import write_study_report
 
 
@@ -24,6 +24,7 @@ def run_study(config: StudyConfig) -> RunDirectory:
     study, settings = RunDirectory(config.out_dir), adversarial_config(config)
     with study.locked():
         study.open(to_dict(config))
+        require_sft_sessions(config)
         with cluster(settings.ray):
             run = run_adversarial(settings)  # base, it1, it2 ... and their discriminators
             versions = simulator_versions(run, settings)

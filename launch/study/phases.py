@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from launch.config import RunConfig, to_dict
-from launch.phases import collect_sessions, fit_base_simulator
+from launch.phases import collect_sessions, fit_base_simulator, prepare_data
 from launch.progress import counting
 from launch.roster import make_speaker
 from launch.run_contents import model_folder, read_data, version_name
@@ -73,16 +73,29 @@ def first_of_each_chatbot(sessions: Sequence[Session], number: int, chatbots: Se
     return {"adversarial": [], "evaluation": [s for own in taken.values() for s in own]}
 
 
+def require_sft_sessions(config: StudyConfig) -> None:
+    """Holds the adversarial run's first phase, and tells before its long ones if ``sft_sizes`` asks for too many.
+
+    Raises:
+        ConfigError: the users set aside for SFT have fewer sessions than the largest size.
+    """
+    settings = adversarial_config(config)
+    run = RunDirectory(settings.out_dir)
+    with run.locked():
+        run.open(to_dict(settings))
+        found = len(prepare_data(run, settings)["sft"])
+    if found < config.sft_sizes[-1]:
+        raise ConfigError(
+            f"sft_sizes: {config.sft_sizes[-1]} sessions asked for, and the SFT users have {found}; raise "
+            "run.data.population.num_users or run.data.sft_share, or ask for fewer, in a new out_dir"
+        )
+
+
 def fit_sizes(study: RunDirectory, config: StudyConfig) -> dict[int, Adapter]:
     """Returns base simulators fine-tuned on fewer sessions, each in a run directory of its own (Table 1)."""
     settings = adversarial_config(config)
     run = RunDirectory(settings.out_dir)
     sessions, adapters = read_data(run)["sft"], {}
-    if len(sessions) < config.sft_sizes[-1]:
-        raise ConfigError(
-            f"sft_sizes: {config.sft_sizes[-1]} sessions asked for, and the SFT users have {len(sessions)}; raise "
-            "run.data.population.num_users or run.data.sft_share, or ask for fewer"
-        )
     base_model = model_folder(run, settings.simulator.model)
     chat = Serving(settings, base_model, run.path("logs")).formats["simulator"]
     for size in config.sft_sizes[:-1]:

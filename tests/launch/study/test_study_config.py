@@ -9,6 +9,7 @@ import yaml
 
 from launch.roster import make_speaker
 from launch.study.config import UNTUNED, adversarial_config, load_study, measuring_config
+from launch.study.driver import run_study
 from rlenv.errors import ConfigError
 from rlenv.population.corpus import user_id_of
 from rlenv.sessions import split_by_user
@@ -36,6 +37,14 @@ def test_the_shipped_study_has_as_many_sft_sessions_as_its_largest_size_asks_for
     ]
     shares = {"sft": data.sft_share, "adversarial": data.adversarial_share, "evaluation": data.evaluation_share}
     assert len(split_by_user(users, shares, seed)["sft"]) >= config.sft_sizes[-1]
+
+
+def test_too_few_sft_sessions_are_told_before_anything_is_trained(study, tmp_path):
+    config = study(sft_sizes=[4, 8], run={"data": {"population": {"num_users": 10}}})
+    with pytest.raises(ConfigError, match=r"sft_sizes: 8 sessions asked for, and the SFT users have 5;"):
+        run_study(config)
+    assert [p.name for p in (tmp_path / "study/adversarial/data").glob("sft*")] == ["sft.jsonl.gz"]
+    assert not (tmp_path / "study/adversarial/models").exists()
 
 
 def test_the_shipped_study_has_fourteen_chatbots_that_the_untuned_model_never_met_and_three_treatments():

@@ -58,7 +58,8 @@ def test_like_with_like_puts_the_cost_of_judging_first(found, sets):
     sheet = like_with_like_sheet(found, found, cost)
     rows = [dict(zip(sheet.columns, row, strict=True)) for row in sheet.rows]
     assert [row["simulator"] for row in rows] == ["real, judged", "base", "it1", AGGREGATE]
-    assert rows[0]["kl_truth"] == pytest.approx(0.0) and rows[0]["r_truth"].value == pytest.approx(1.0)
+    assert 0 < rows[0]["kl_truth"] < 0.001  # not 0: Eq. 6's simulated side is smoothed, also beside itself
+    assert rows[0]["r_truth"].value == pytest.approx(1.0)
     assert rows[0]["kl_judged"] is None and rows[1]["kl_judged"] == rows[1]["kl_truth"] > 0
 
 
