@@ -94,6 +94,21 @@ def study(
 
 
 @app.command()
+def pretrain(
+    config: Annotated[Path, typer.Argument(help="YAML, as conf/population_llama.yaml")],
+    out: Annotated[Path, typer.Argument(help="folder of the checkpoint, which must not exist")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="settings as key.sub=value")] = None,
+) -> None:
+    """Pretrain a small Llama on the reference population alone, as the one that the package carries was."""
+    from launch.config import load_config
+    from launch.pretraining import pretrain as run_pretraining
+
+    settings = load_config(config, overrides or [])
+    _quiet_libraries()
+    typer.echo(f"The checkpoint: {run_pretraining(settings, out)}")
+
+
+@app.command()
 def chatbot_pairs(
     run: Annotated[Path, typer.Argument(help="directory of a run that trained a chatbot")],
     out: Annotated[Path, typer.Argument(help="JSON lines file to write")],

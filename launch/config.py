@@ -23,6 +23,7 @@ from rlenv.context import ContextConfig
 from rlenv.conversation import Limits
 from rlenv.errors import ConfigError, there_are
 from rlenv.population.chatbots import chatbot_names
+from rlenv.population.faults import FAULT_HABITS
 from rlenv.preferences import PreferencesConfig
 from rlenv.types import Sampling
 from trainers.discriminator import DiscriminatorConfig
@@ -66,8 +67,15 @@ class PopulationConfig:
     """Scripted chatbots that the real users meet; empty is all."""
     pretrain_chatbots: list[str] = field(default_factory=list)
     """Scripted chatbots that the pretraining users meet; empty is all."""
+    pretrain_habits: dict[str, float] = field(default_factory=dict)
+    """Failure habits, as rates per message, in place of those chatbots' own: only where failures are common does a
+    small model learn in its few minutes that users answer them."""
 
     def __post_init__(self) -> None:
+        if unknown := sorted(set(self.pretrain_habits) - FAULT_HABITS):
+            raise ConfigError(
+                f"data.population.pretrain_habits: unknown habit {unknown[0]!r}; {there_are(FAULT_HABITS, unknown[0])}"
+            )
         for where in ("chatbots", "pretrain_chatbots"):
             if unknown := [name for name in getattr(self, where) if name not in chatbot_names()]:
                 known = there_are(chatbot_names(), unknown[0])
@@ -161,7 +169,8 @@ class SimulatorConfig:
     """The user simulator: its base model and how it speaks."""
 
     model: str = "meta-llama/Llama-3.3-70B-Instruct"
-    """Checkpoint folder or hub name; "small-llama" trains one first, "smollm2" takes it from its package."""
+    """Checkpoint folder or hub name; "population-llama" is rlenv's own, "small-llama" trains one first, "smollm2" takes
+    it from its package."""
     sampling: SamplingConfig = SamplingConfig()
     """How user messages are sampled."""
     adapter: str | None = None
@@ -217,7 +226,7 @@ class RunConfig:
     collect: CollectConfig = CollectConfig()
     """Which conversations are simulated."""
     backbone: str = "meta-llama/Llama-3.1-8B-Instruct"
-    """The discriminator's: checkpoint folder or hub name, "small-llama" or "smollm2"."""
+    """The discriminator's: checkpoint folder or hub name, "population-llama", "small-llama" or "smollm2"."""
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     """D_phi (Eq. 3)."""
     preferences: PreferencesConfig = PreferencesConfig()

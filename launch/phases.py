@@ -25,7 +25,8 @@ from rlenv.adapters import adapter_at
 from rlenv.aio import run as run_async
 from rlenv.chat_format import ChatFormat
 from rlenv.lines import read_records, to_line, write_atomic
-from rlenv.population.corpus import generate_sessions
+from rlenv.population.chatbots import chatbot_names, make_chatbot
+from rlenv.population.corpus import first_session, generate_sessions
 from rlenv.preferences import build_preferences
 from rlenv.protocols import Engine, Speaker
 from rlenv.sessions import read_with_report, split_by_user, write_sessions
@@ -95,8 +96,11 @@ def pretrain_small_llama(run: RunDirectory, config: RunConfig, system_texts: Map
     def make(folder: Path) -> None:
         # Users that no other phase sees: another seed is another population.
         population = config.data.population
-        met = population.pretrain_chatbots or None
-        sessions = generate_sessions(population.num_pretrain_users, 1, config.seed + 1_000_003, met)
+        habits = population.pretrain_habits
+        met = [make_chatbot(name, habits) for name in population.pretrain_chatbots or chatbot_names()]
+        seed = config.seed + 1_000_003
+        users = range(population.num_pretrain_users)
+        sessions = [first_session(user, seed, met[user % len(met)]) for user in users]
         examples = [
             SftExample(session_id=s.session_id, system=build(s.context), messages=s.messages, seat=seat)
             for s in sessions

@@ -13,7 +13,7 @@ from launch.config import RunConfig, SpeakerConfig, read_settings
 from launch.run_directory import RunDirectory
 from rlenv.adapters import adapter_at
 from rlenv.errors import ConfigError, there_are
-from rlenv.models import load_smollm2
+from rlenv.models import load_smollm2, population_llama
 from rlenv.sessions import read_sessions
 from rlenv.types import Adapter, Session
 
@@ -51,11 +51,15 @@ def read_data(run: RunDirectory) -> dict[str, list[Session]]:
 def model_folder(run: RunDirectory, name: str) -> str:
     """Returns the folder (or hub name) of a base model as a configuration names it; "smollm2" is unpacked once.
 
+    "population-llama" is in the package.
+
     Raises:
         ConfigError: "small-llama", and the run has not trained its own yet.
     """
     if name == "smollm2":
         return str(load_smollm2(run.root / "models" / "smollm2-135m-instruct"))
+    if name == "population-llama":
+        return str(population_llama())
     if name != "small-llama":
         return name
     if not run.has("models/small-llama"):

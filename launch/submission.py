@@ -21,7 +21,7 @@ CODE = ("rlenv", "actors", "trainers", "launch")
 SUFFIXES = (".py", ".yaml", ".json", ".jinja", ".safetensors")
 """Those of pyproject.toml's package data, and Python."""
 CONFIG = "run.yaml"
-EMBEDDED = ("auto", "trained", "small-llama", "smollm2")
+EMBEDDED = ("auto", "trained", "population-llama", "small-llama", "smollm2")
 """Words that stand where a path may stand."""
 
 

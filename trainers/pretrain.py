@@ -36,7 +36,7 @@ class PretrainConfig:
     epochs: float = 1.0
     batch_tokens: int = 1536
     """Tokens a step and worker. Small: where minutes are few, more steps teach more than steadier ones."""
-    learning_rate: float = 2e-2
+    learning_rate: float = 5e-3
     """Of Muon (scaled to AdamW's step size) and of AdamW."""
     schedule: Schedule = "wsd"
     warmup: float = 0.05

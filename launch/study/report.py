@@ -41,16 +41,16 @@ from rlenv.evaluation.linguistic import TABLE_1
 from rlenv.evaluation.subjects import Simulator, aggregate
 from rlenv.evaluation.suite import Evaluation, EvaluationConfig, evaluate
 from rlenv.judges.compare import label_agreement
-from rlenv.population.chatbots import chatbot_names
 from rlenv.types import Session
 
 GOALS = "goals.json"
 ABOUT = (
     "Everything here is synthetic: the real users are the reference population's, whose true actions and issues are "
     "known. The base model of every simulator and discriminator learnt the population's language from sessions of "
-    "other users with {met}. Untuned, it knows how users talk and has met few failures of chatbots: it stands for the "
-    "compliant zero-shot models of the paper, and is nearer to the users than those. Simulated sessions are labelled "
-    "by judges who read the texts alone, the real ones carry the truth; the tables below say what that alone costs."
+    "other users, whose chatbots failed far more often than those that are compared here. Untuned, it knows how users "
+    "talk, not how often which chatbot lets them down: it stands for the zero-shot models of the paper, and is nearer "
+    "to the users than those. Simulated sessions are labelled by judges who read the texts alone, the real ones carry "
+    "the truth; the tables below say what that alone costs."
 )
 
 
@@ -108,7 +108,7 @@ def _write(folder: Path, study: RunDirectory, config: StudyConfig, real: Sequenc
         real_transcripts=2,
         seed=config.run.seed,
         own_sheets=tables,
-        own_sections=_sections(config, made, tables, picture),
+        own_sections=_sections(made, tables, picture),
     )
 
 
@@ -159,13 +159,8 @@ def draw_sizes(sheet: Sheet) -> Figure:
     return figure
 
 
-def _sections(
-    config: StudyConfig, made: Sequence[Goal], tables: Sequence[Sheet], picture: Picture | None
-) -> list[Section]:
+def _sections(made: Sequence[Goal], tables: Sequence[Sheet], picture: Picture | None) -> list[Section]:
     num_met = sum(goal.met for goal in made)
-    bots = config.run.data.population.pretrain_chatbots
-    met = f"the chatbots {', '.join(bots)}" if bots else "all scripted chatbots"
-    met += "" if set(bots or chatbot_names()) & set(roster_of(config)) else ", none of which is compared here"
     readings = {
         "goals": ("What the study was asked to show", f"{num_met} of {len(made)} goals are met."),
         "like_with_like": (
@@ -183,7 +178,7 @@ def _sections(
             "the real sessions to the other.",
         ),
     }
-    sections = [section("about", "What this is", ABOUT.format(met=met))]
+    sections = [section("about", "What this is", ABOUT)]
     for sheet in tables:
         title, reading = readings[sheet.name]
         sections.append(section(sheet.name, title, reading, sheet, picture if sheet.name == "sft_sizes" else None))

@@ -47,12 +47,12 @@ def test_too_few_sft_sessions_are_told_before_anything_is_trained(study, tmp_pat
     assert not (tmp_path / "study/adversarial/models").exists()
 
 
-def test_the_shipped_study_has_fourteen_chatbots_that_the_untuned_model_never_met_and_three_treatments():
+def test_the_shipped_study_has_fourteen_chatbots_three_treatments_and_the_packages_llama():
     config = load_study(ROOT / "conf/study.yaml")
     run = adversarial_config(config)
     assert len(run.chatbots) == 14 and len(config.treatments) == 3 and len(config.sft_sizes) == 5
     assert set(run.data.population.chatbots) == set(run.chatbots)
-    assert not set(run.data.population.pretrain_chatbots) & set(run.chatbots)
+    assert run.simulator.model == run.backbone == "population-llama"
     assert run.data.max_sft_sessions == config.sft_sizes[-1]
 
 
