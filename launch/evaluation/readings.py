@@ -37,6 +37,7 @@ def readings(evaluation: Evaluation) -> dict[str, str]:
         "table4_actions": _actions(evaluation),
         "figure2_issue_rates": _issue_rates(evaluation),
         "figure4_issue_categories": _categories(evaluation),
+        "failure_sensitivity": _sensitivity(evaluation),
         "table5_ab": _ab(evaluation),
     }
     return {name: sentence or NOTHING for name, sentence in made.items()}
@@ -168,6 +169,21 @@ def _categories(evaluation: Evaluation) -> str:
         said += f"; one half of the real sessions has {floor.divergence.kl:.3f} from the other"
     spread = evaluation.issues.uniform_share
     return f"{said}. {100 * spread:g} % of the simulated issues are spread over all, so that none is infinitely far."
+
+
+def _sensitivity(evaluation: Evaluation) -> str:
+    real, rows = evaluation.sensitivity.real, evaluation.sensitivity.rows
+    known = {row.name: v for row in rows if (v := row.difference.value) is not None}
+    if real.difference.value is None or not known:
+        return ""
+    best = _nearest(known, real.difference.value)
+    row = next(row for row in rows if row.name == best)
+    return (
+        f"Real users object in {share(real.after_issue)} of their answers to a message with an issue, and in "
+        f"{share(real.after_other)} of those to others; {best} comes nearest to that difference with "
+        f"{share(row.after_issue)} and {share(row.after_other)}. A simulator whose two figures are alike objects by "
+        "chance, not to the failure."
+    )
 
 
 def _ab(evaluation: Evaluation) -> str:

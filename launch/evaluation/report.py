@@ -22,6 +22,7 @@ SECTIONS = (
     ("User actions: rates (Figure 5)", "figure5_action_rates", "figure5_actions"),
     ("Chatbot issues: rates (Figure 2)", "figure2_issue_rates", "figure2_issue_rates"),
     ("Chatbot issues: categories (Figure 4)", "figure4_issue_categories", "figure4_issue_deltas"),
+    ("Do users object when the chatbot fails?", "failure_sensitivity", None),
     ("Predictive validity (Table 3)", "table3_validity", None),
     ("Chatbot by chatbot (Figure 6)", "figure6_chatbots", "figure6_chatbots"),
     ("A/B tests (Table 5)", "table5_ab", None),

@@ -49,6 +49,7 @@ def sheets(evaluation: Evaluation) -> list[Sheet]:
         _action_rates(evaluation),
         _issue_rates(evaluation),
         _issue_categories(evaluation),
+        _sensitivity(evaluation),
         _chatbots(evaluation),
     ]
     if evaluation.ab:
@@ -268,6 +269,16 @@ def _issue_categories(evaluation: Evaluation) -> Sheet:
         rows.append(tuple(cells))
     percent = tuple(c for c in columns if c.endswith("_delta"))
     return Sheet("figure4_issue_categories", tuple(columns), tuple(rows), percent=percent)
+
+
+def _sensitivity(evaluation: Evaluation) -> Sheet:
+    table = evaluation.sensitivity
+    rows = tuple(
+        (row.name, row.after_issue, row.num_after_issue, row.after_other, row.num_after_other, row.difference)
+        for row in (table.real, *table.rows)
+    )
+    columns = ("simulator", "after_issue", "answers_to_issues", "after_other", "answers_to_others", "difference")
+    return Sheet("failure_sensitivity", columns, rows, percent=("after_issue", "after_other", "difference"))
 
 
 def _chatbots(evaluation: Evaluation) -> Sheet:

@@ -20,6 +20,7 @@ from rlenv.evaluation.discriminators import DiscriminatorRow, discriminator_row
 from rlenv.evaluation.embeddings import EmbeddingTable
 from rlenv.evaluation.issues import IssueTable, issue_table
 from rlenv.evaluation.linguistic import LinguisticTable, closest, linguistic_row
+from rlenv.evaluation.sensitivity import SensitivityTable, sensitivity_table
 from rlenv.evaluation.subjects import REAL, Simulator, SubjectCard, card, check_subjects, halves
 from rlenv.taxonomy import Taxonomy, load_taxonomy
 from rlenv.types import Record, Session
@@ -59,6 +60,7 @@ class Evaluation(Record):
     """None where nothing embedded the sessions."""
     actions: ActionTable
     issues: IssueTable
+    sensitivity: SensitivityTable
     discriminators: tuple[DiscriminatorRow, ...]
     """Of the simulators that have one."""
     validity: ValidityTable
@@ -112,6 +114,7 @@ def evaluate(
         embeddings=None if isinstance(embeddings, str) else embeddings,
         actions=actions,
         issues=issues,
+        sensitivity=sensitivity_table(simulators, real, taxonomy, config.seed),
         discriminators=tuple(
             discriminator_row(s.name, s.discriminator, config.turns, config.seed) for s in simulators if s.discriminator
         ),

@@ -1,0 +1,77 @@
+"""Failure sensitivity: how much more often users object after a chatbot message with an issue than after another.
+
+A simulator may object as often as real users and to nothing in particular: rates (Figure 5) do not show that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from rlenv.evaluation.intervals import Estimate, estimate_ratio, estimate_ratio_difference
+from rlenv.evaluation.subjects import REAL, Simulator
+from rlenv.taxonomy import Taxonomy
+from rlenv.types import Record, Session
+
+OBJECTIONS = "bad"
+"""The taxonomy's group of actions by which users object (Appendix D): ask for clarity, disagree, show frustration."""
+
+
+class SensitivityRow(Record):
+    """Shares of the user messages that have an objection, by what they answer."""
+
+    name: str
+    after_issue: Estimate
+    """Answers to a chatbot message with an issue."""
+    after_other: Estimate
+    """Answers to one without."""
+    difference: Estimate
+    """The first minus the second; its interval resamples sessions. Near 0: the user does not hear the failure."""
+    num_after_issue: int
+    num_after_other: int
+
+
+class SensitivityTable(Record):
+    """Real sessions and all simulators."""
+
+    real: SensitivityRow
+    rows: tuple[SensitivityRow, ...]
+
+
+def sensitivity_table(
+    simulators: Sequence[Simulator], real: Sequence[Session], taxonomy: Taxonomy, seed: int = 0
+) -> SensitivityTable:
+    """Returns who objects to what. Without labels on both sides of an answer, or without the group: gaps."""
+    objections = {action.id for action in taxonomy.actions if action.group == OBJECTIONS}
+    theirs, *rows = (
+        sensitivity_row(name, sessions, objections, seed)
+        for name, sessions in [(REAL, tuple(real)), *((s.name, s.sessions) for s in simulators)]
+    )
+    return SensitivityTable(real=theirs, rows=tuple(rows))
+
+
+def sensitivity_row(name: str, sessions: Sequence[Session], objections: Collection[str], seed: int) -> SensitivityRow:
+    """Returns the row of some sessions.
+
+    Args:
+        name: whose.
+        sessions: only user messages directly after a chatbot message count, both annotated.
+        objections: the actions that are one.
+        seed: of the intervals.
+    """
+    counts = np.zeros((len(sessions), 2, 2), dtype=np.int64)  # [session, after an issue, (objections, answers)]
+    for row, session in enumerate(sessions if objections else ()):
+        for said, answer in zip(session.messages, session.messages[1:], strict=False):
+            if said.role == "assistant" and answer.role == "user" and None not in (said.issues, answer.actions):
+                objects = bool(set(answer.actions or ()) & set(objections))
+                counts[row, int(bool(said.issues))] += (objects, 1)
+    other, issue = ((counts[:, after, 0].tolist(), counts[:, after, 1].tolist()) for after in (0, 1))
+    return SensitivityRow(
+        name=name,
+        after_issue=estimate_ratio(*issue, seed=seed),
+        after_other=estimate_ratio(*other, seed=seed),
+        difference=estimate_ratio_difference(other, issue, seed=seed),
+        num_after_issue=sum(issue[1]),
+        num_after_other=sum(other[1]),
+    )
