@@ -52,6 +52,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory):
     if ray.is_initialized():
         yield
         return
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     yield
     ray.shutdown()

@@ -94,7 +94,7 @@ sys.path.insert(0, {root!r})
 import psutil, ray
 from actors.engine_config import EngineConfig
 from actors.pool import EnginePool
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 pool = EnginePool(EngineConfig(**json.loads(sys.argv[1]))).start()
 print(json.dumps([pool.pids[0], *(c.pid for c in psutil.Process(pool.pids[0]).children(recursive=True))]), flush=True)
 time.sleep(600)

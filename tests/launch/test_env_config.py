@@ -219,7 +219,7 @@ def test_a_ray_that_was_running_stays_and_is_used(finished_run):
 
     ours = not ray.is_initialized()
     if ours:
-        ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+        ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     try:
         node = ray.get_runtime_context().get_node_id()
         env = gym.make(CHATBOT, config=str(finished_run))

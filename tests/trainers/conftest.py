@@ -108,6 +108,8 @@ def local_ray() -> Iterator[None]:
     os.environ["PYTHONPATH"] = os.pathsep.join([root, str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
-        ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, _temp_dir=folder)
+        ray.init(
+            address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, _temp_dir=folder
+        )
         yield
         ray.shutdown()
