@@ -25,7 +25,9 @@ def test_a_checkpoint_in_bfloat16_is_left_where_it_is_asked_for(write_config, tm
     config = load_config(write_config(out_dir=str(tmp_path / "run")))
     out = pretrain(config, tmp_path / "llama")
     model = AutoModelForCausalLM.from_pretrained(out, dtype="auto")
-    assert model.dtype == torch.bfloat16 and chat_format(AutoTokenizer.from_pretrained(out)).end_of_session
+    assert model.dtype == torch.bfloat16
+    made, copied = (chat_format(AutoTokenizer.from_pretrained(f)) for f in (tmp_path / "run/models/small-llama", out))
+    assert copied.stop_token_ids == made.stop_token_ids
 
 
 def test_an_unknown_habit_of_pretraining_is_told_with_the_one_that_was_meant():
