@@ -26,7 +26,7 @@ from rlenv.aio import run as run_async
 from rlenv.chat_format import ChatFormat
 from rlenv.lines import read_records, to_line, write_atomic
 from rlenv.population.chatbots import chatbot_names, make_chatbot
-from rlenv.population.corpus import first_session, generate_sessions
+from rlenv.population.corpus import first_sessions, generate_sessions
 from rlenv.preferences import build_preferences
 from rlenv.protocols import Engine, Speaker
 from rlenv.sessions import read_with_report, split_by_user, write_sessions
@@ -98,9 +98,7 @@ def pretrain_small_llama(run: RunDirectory, config: RunConfig, system_texts: Map
         population = config.data.population
         habits = population.pretrain_habits
         met = [make_chatbot(name, habits) for name in population.pretrain_chatbots or chatbot_names()]
-        seed = config.seed + 1_000_003
-        users = range(population.num_pretrain_users)
-        sessions = [first_session(user, seed, met[user % len(met)]) for user in users]
+        sessions = first_sessions(population.num_pretrain_users, config.seed + 1_000_003, met)
         examples = [
             SftExample(session_id=s.session_id, system=build(s.context), messages=s.messages, seat=seat)
             for s in sessions

@@ -20,11 +20,10 @@ def pretrain(config: RunConfig, out: str | Path) -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     run = RunDirectory(config.out_dir)
-    with run.locked():
+    with new_folder(out) as where, run.locked():  # a folder that exists is told before the training, not after
         run.open(to_dict(config))
         with cluster(config.ray):
             folder = prepare_model(run, config, "small-llama")
-    with new_folder(out) as where:
         AutoModelForCausalLM.from_pretrained(folder, dtype="bfloat16").save_pretrained(where)
         AutoTokenizer.from_pretrained(folder).save_pretrained(where)
     return Path(out)

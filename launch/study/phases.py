@@ -23,7 +23,7 @@ from rlenv.judges.annotate import NamedJudge, judged, with_labels
 from rlenv.judges.learned import ActionClassifier
 from rlenv.judges.oracle import OracleJudge
 from rlenv.population.chatbots import ScriptedChatbot
-from rlenv.population.corpus import first_session, generate_sessions
+from rlenv.population.corpus import first_sessions, generate_sessions
 from rlenv.sessions import read_sessions, write_sessions
 from rlenv.types import Adapter, Session
 
@@ -49,8 +49,8 @@ def hold_real_sessions(study: RunDirectory, config: StudyConfig) -> list[Session
         folder.mkdir()
         with counting("real sessions", number) as advance:
             sessions = []
-            for user in range(number):
-                sessions.append(first_session(user, seed, chatbots[user % len(chatbots)], config.run.env))
+            for session in first_sessions(number, seed, chatbots, config.run.env):
+                sessions.append(session)
                 advance()
         write_sessions(folder / "sessions.jsonl.gz", sessions)
 

@@ -46,11 +46,13 @@ from rlenv.types import Session
 GOALS = "goals.json"
 ABOUT = (
     "Everything here is synthetic: the real users are the reference population's, whose true actions and issues are "
-    "known. The base model of every simulator and discriminator learnt the population's language from sessions of "
-    "other users, whose chatbots failed far more often than those that are compared here. Untuned, it knows how users "
-    "talk, not how often which chatbot lets them down: it stands for the zero-shot models of the paper, and is nearer "
-    "to the users than those. Simulated sessions are labelled by judges who read the texts alone, the real ones carry "
-    "the truth; the tables below say what that alone costs."
+    "known. {base} Untuned, it stands for the zero-shot models of the paper. Simulated sessions are labelled by judges "
+    "who read the texts alone, the real ones carry the truth; the tables below say what that alone costs."
+)
+POPULATION_LLAMA = (
+    "The base model of every simulator learnt the population's language from sessions of other users, whose chatbots "
+    "failed far more often than those that are compared here: it knows how users talk, not how often which chatbot "
+    "lets them down, and is nearer to the users than the paper's are."
 )
 
 
@@ -108,7 +110,7 @@ def _write(folder: Path, study: RunDirectory, config: StudyConfig, real: Sequenc
         real_transcripts=2,
         seed=config.run.seed,
         own_sheets=tables,
-        own_sections=_sections(made, tables, picture),
+        own_sections=_sections(config.run.simulator.model, made, tables, picture),
     )
 
 
@@ -159,7 +161,7 @@ def draw_sizes(sheet: Sheet) -> Figure:
     return figure
 
 
-def _sections(made: Sequence[Goal], tables: Sequence[Sheet], picture: Picture | None) -> list[Section]:
+def _sections(model: str, made: Sequence[Goal], tables: Sequence[Sheet], picture: Picture | None) -> list[Section]:
     num_met = sum(goal.met for goal in made)
     readings = {
         "goals": ("What the study was asked to show", f"{num_met} of {len(made)} goals are met."),
@@ -178,7 +180,8 @@ def _sections(made: Sequence[Goal], tables: Sequence[Sheet], picture: Picture | 
             "the real sessions to the other.",
         ),
     }
-    sections = [section("about", "What this is", ABOUT)]
+    base = POPULATION_LLAMA if model == "population-llama" else f"The base model of every simulator is {model}."
+    sections = [section("about", "What this is", ABOUT.format(base=base))]
     for sheet in tables:
         title, reading = readings[sheet.name]
         sections.append(section(sheet.name, title, reading, sheet, picture if sheet.name == "sft_sizes" else None))

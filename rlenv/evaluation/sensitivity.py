@@ -64,7 +64,7 @@ def sensitivity_row(name: str, sessions: Sequence[Session], objections: Collecti
     for row, session in enumerate(sessions if objections else ()):
         for said, answer in zip(session.messages, session.messages[1:], strict=False):
             if said.role == "assistant" and answer.role == "user" and None not in (said.issues, answer.actions):
-                objects = bool(set(answer.actions or ()) & set(objections))
+                objects = any(action in objections for action in answer.actions or ())
                 counts[row, int(bool(said.issues))] += (objects, 1)
     other, issue = ((counts[:, after, 0].tolist(), counts[:, after, 1].tolist()) for after in (0, 1))
     return SensitivityRow(

@@ -6,7 +6,7 @@ small models read them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from random import Random
 
@@ -80,6 +80,14 @@ def first_session(user_index: int, seed: int, chatbot: ScriptedChatbot, limits: 
     context = _context(user_index, 0, seed, (), limits or Limits())
     state = _hold(user_index, 0, seed, context, chatbot, limits or Limits())
     return labelled(state, chatbot.name, user_id_of(user_index, seed))
+
+
+def first_sessions(
+    num_users: int, seed: int, chatbots: Sequence[ScriptedChatbot], limits: Limits | None = None
+) -> Iterator[Session]:
+    """Gives the first sessions of users 0 to ``num_users`` - 1, who meet the chatbots in turn."""
+    for user in range(num_users):
+        yield first_session(user, seed, chatbots[user % len(chatbots)], limits)
 
 
 def labelled(state: ConversationState, chatbot: str, user_id: str) -> Session:

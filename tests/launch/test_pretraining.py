@@ -12,7 +12,7 @@ from launch.config import PopulationConfig, load_config
 from launch.pretraining import pretrain
 from rlenv.chat_format import chat_format
 from rlenv.context import ContextConfig
-from rlenv.errors import ConfigError
+from rlenv.errors import ConfigError, PhaseError
 from rlenv.models import population_llama
 from rlenv.population.corpus import generate_sessions
 from rlenv.population.cues import CUES, cues_of
@@ -28,6 +28,13 @@ def test_a_checkpoint_in_bfloat16_is_left_where_it_is_asked_for(write_config, tm
     assert model.dtype == torch.bfloat16
     made, copied = (chat_format(AutoTokenizer.from_pretrained(f)) for f in (tmp_path / "run/models/small-llama", out))
     assert copied.stop_token_ids == made.stop_token_ids
+
+
+def test_a_folder_that_exists_is_told_before_anything_is_trained(write_config, tmp_path):
+    (tmp_path / "llama").mkdir()
+    with pytest.raises(PhaseError, match="exists already"):
+        pretrain(load_config(write_config(out_dir=str(tmp_path / "run"))), tmp_path / "llama")
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_unknown_habit_of_pretraining_is_told_with_the_one_that_was_meant():
