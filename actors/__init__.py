@@ -1,0 +1,1 @@
+"""Ray actors: vLLM engines and their pool, discriminator scoring, rollouts."""

@@ -10,8 +10,8 @@ from typing import Any
 
 import ray
 
-from actors.engine_config import EngineConfig
-from rlenv.errors import ConfigError
+from actors.engines.config import EngineConfig
+from rlenv.core.errors import ConfigError
 
 RELEASE_TIMEOUT_S = 20.0  # what killed actors held comes back within a few seconds
 

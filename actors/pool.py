@@ -1,6 +1,6 @@
 """A pool of equal engines that looks like one: routes, bounds, retries and counts.
 
-Implements ``rlenv.protocols.Engine`` in the process that made it; the engines are Ray actors. Knows nothing of
+Implements ``rlenv.core.protocols.Engine`` in the process that made it; the engines are Ray actors. Knows nothing of
 conversations but their keys: requests of one conversation go to the replica that holds their common prefix.
 """
 
@@ -15,11 +15,11 @@ from pathlib import Path
 from types import TracebackType
 
 from actors.capacity import check_capacity
-from actors.engine_config import EngineConfig
-from actors.requests import check_prompt
+from actors.engines.config import EngineConfig
+from actors.engines.requests import check_prompt
 from actors.supervision import Replica, ReplicaDied
-from rlenv.errors import EngineError
-from rlenv.types import Adapter, Generation, Sampling
+from rlenv.core.errors import EngineError
+from rlenv.core.types import Adapter, Generation, Sampling
 
 MAX_HOMES = 100_000  # conversations whose replica is remembered
 
@@ -102,7 +102,7 @@ class EnginePool:
         adapter: Adapter | None = None,
         conversation: str | None = None,
     ) -> Generation:
-        """Returns one sampled continuation of ``token_ids``; see ``rlenv.protocols.Engine``.
+        """Returns one sampled continuation of ``token_ids``; see ``rlenv.core.protocols.Engine``.
 
         A request whose replica dies is asked again once the replica is back: with a seed, it gives the same tokens.
         """

@@ -1,4 +1,4 @@
-"""Rollout actors: ``rlenv.collect`` in several processes and on many nodes of a Ray cluster.
+"""Rollout actors: ``rlenv.env.collect`` in several processes and on many nodes of a Ray cluster.
 
     with RolloutPool(make) as pool:
         async for result in pool.collect(episodes):
@@ -22,11 +22,11 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from rlenv.aio import as_finished
-from rlenv.collect import Collected, Episode, hold
-from rlenv.env import ConversationCore
-from rlenv.errors import ConfigError, EngineError, RlenvError
-from rlenv.protocols import Speaker
+from rlenv.core.aio import as_finished
+from rlenv.core.errors import ConfigError, EngineError, RlenvError
+from rlenv.core.protocols import Speaker
+from rlenv.env.collect import Collected, Episode, hold
+from rlenv.env.core import ConversationCore
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class RolloutPool:
         return [place.pid for place in self._places]
 
     def collect(self, episodes: Iterable[Episode]) -> AsyncGenerator[Collected, None]:
-        """Yields every episode's result as it comes; see ``rlenv.collect.collect``.
+        """Yields every episode's result as it comes; see ``rlenv.env.collect.collect``.
 
         At most ``actors * concurrency`` episodes are in memory, finished ones that were not taken yet among them.
 

@@ -1,6 +1,6 @@
 """The discriminator as Ray actors: log-odds of sessions and of their branches, batched across conversations.
 
-Implements ``rlenv.protocols.Discriminator``. What is read and at which positions stands in ``rlenv``, where the
+Implements ``rlenv.core.protocols.Discriminator``. What is read and at which positions stands in ``rlenv``, where the
 trainer reads it too.
 """
 
@@ -16,11 +16,11 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from rlenv.context import ContextConfig
-from rlenv.errors import EngineError, RlenvError
-from rlenv.memory import keep_freed_memory
-from rlenv.system_texts import discriminator_system_text, token_counter
-from rlenv.types import Branch, Session, SessionScores
+from rlenv.core.errors import EngineError, RlenvError
+from rlenv.core.types import Branch, Session, SessionScores
+from rlenv.models.hardware import keep_freed_memory
+from rlenv.prompting.context import ContextConfig
+from rlenv.prompting.system_texts import discriminator_system_text, token_counter
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class _ScoringActor:
     def __init__(self, checkpoint: str, config: ScoringConfig, context: ContextConfig) -> None:
         import torch
 
-        from rlenv.discriminator import LoadedDiscriminator
-        from rlenv.discriminator_local import LocalDiscriminator
+        from rlenv.discriminator.local import LocalDiscriminator
+        from rlenv.discriminator.model import LoadedDiscriminator
 
         torch.set_num_threads(config.threads)
         device = "cuda" if config.num_gpus and torch.cuda.is_available() else "cpu"

@@ -15,11 +15,11 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from actors.engine_actor import EngineActor, actor_environment
-from actors.engine_config import EngineConfig
+from actors.engines.actor import EngineActor, actor_environment
+from actors.engines.config import EngineConfig
 from actors.logs import tail
-from rlenv.errors import ConfigError, EngineError, RlenvError
-from rlenv.types import Adapter, Generation, Sampling
+from rlenv.core.errors import ConfigError, EngineError, RlenvError
+from rlenv.core.types import Adapter, Generation, Sampling
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ It prints a line an episode:
 import gymnasium as gym
 
 import rlenv  # noqa: F401 (registers the envs)
-from rlenv.reward_registry import make_reward
+from rlenv.rewards.registry import make_reward
 
 
 def main(num_episodes: int = 3) -> None:

@@ -13,7 +13,7 @@ It prints the conversation up to the snapshot, and then:
 import gymnasium as gym
 
 import rlenv  # noqa: F401 (registers the envs)
-from rlenv.reward_registry import make_reward
+from rlenv.rewards.registry import make_reward
 
 QUESTIONS = ("What brings you here today?", "How long has it been like this?", "What would make it a little easier?")
 

@@ -11,17 +11,17 @@ import sys
 import tempfile
 
 import rlenv.population.scenarios as population
-from launch.trl_rollouts import TrlRollouts, env_prompts, env_reward, in_process
-from rlenv.conversation import Limits
-from rlenv.env import ConversationCore
-from rlenv.reward_registry import make_reward
+from launch.serving.trl import TrlRollouts, env_prompts, env_reward, in_process
+from rlenv.env.conversation import Limits
+from rlenv.env.core import ConversationCore
+from rlenv.rewards.registry import make_reward
 
 
 def random_llama():
     """Returns (model, tokenizer) of two layers of width 32."""
-    from rlenv.chat_format import chat_format
-    from trainers.pretrain import PretrainConfig
-    from trainers.pretrain_loop import new_llama, train_tokenizer
+    from rlenv.prompting.chat_format import chat_format
+    from trainers.pretrain.config import PretrainConfig
+    from trainers.pretrain.loop import new_llama, train_tokenizer
 
     tokenizer = train_tokenizer(["user assistant system a few plain words to learn merges from"], 320, 2048)
     size = {"vocab_size": 320, "hidden_size": 32, "num_layers": 2, "num_heads": 2, "intermediate_size": 64}

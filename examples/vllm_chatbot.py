@@ -18,18 +18,18 @@ import sys
 import tempfile
 from textwrap import shorten
 
-from launch.config import RayConfig
-from launch.serving import cluster
-from rlenv import aio
-from rlenv.chat_format import chat_format
-from rlenv.collect import Episode, collect, in_order
-from rlenv.conversation import Limits
-from rlenv.env import ConversationCore
-from rlenv.models import load_smollm2
+from launch.run.config import RayConfig
+from launch.run.serving import cluster
+from rlenv.core import aio
+from rlenv.core.types import Sampling
+from rlenv.env.collect import Episode, collect, in_order
+from rlenv.env.conversation import Limits
+from rlenv.env.core import ConversationCore
+from rlenv.models.named import load_smollm2
 from rlenv.population.scenarios import population_scenarios, population_world
-from rlenv.reward_registry import make_reward
-from rlenv.speakers import EngineSpeaker
-from rlenv.types import Sampling
+from rlenv.prompting.chat_format import chat_format
+from rlenv.rewards.registry import make_reward
+from rlenv.speakers.engine import EngineSpeaker
 
 SYSTEM = "You are a kind listener. Answer in one short sentence: name the feeling you hear, then ask one question."
 
@@ -37,7 +37,7 @@ SYSTEM = "You are a kind listener. Answer in one short sentence: name the feelin
 def main(folder: str) -> None:
     from transformers import AutoTokenizer
 
-    from actors.engine_config import EngineConfig
+    from actors.engines.config import EngineConfig
     from actors.pool import EnginePool
 
     model = load_smollm2(f"{folder}/smollm2-135m-instruct")

@@ -24,7 +24,7 @@ command -v "$python" >/dev/null || { echo "no $python: run launch/install.sh or 
 
 staging="$(mktemp -d)"
 trap 'rm -rf "$staging"' EXIT
-out_dir="$(PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" "$python" -m launch.submission "$here" "$staging" "$@")"
+out_dir="$(PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" "$python" -m launch.cli.submission "$here" "$staging" "$@")"
 echo "run directory: $out_dir"
 export RAY_AUTH_MODE="${RAY_AUTH_MODE:-token}"
 ray="$(dirname "$(command -v "$python")")/ray"

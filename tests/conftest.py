@@ -14,7 +14,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 @pytest.fixture(scope="session")
 def tiny_shape():
     """The settings of a small Llama that trains in a second: one layer of width 32, 320 tokens, blocks of 128."""
-    from trainers.pretrain import PretrainConfig
+    from trainers.pretrain.config import PretrainConfig
 
     return PretrainConfig(
         vocab_size=320,
@@ -35,8 +35,8 @@ def tiny_llama(tiny_shape, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint folder: two layers of width 32, random weights, a byte-level tokenizer with the ChatML template."""
     import torch
 
-    from rlenv.chat_format import chat_format
-    from trainers.pretrain_loop import new_llama, train_tokenizer
+    from rlenv.prompting.chat_format import chat_format
+    from trainers.pretrain.loop import new_llama, train_tokenizer
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -53,7 +53,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint folder: the real SmolLM2-135M-Instruct, in bfloat16."""
     from importlib.util import find_spec
 
-    from rlenv.models import PACKAGE, load_smollm2
+    from rlenv.models.named import PACKAGE, load_smollm2
 
     if find_spec(PACKAGE) is None:
         pytest.skip("SmolLM2 is not installed (see launch/install.sh)")

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from launch.config import RunConfig, SpeakerConfig, read_settings, typed
-from rlenv.errors import ConfigError, there_are
-from rlenv.population.chatbots import chatbot_names, make_chatbot
+from launch.run.config import RunConfig, SpeakerConfig
+from launch.run.settings import read_settings, typed
+from rlenv.core.errors import ConfigError, there_are
+from rlenv.population.chatbots.scripted import chatbot_names, make_chatbot
 
 UNTUNED = "untuned"
 AGGREGATE = "aggregate"

@@ -5,11 +5,11 @@ Resumable as the run is: the same command goes on from the last finished phase.
 
 from __future__ import annotations
 
-from launch.algorithm import run_adversarial
-from launch.config import to_dict
-from launch.run_contents import simulator_versions
-from launch.run_directory import RunDirectory
-from launch.serving import cluster
+from launch.adversarial.algorithm import run_adversarial
+from launch.run.contents import simulator_versions
+from launch.run.directory import RunDirectory
+from launch.run.serving import cluster
+from launch.run.settings import to_dict
 from launch.study.config import StudyConfig, adversarial_config
 from launch.study.phases import fit_sizes, hold_real_sessions, label_all, require_sft_sessions, simulate_all
 from launch.study.report import write_study_report

@@ -1,6 +1,6 @@
 """The phases of a study after its adversarial run: real sessions, further simulators, and labels on all of them.
 
-Each is finished when its folder has its name, as in ``launch.phases``, whose phases these compose.
+Each is finished when its folder has its name, as in ``launch.adversarial.phases``, whose phases these compose.
 """
 
 from __future__ import annotations
@@ -9,23 +9,24 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from launch.config import RunConfig, to_dict
-from launch.phases import collect_sessions, fit_base_simulator, prepare_data
-from launch.progress import counting
-from launch.roster import make_speaker
-from launch.run_contents import model_folder, read_data, version_name
-from launch.run_directory import RunDirectory
-from launch.serving import Serving
+from launch.adversarial.phases import collect_sessions, fit_base_simulator, prepare_data
+from launch.run.config import RunConfig
+from launch.run.contents import model_folder, read_data, version_name
+from launch.run.directory import RunDirectory
+from launch.run.progress import counting
+from launch.run.roster import make_speaker
+from launch.run.serving import Serving
+from launch.run.settings import to_dict
 from launch.study.config import UNTUNED, StudyConfig, adversarial_config, measuring_config, roster_of, treatments_of
-from rlenv.aio import run as run_async
-from rlenv.errors import ConfigError
+from rlenv.core.aio import run as run_async
+from rlenv.core.errors import ConfigError
+from rlenv.core.types import Adapter, Session
+from rlenv.data.sessions import read_sessions, write_sessions
 from rlenv.judges.annotate import NamedJudge, judged, with_labels
 from rlenv.judges.learned import ActionClassifier
 from rlenv.judges.oracle import OracleJudge
-from rlenv.population.chatbots import ScriptedChatbot
+from rlenv.population.chatbots.scripted import ScriptedChatbot
 from rlenv.population.corpus import first_sessions, generate_sessions
-from rlenv.sessions import read_sessions, write_sessions
-from rlenv.types import Adapter, Session
 
 REAL, JUDGED = "real", "real-judged"
 """Files of real sessions: with the truth, and with what the judges of simulated sessions say of them."""

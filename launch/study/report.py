@@ -15,14 +15,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from launch.evaluation.embedding import EmbeddingOptions, make_embeddings
-from launch.evaluation.figures import COLOURS, Picture, new_figure, save
-from launch.evaluation.inputs import Inputs, read_inputs
-from launch.evaluation.output import write_evaluation
-from launch.evaluation.pages import Section, section
-from launch.evaluation.sheets import Sheet
-from launch.run_contents import version_name
-from launch.run_directory import RunDirectory, write_json
+from launch.reports.embedding import EmbeddingOptions, make_embeddings
+from launch.reports.figures import COLOURS, Picture, new_figure, save
+from launch.reports.inputs import Inputs, read_inputs
+from launch.reports.output import write_evaluation
+from launch.reports.pages import Section, section
+from launch.reports.sheets import Sheet
+from launch.run.contents import version_name
+from launch.run.directory import RunDirectory
 from launch.study.config import AGGREGATE, UNTUNED, StudyConfig, adversarial_config, roster_of
 from launch.study.phases import JUDGED, read_labelled, size_name
 from launch.study.tables import (
@@ -34,14 +34,15 @@ from launch.study.tables import (
     like_with_like_sheet,
     sizes_sheet,
 )
+from rlenv.core.files import write_json
+from rlenv.core.types import Session
 from rlenv.evaluation.ab_tests import AbTest, ab_table
-from rlenv.evaluation.embeddings import EmbeddingConfig
-from rlenv.evaluation.intervals import Estimate
+from rlenv.evaluation.embeddings.sessions import EmbeddingConfig
 from rlenv.evaluation.linguistic import TABLE_1
+from rlenv.evaluation.statistics.intervals import Estimate
 from rlenv.evaluation.subjects import Simulator, aggregate
 from rlenv.evaluation.suite import Evaluation, EvaluationConfig, evaluate
 from rlenv.judges.compare import label_agreement
-from rlenv.types import Session
 
 GOALS = "goals.json"
 ABOUT = (

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from launch.evaluation.sheets import Sheet, Value
+from launch.reports.sheets import Sheet, Value
 from launch.study.config import AGGREGATE, GoalsConfig
-from rlenv.evaluation.intervals import Estimate
+from rlenv.core.types import Record
 from rlenv.evaluation.linguistic import TABLE_1
+from rlenv.evaluation.statistics.intervals import Estimate
 from rlenv.evaluation.suite import Evaluation
 from rlenv.judges.compare import LabelAgreement
-from rlenv.types import Record
 
 LINGUISTIC_NAMES = {"entropy": "word entropy", "ttr": "type-token ratio", "bigram": "bigram diversity"}
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rlenv.errors import ConfigError, there_are
-from rlenv.evaluation.rates import issue_counts
-from rlenv.evaluation.subjects import Simulator
-from rlenv.evaluation.validity import (
+from rlenv.core.errors import ConfigError, there_are
+from rlenv.core.types import Record, Session
+from rlenv.evaluation.statistics.rates import issue_counts
+from rlenv.evaluation.statistics.validity import (
     Proportions,
     Verdict,
     effective_number,
@@ -16,7 +16,7 @@ from rlenv.evaluation.validity import (
     replication,
     two_proportion_test,
 )
-from rlenv.types import Record, Session
+from rlenv.evaluation.subjects import Simulator
 
 
 class AbTest(Record):

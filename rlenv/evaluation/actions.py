@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlenv.evaluation.divergence import ActionDistance, action_distance
-from rlenv.evaluation.rates import CategoryRates, action_rates
+from rlenv.core.taxonomy import Taxonomy
+from rlenv.core.types import Record, Session
+from rlenv.evaluation.statistics.divergence import ActionDistance, action_distance
+from rlenv.evaluation.statistics.rates import CategoryRates, action_rates
 from rlenv.evaluation.subjects import REAL, Simulator
-from rlenv.taxonomy import Taxonomy
-from rlenv.types import Record, Session
 
 TOTAL = "total"
 

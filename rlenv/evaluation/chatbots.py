@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rlenv.evaluation.rates import IssueRate, issue_counts, issue_rate
+from rlenv.core.types import Record, Session
+from rlenv.evaluation.statistics.rates import IssueRate, issue_counts, issue_rate
+from rlenv.evaluation.statistics.validity import Correlation, correlate
 from rlenv.evaluation.subjects import Simulator
-from rlenv.evaluation.validity import Correlation, correlate
-from rlenv.types import Record, Session
 
 NUM_SPLITS = 200
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlenv.evaluation.divergence import UNIFORM_SHARE, Divergence, category_deltas, kl_divergence
-from rlenv.evaluation.rates import IssueRate, category_counts, issue_rate
+from rlenv.core.taxonomy import Taxonomy
+from rlenv.core.types import Record, Session
+from rlenv.evaluation.statistics.divergence import UNIFORM_SHARE, Divergence, category_deltas, kl_divergence
+from rlenv.evaluation.statistics.rates import IssueRate, category_counts, issue_rate
 from rlenv.evaluation.subjects import REAL, Simulator
-from rlenv.taxonomy import Taxonomy
-from rlenv.types import Record, Session
 
 
 class IssueRow(Record):

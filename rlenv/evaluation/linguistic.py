@@ -1,18 +1,22 @@
 """Table 1: lexical diversity by session, then mean, median and standard deviation over sessions, with intervals.
 
-Words, entropy's base and bigrams are those of ``rlenv.linguistics``; the further figures those of ``lexical``.
+Words, entropy's base and bigrams are those of ``rlenv.data.linguistics``; the further figures those of ``lexical``.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
-from rlenv.controls import cut_after_turn
-from rlenv.evaluation.intervals import Estimate, estimate
-from rlenv.evaluation.lexical import self_bleu, session_figures
-from rlenv.types import Record, Session
+from rlenv.core.types import Record, Session
+from rlenv.data.linguistics import distinct_n, ngrams, session_diversity, words
+from rlenv.discriminator.controls import cut_after_turn
+from rlenv.evaluation.statistics.intervals import Estimate, estimate
+
+PHRASE_WORDS = 4
+"""Words of a phrase that counts as repeated."""
 
 TABLE_1 = ("entropy", "ttr", "bigram")
 
@@ -95,3 +99,62 @@ def _spread(values: Sequence[float], seed: int) -> Spread:
         median=float(np.median(array)) if array.size else None,
         sd=float(array.std(ddof=1)) if array.size > 1 else None,
     )
+
+
+def repeated_phrase_rate(messages: Sequence[Sequence[str]], n: int = PHRASE_WORDS) -> float:
+    """Returns the share of n-word phrases that occur more than once in the session; NaN without any."""
+    counts = Counter(ngrams(messages, n))
+    total = sum(counts.values())
+    return sum(c for c in counts.values() if c > 1) / total if total else float("nan")
+
+
+def session_figures(session: Session) -> dict[str, float]:
+    """Returns Table 1's figures of a session's user messages and those beyond it; NaN where there is nothing.
+
+    ``ttr`` and ``bigram`` are distinct-1 and distinct-2, so of distinct-n only 3 is added.
+    """
+    messages = [words(text) for text in session.user_messages()]
+    lengths = [len(m) for m in messages]
+    return session_diversity(session) | {
+        "distinct_3": distinct_n(messages, 3),
+        "words_per_message": float(np.mean(lengths)) if lengths else float("nan"),
+        "repeated_phrases": repeated_phrase_rate(messages),
+    }
+
+
+def lexical_table(sessions: Sequence[Session], seed: int = 0) -> dict[str, Estimate]:
+    """Returns the mean over sessions of each of ``session_figures``, with its interval."""
+    rows = [session_figures(session) for session in sessions]
+    names = rows[0] if rows else session_figures(Session(session_id="none"))
+    return {name: estimate([row[name] for row in rows], seed=seed) for name in names}
+
+
+def self_bleu(
+    sessions: Sequence[Session], *, num_references: int = 50, num_scored: int | None = None, seed: int = 0
+) -> Estimate:
+    """Returns how alike the sessions are: mean BLEU-4 (sacrebleu) of each against others of the same set, in [0, 100].
+
+    Low is diverse. Each session's user messages are one text, scored against up to ``num_references`` others drawn
+    under the seed. Only sets judged with the same ``num_references`` can be compared; BLEU rises with it.
+
+    Args:
+        sessions: one set.
+        num_references: others that each is compared with.
+        num_scored: sessions that are scored, drawn under the seed; None is all.
+        seed: of the draws and the interval.
+    """
+    from sacrebleu.metrics import BLEU
+
+    texts = [" ".join(session.user_messages()) for session in sessions]
+    texts = [text for text in texts if text.strip()]
+    if len(texts) < 2:
+        return Estimate(value=None, num=len(texts))
+    bleu = BLEU(effective_order=True, lowercase=True)
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(len(texts))[:num_scored]
+    scores = []
+    for i in chosen.tolist():
+        others = [j for j in range(len(texts)) if j != i]
+        drawn = rng.choice(others, size=min(num_references, len(others)), replace=False)
+        scores.append(bleu.sentence_score(texts[i], [texts[int(j)] for j in drawn]).score)
+    return estimate(scores, seed=seed)

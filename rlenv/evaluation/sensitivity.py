@@ -9,10 +9,10 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from rlenv.evaluation.intervals import Estimate, estimate_ratio, estimate_ratio_difference
+from rlenv.core.taxonomy import Taxonomy
+from rlenv.core.types import Record, Session
+from rlenv.evaluation.statistics.intervals import Estimate, estimate_ratio, estimate_ratio_difference
 from rlenv.evaluation.subjects import REAL, Simulator
-from rlenv.taxonomy import Taxonomy
-from rlenv.types import Record, Session
 
 OBJECTIONS = "bad"
 """The taxonomy's group of actions by which users object (Appendix D): ask for clarity, disagree, show frustration."""

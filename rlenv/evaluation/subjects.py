@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import ValidationError
 
-from rlenv.errors import ConfigError, there_are
+from rlenv.core.errors import ConfigError, there_are
+from rlenv.core.seeds import derive_seed
+from rlenv.core.types import Record, Session
+from rlenv.env.provenance import Provenance, check_poolable
 from rlenv.evaluation.discriminators import Judgement
-from rlenv.provenance import Provenance, check_poolable
-from rlenv.seeds import derive_seed
-from rlenv.types import Record, Session
 
 REAL = "real"
 """The name of the row that the others are compared with."""

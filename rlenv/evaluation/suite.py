@@ -11,19 +11,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rlenv.classification import TABLE_2_TURNS
-from rlenv.errors import ConfigError
+from rlenv.core.errors import ConfigError
+from rlenv.core.taxonomy import Taxonomy, load_taxonomy
+from rlenv.core.types import Record, Session
+from rlenv.discriminator.classification import TABLE_2_TURNS
 from rlenv.evaluation.ab_tests import AbTable, AbTest, ab_table
 from rlenv.evaluation.actions import ActionTable, action_table
 from rlenv.evaluation.chatbots import ValidityTable, validity_table
 from rlenv.evaluation.discriminators import DiscriminatorRow, discriminator_row
-from rlenv.evaluation.embeddings import EmbeddingTable
+from rlenv.evaluation.embeddings.sessions import EmbeddingTable
 from rlenv.evaluation.issues import IssueTable, issue_table
 from rlenv.evaluation.linguistic import LinguisticTable, closest, linguistic_row
 from rlenv.evaluation.sensitivity import SensitivityTable, sensitivity_table
 from rlenv.evaluation.subjects import REAL, Simulator, SubjectCard, card, check_subjects, halves
-from rlenv.taxonomy import Taxonomy, load_taxonomy
-from rlenv.types import Record, Session
 
 
 @dataclass(frozen=True)

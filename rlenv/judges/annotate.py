@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from rlenv.aio import all_of
-from rlenv.errors import EngineError, OverlongError, PhaseError
-from rlenv.protocols import Judge
-from rlenv.types import Annotation, Message, Role, Session
+from rlenv.core.aio import all_of
+from rlenv.core.errors import EngineError, OverlongError, PhaseError
+from rlenv.core.protocols import Judge
+from rlenv.core.types import Annotation, Message, Role, Session
 
 log = logging.getLogger(__name__)
 MAX_FAILURES = 20

@@ -11,11 +11,11 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
-from rlenv.errors import ConfigError, there_are
-from rlenv.linguistics import words
-from rlenv.population.act_patterns import UNFINISHED
-from rlenv.population.similarity import content, likeness, sentences
-from rlenv.types import Annotation, Message, Session
+from rlenv.core.errors import ConfigError, there_are
+from rlenv.core.types import Annotation, Message, Session
+from rlenv.data.linguistics import words
+from rlenv.population.reading.act_patterns import UNFINISHED
+from rlenv.population.reading.similarity import content, likeness, sentences
 
 VERSION = "1"
 """Raised whenever a detector says something else than before; part of the judge's name."""
@@ -93,7 +93,7 @@ class DetectorJudge:
         self.name = f"detectors {VERSION}"
 
     async def annotate(self, session: Session) -> Annotation:
-        """Returns the issues that the detectors are sure of; see ``rlenv.protocols.Judge``."""
+        """Returns the issues that the detectors are sure of; see ``rlenv.core.protocols.Judge``."""
         found = [
             tuple(issue for issue in self.issues if DETECTORS[issue](session.messages, i))
             if m.role == "assistant"

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from rlenv.errors import ConfigError
-from rlenv.types import Annotation, Session
+from rlenv.core.errors import ConfigError
+from rlenv.core.types import Annotation, Session
 
 MIN_MESSAGES = 5
 """An action with fewer messages is not learnt, and never given."""
@@ -62,7 +62,7 @@ class ActionClassifier:
         self._biases = np.array([model.intercept_[0] for model in fitted])
 
     async def annotate(self, session: Session) -> Annotation:
-        """Returns the actions of every user message; see ``rlenv.protocols.Judge``."""
+        """Returns the actions of every user message; see ``rlenv.core.protocols.Judge``."""
         found = iter(self.classify(session.user_messages()))
         return Annotation(labels=tuple(next(found) if m.role == "user" else () for m in session.messages))
 

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from rlenv.completers import CachedCompleter, ChatMessages
-from rlenv.errors import ConfigError, EngineError, OverlongError
+from rlenv.core.errors import ConfigError, EngineError, OverlongError
+from rlenv.core.taxonomy import Taxonomy
+from rlenv.core.types import Annotation, Session
 from rlenv.judges.questions import (
     MalformedReply,
     Question,
@@ -21,8 +22,7 @@ from rlenv.judges.questions import (
     read_actions,
     read_issues,
 )
-from rlenv.taxonomy import Taxonomy
-from rlenv.types import Annotation, Session
+from rlenv.speakers.completers import CachedCompleter, ChatMessages
 
 Kind = Literal["actions", "issues"]
 Reader = Callable[[str, Question, Taxonomy], dict[int, tuple[str, ...]]]
@@ -76,7 +76,7 @@ class LLMJudge:
         self._places = asyncio.Semaphore(config.concurrency)
 
     async def annotate(self, session: Session) -> Annotation:
-        """Returns the labels of every message; of a kind that is not asked for, none. See ``rlenv.protocols.Judge``.
+        """Returns the labels of every message; of a kind that is not asked for, none. See ``Judge``.
 
         Raises:
             EngineError: the model failed, or none of its replies was of the form asked for.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from rlenv.conversation import begin
+from rlenv.core.types import Annotation, Session, Turn, Utterance
+from rlenv.env.conversation import begin
+from rlenv.env.provenance import rlenv_version
 from rlenv.population.oracle import issues_of
-from rlenv.provenance import rlenv_version
-from rlenv.types import Annotation, Session, Turn, Utterance
 
 
 class OracleJudge:
@@ -21,7 +21,7 @@ class OracleJudge:
         self.name = f"population oracle {rlenv_version()}"
 
     async def annotate(self, session: Session) -> Annotation:
-        """Returns the issues of every chatbot message; see ``rlenv.protocols.Judge``."""
+        """Returns the issues of every chatbot message; see ``rlenv.core.protocols.Judge``."""
         turns = tuple(Turn(role=m.role, utterance=Utterance(text=m.content)) for m in session.messages)
         state = begin(session.session_id, session.context).model_copy(update={"turns": turns})
         issues = iter(issues_of(state))

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlenv.completers import ChatMessages, Schema
-from rlenv.cutting import encodable
-from rlenv.errors import RlenvError
-from rlenv.taxonomy import GROUP_NAMES, Action, Issue, Taxonomy
-from rlenv.types import Message, Session
+from rlenv.core.errors import RlenvError
+from rlenv.core.taxonomy import GROUP_NAMES, Action, Issue, Taxonomy
+from rlenv.core.types import Message, Session
+from rlenv.prompting.cutting import encodable
+from rlenv.speakers.completers import ChatMessages, Schema
 
 ISSUE_PROMPT = """\
 You review a mental health support chatbot. Below are the categories of issues that its messages can have, and then \

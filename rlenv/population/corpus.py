@@ -10,16 +10,24 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from random import Random
 
-from rlenv import aio
-from rlenv.conversation import Limits, begin, converse, to_session
-from rlenv.population.chatbots import ScriptedChatbot, chatbot_names, make_chatbot
-from rlenv.population.contexts import current_summary, long_term_context, profile, session_summary
-from rlenv.population.mind import Mind
+from rlenv.core import aio
+from rlenv.core.seeds import derive_seed
+from rlenv.core.types import ConversationState, Message, Role, Session, SessionContext
+from rlenv.env.conversation import Limits, begin, converse, to_session
+from rlenv.population.chatbots.scripted import ScriptedChatbot, chatbot_names, make_chatbot
 from rlenv.population.oracle import issues_of
-from rlenv.population.traits import traits_of
-from rlenv.population.users import PopulationUser
-from rlenv.seeds import derive_seed
-from rlenv.types import ConversationState, Message, Role, Session, SessionContext
+from rlenv.population.users.agenda import agenda_of, fact_by_id
+from rlenv.population.users.mind import Mind
+from rlenv.population.users.traits import Traits, traits_of
+from rlenv.population.users.user import PopulationUser
+
+_MANNERS = {
+    "formal": "carefully and in full sentences",
+    "plain": "plainly",
+    "casual": "casually",
+    "texting": "like in a text message",
+    "rambling": "at length",
+}
 
 SOURCE = "population"
 _RECENT_MESSAGES = 4
@@ -150,3 +158,47 @@ def _context(user: int, session: int, seed: int, names: tuple[str, ...], limits:
             population={"user": user, "session": session, "seed": seed},
         )
     )
+
+
+def profile(traits: Traits) -> str:
+    """Returns who the user is: demographics, concern and goal, as told when they signed up."""
+    return f"{traits.name}, {traits.age}, {traits.job}. Concern: {traits.about.name}. Goal: {traits.goal}."
+
+
+def long_term_context(traits: Traits, session: int) -> str:
+    """Returns what holds across sessions: the theme, the people, the pet, the way of writing."""
+    slots = traits.slots
+    gist = traits.about.gist.format(role=slots["role"], who=f"the {slots['role']}")
+    visits = "First session." if session == 0 else f"Sessions before: {session}."
+    return (
+        f"{visits} Theme: {gist}. People: {slots['role']} {slots['who_name']}, friend {slots['friend']}."
+        f" Pet: {slots['pet']} {slots['petname']}. Writes {_MANNERS[traits.style]}, {_length(traits)}."
+    )
+
+
+def current_summary(user: int, session: int, seed: int) -> str:
+    """Returns what this session is about: the first things on the agenda and the mood the user comes with."""
+    traits = traits_of(user, seed)
+    labels = [f.label for f in agenda_of(user, session, seed)[:4]]
+    manner = (
+        "opens up easily"
+        if traits.openness > 0.6
+        else "opens up slowly"
+        if traits.openness < 0.4
+        else "is open to talk"
+    )
+    doubt = "doubts suggestions" if traits.resistance > 0.5 else "takes suggestions"
+    return f"{traits.name} talks about {', '.join(labels[:-1])} and {labels[-1]}; {manner} and {doubt}."
+
+
+def session_summary(mind: Mind) -> str:
+    """Returns the summary of a session that ended with this hidden state."""
+    labels = [fact_by_id(mind, fact_id).label for fact_id in mind.told[:4]]
+    told = f"Talked about {', '.join(labels)}." if labels else "Said little."
+    if mind.trust < 0.2 or mind.patience < 0.15:
+        return f"{told} Left annoyed."
+    return f"{told} Left {'calmer' if mind.eased > 0.6 else 'much as before'}."
+
+
+def _length(traits: Traits) -> str:
+    return "briefly" if traits.words < 14 else "long messages" if traits.words > 30 else "a few sentences"

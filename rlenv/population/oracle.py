@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlenv.population.acts import ActSet, History, recognise
-from rlenv.population.cues import cues_of
-from rlenv.population.hearing import hear
-from rlenv.population.mind import Mind
-from rlenv.types import ConversationState, Record
+from rlenv.core.types import ConversationState, Record
+from rlenv.population.reading.acts import ActSet, History, recognise
+from rlenv.population.reading.hearing import cues_of, hear
+from rlenv.population.users.mind import Mind
 
 
 @dataclass(frozen=True)

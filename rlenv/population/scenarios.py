@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from functools import cache
 
-from rlenv.population.chatbots import chatbot_names, make_chatbot
+from rlenv.core.protocols import Speaker
+from rlenv.core.seeds import derive_seed
+from rlenv.core.types import Role, Seat
+from rlenv.env.providers import EnvParts
+from rlenv.env.scenarios import Scenario
+from rlenv.population.chatbots.scripted import chatbot_names, make_chatbot
 from rlenv.population.corpus import context_of, user_id_of
-from rlenv.population.users import PopulationUser
-from rlenv.protocols import Speaker
-from rlenv.scenarios import Scenario
-from rlenv.seeds import derive_seed
-from rlenv.types import Role, Seat
+from rlenv.population.users.user import PopulationUser
 
 
 @cache
@@ -37,3 +38,8 @@ def population_world(seat: Seat) -> dict[str, Speaker]:
     if seat == "chatbot":
         return {"population": PopulationUser()}
     return {name: make_chatbot(name) for name in chatbot_names()}
+
+
+def population_parts(seat: Seat) -> EnvParts:
+    """Returns the reference population as the parts of an env: the provider of the source "population"."""
+    return EnvParts(population_scenarios(), population_world(seat))

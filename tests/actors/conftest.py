@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rlenv.adapters import adapter_at
-from rlenv.types import Adapter
+from rlenv.core.adapters import adapter_at
+from rlenv.core.types import Adapter
 
 VOCAB = 512
 

@@ -11,13 +11,13 @@ import signal
 import pytest
 
 from actors.rollouts import RolloutConfig, RolloutPool
-from rlenv.collect import Collected, Episode, collect, in_order
-from rlenv.conversation import Limits
-from rlenv.env import ConversationCore
-from rlenv.errors import ConfigError, EngineError
-from rlenv.scenarios import Scenario
-from rlenv.scripted import Latency, ScriptedChatbot, ScriptedUser
-from rlenv.types import SessionContext
+from rlenv.core.errors import ConfigError, EngineError
+from rlenv.core.types import SessionContext
+from rlenv.env.collect import Collected, Episode, collect, in_order
+from rlenv.env.conversation import Limits
+from rlenv.env.core import ConversationCore
+from rlenv.env.scenarios import Scenario
+from rlenv.speakers.scripted import Latency, ScriptedChatbot, ScriptedUser
 
 EPISODES = [Episode(episode_id=f"e{i}", context_id=f"c{i % 8}", world="bot", seed=i) for i in range(30)]
 SMALL = RolloutConfig(actors=2, num_cpus=0.5, concurrency=4)

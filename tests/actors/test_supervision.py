@@ -15,10 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from actors.engine_config import EngineConfig
+from actors.engines.config import EngineConfig
 from actors.pool import EnginePool
-from rlenv.errors import ConfigError, EngineError
-from rlenv.types import Sampling
+from rlenv.core.errors import ConfigError, EngineError
+from rlenv.core.types import Sampling
 
 REQUESTS = [(list(range(5, 25 + i)), Sampling(max_tokens=60, seed=i)) for i in range(24)]
 ROOT = Path(__file__).resolve().parents[2]

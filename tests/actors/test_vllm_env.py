@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from actors.engine_config import EngineConfig
+from actors.engines.config import EngineConfig
 from actors.pool import EnginePool
-from rlenv.chat_format import chat_format
-from rlenv.conversation import Limits
-from rlenv.gym_env import ConversationEnv
-from rlenv.scenarios import Scenario
-from rlenv.speakers import EngineSpeaker
-from rlenv.types import Sampling, SessionContext
+from rlenv.core.types import Sampling, SessionContext
+from rlenv.env.conversation import Limits
+from rlenv.env.gym import ConversationEnv
+from rlenv.env.scenarios import Scenario
+from rlenv.prompting.chat_format import chat_format
+from rlenv.speakers.engine import EngineSpeaker
 
 pytestmark = [pytest.mark.vllm, pytest.mark.ray, pytest.mark.slow]
 
@@ -28,7 +28,7 @@ def wide_llama(tiny_shape, tmp_path_factory) -> Path:
     """A random chat model with heads of width 32, the least that vLLM's attention takes on a CPU."""
     import torch
 
-    from trainers.pretrain_loop import new_llama, train_tokenizer
+    from trainers.pretrain.loop import new_llama, train_tokenizer
 
     torch.manual_seed(0)
     tokenizer = train_tokenizer(["user assistant system a few plain words to learn merges from"], 320, 1024)

@@ -21,15 +21,15 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
-from rlenv.aio import run
-from rlenv.collect import Episode, collect
-from rlenv.conversation import Limits, reply_seed
-from rlenv.env import ConversationCore
-from rlenv.gym_env import ConversationEnv
-from rlenv.scenarios import Scenario
-from rlenv.scripted import Latency, ScriptedChatbot, ScriptedSpeaker, ScriptedUser
-from rlenv.types import SessionContext
-from rlenv.vector_env import ConversationVectorEnv
+from rlenv.core.aio import run
+from rlenv.core.types import SessionContext
+from rlenv.env.collect import Episode, collect
+from rlenv.env.conversation import Limits, reply_seed
+from rlenv.env.core import ConversationCore
+from rlenv.env.gym import ConversationEnv
+from rlenv.env.scenarios import Scenario
+from rlenv.env.vector import ConversationVectorEnv
+from rlenv.speakers.scripted import Latency, ScriptedChatbot, ScriptedSpeaker, ScriptedUser
 
 SCENARIOS = [
     Scenario(context_id=f"c{i}", user_id=f"u{i}", context=SessionContext(), opener="assistant") for i in range(64)

@@ -103,12 +103,12 @@ def finished_run(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from launch.config import load_config, to_dict
-    from launch.run_directory import RunDirectory
-    from rlenv.discriminator import new_classifier, save_classifier
-    from rlenv.discriminator_rows import DiscriminatorLayout
+    from launch.run.directory import RunDirectory
+    from launch.run.settings import load_config, to_dict
+    from rlenv.data.sessions import split_by_user, write_sessions
+    from rlenv.discriminator.model import new_classifier, save_classifier
+    from rlenv.discriminator.rows import DiscriminatorLayout
     from rlenv.population.corpus import generate_sessions
-    from rlenv.sessions import split_by_user, write_sessions
 
     run = RunDirectory(tmp_path_factory.mktemp("finished") / "run")
     run.root.mkdir()
@@ -160,7 +160,7 @@ class Driver:
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         environment.pop("RAY_ADDRESS", None)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "from launch.cli import main; main()", command, str(config)],
+            [sys.executable, "-c", "from launch.cli.main import main; main()", command, str(config)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=environment,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rlenv.protocols import Reward
-from rlenv.types import ConversationState
+from rlenv.core.protocols import Reward
+from rlenv.core.types import ConversationState
 
 
 def small_letters() -> Reward:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from rlenv.types import Message, Session
-from trainers.progress import Progress
-from trainers.ray_train import Worker
+from rlenv.core.progress import Progress
+from rlenv.core.types import Message, Session
+from trainers.backend.ray_train import Worker
 
 WORDS = ["I", "feel", "low", "and", "tired", "today", "my", "work", "is", "hard", "so", "what", "now"]
 

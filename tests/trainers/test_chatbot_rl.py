@@ -10,17 +10,18 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlenv.adapters import adapter_at, folder_digest
-from rlenv.credit import CreditConfig
-from rlenv.errors import ConfigError, PhaseError
-from rlenv.training_rows import training_rows
+from rlenv.core.adapters import adapter_at, folder_digest
+from rlenv.core.errors import ConfigError, PhaseError
+from rlenv.core.progress import Progress, read_progress
+from rlenv.learning.credit import CreditConfig
+from rlenv.learning.rows import training_rows
 from tests.trainers.toy_rollouts import ToyRollouts
-from trainers.adapter_versions import AdapterVersions
-from trainers.chatbot_rl import ChatbotRlConfig, fit_chatbot, make_trainer, rl_arguments, sampler_kl, train_chatbot
-from trainers.conversation_rounds import trl_batch
-from trainers.progress import Progress, read_progress
-from trainers.ray_train import Worker
-from trainers.resources import TrainResources
+from trainers.backend.config import TrainResources
+from trainers.backend.ray_train import Worker
+from trainers.chatbot_rl.adapter_versions import AdapterVersions
+from trainers.chatbot_rl.config import ChatbotRlConfig
+from trainers.chatbot_rl.fit import fit_chatbot, make_trainer, rl_arguments, sampler_kl, train_chatbot
+from trainers.chatbot_rl.rounds import trl_batch
 
 TURNS = CreditConfig(level="turn", estimator="rloo", scale="none")
 FAST = ChatbotRlConfig(

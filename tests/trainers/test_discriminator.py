@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from rlenv.discriminator import LoadedDiscriminator, TurnScorer, new_classifier
-from rlenv.discriminator_rows import DiscriminatorRow, discriminator_rows
-from rlenv.errors import ConfigError, PhaseError
-from rlenv.labelled import LabelledSession
-from trainers.discriminator import DiscriminatorConfig, DiscriminatorJob, fit_discriminators, read_validation
-from trainers.discriminator_loop import (
+from rlenv.core.errors import ConfigError, PhaseError
+from rlenv.discriminator.labelled import LabelledSession
+from rlenv.discriminator.model import LoadedDiscriminator, TurnScorer, new_classifier
+from rlenv.discriminator.rows import DiscriminatorRow, discriminator_rows
+from trainers.backend.ray_train import Worker
+from trainers.discriminator.config import DiscriminatorConfig, DiscriminatorJob
+from trainers.discriminator.fit import fit_discriminators, read_validation
+from trainers.discriminator.loop import (
     DiscriminatorLoop,
     Task,
     class_weights,
@@ -21,7 +23,6 @@ from trainers.discriminator_loop import (
     train_discriminators,
     turn_weights,
 )
-from trainers.ray_train import Worker
 
 FAST = DiscriminatorConfig(learning_rate=3e-3, epochs=5, dtype="float32", save_every=0)
 

@@ -11,13 +11,15 @@ from datasets import Dataset, load_dataset
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlenv.adapters import adapter_at
-from rlenv.chat_format import ChatFormat, chat_format
-from rlenv.errors import PhaseError
-from rlenv.types import PreferencePair
-from trainers.dpo import KEYS, DpoConfig, check_pairs, dpo_arguments, pairs_trainer, train_dpo
-from trainers.ray_train import Worker
-from trainers.sft import SftConfig, SftExample, train_sft
+from rlenv.core.adapters import adapter_at
+from rlenv.core.errors import PhaseError
+from rlenv.core.types import PreferencePair
+from rlenv.prompting.chat_format import ChatFormat, chat_format
+from trainers.backend.ray_train import Worker
+from trainers.dpo.config import DpoConfig
+from trainers.dpo.fit import KEYS, check_pairs, dpo_arguments, pairs_trainer, train_dpo
+from trainers.sft.config import SftConfig, SftExample
+from trainers.sft.fit import train_sft
 
 FAST = DpoConfig(dtype="float32", learning_rate=1e-2, warmup=0, save_every=0)
 

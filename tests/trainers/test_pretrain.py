@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlenv.chat_format import chat_format
-from rlenv.errors import ConfigError
-from trainers.pretrain import PretrainConfig
-from trainers.pretrain_loop import pack, train_base_model
-from trainers.ray_train import Worker
-from trainers.schedules import rate_factor
-from trainers.sft import SftExample
+from rlenv.core.errors import ConfigError
+from rlenv.prompting.chat_format import chat_format
+from trainers.backend.optimization import rate_factor
+from trainers.backend.ray_train import Worker
+from trainers.pretrain.config import PretrainConfig
+from trainers.pretrain.loop import pack, train_base_model
+from trainers.sft.config import SftExample
 
 
 @pytest.fixture(scope="module")

@@ -12,16 +12,19 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from rlenv.adapters import adapter_at
-from rlenv.errors import PhaseError
-from rlenv.labelled import LabelledSession
-from trainers.discriminator import DiscriminatorConfig, read_validation
-from trainers.discriminator_loop import Task, train_discriminators
-from trainers.dpo import DpoConfig, train_dpo
-from trainers.progress import Progress, read_progress
-from trainers.ray_train import Worker, run_training
-from trainers.resources import TrainResources
-from trainers.sft import SftConfig, SftExample, fit_sft, train_sft
+from rlenv.core.adapters import adapter_at
+from rlenv.core.errors import PhaseError
+from rlenv.core.progress import Progress, read_progress
+from rlenv.discriminator.labelled import LabelledSession
+from trainers.backend.config import TrainResources
+from trainers.backend.ray_train import Worker, run_training
+from trainers.discriminator.config import DiscriminatorConfig
+from trainers.discriminator.fit import read_validation
+from trainers.discriminator.loop import Task, train_discriminators
+from trainers.dpo.config import DpoConfig
+from trainers.dpo.fit import train_dpo
+from trainers.sft.config import SftConfig, SftExample
+from trainers.sft.fit import fit_sft, train_sft
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 SMALL = TrainResources(num_cpus=1, threads=1)
@@ -36,7 +39,7 @@ def dying(loop, at_step: int, marker: Path):
         import time
         from dataclasses import replace
 
-        from trainers.progress import Progress
+        from rlenv.core.progress import Progress
 
         class Deadly(Progress):
             def write(self, step, total, **metrics):
@@ -146,7 +149,7 @@ def test_two_workers_share_discriminators_and_shard_sft_and_dpo(tiny_llama, tmp_
         import transformers
         from accelerate.state import AcceleratorState, DistributedType, PartialState
 
-        from rlenv.errors import PhaseError
+        from rlenv.core.errors import PhaseError
 
         # The run's checkpoint is the discriminators': the others have none to begin with.
         train_discriminators(payload[0], worker)

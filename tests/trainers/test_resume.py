@@ -8,15 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from rlenv.adapters import folder_digest
-from rlenv.labelled import LabelledSession
-from trainers.discriminator import DiscriminatorConfig, read_validation
-from trainers.discriminator_loop import Task, train_discriminators
-from trainers.dpo import DpoConfig, train_dpo
-from trainers.huggingface import drop_frozen_adapters
-from trainers.pretrain_loop import train_base_model
-from trainers.ray_train import Worker
-from trainers.sft import SftConfig, SftExample, train_sft
+from rlenv.core.adapters import folder_digest
+from rlenv.discriminator.labelled import LabelledSession
+from trainers.backend.huggingface import drop_frozen_adapters
+from trainers.backend.ray_train import Worker
+from trainers.discriminator.config import DiscriminatorConfig
+from trainers.discriminator.fit import read_validation
+from trainers.discriminator.loop import Task, train_discriminators
+from trainers.dpo.config import DpoConfig
+from trainers.dpo.fit import train_dpo
+from trainers.pretrain.loop import train_base_model
+from trainers.sft.config import SftConfig, SftExample
+from trainers.sft.fit import train_sft
 
 
 @pytest.fixture

@@ -6,12 +6,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlenv.adapters import adapter_at
-from rlenv.chat_format import chat_format
-from rlenv.errors import ConfigError, PhaseError
-from rlenv.types import Message
-from trainers.ray_train import Worker
-from trainers.sft import SftConfig, SftExample, fit_sft, own_positions, pad_right, sft_rows, train_sft
+from rlenv.core.adapters import adapter_at
+from rlenv.core.errors import ConfigError, PhaseError
+from rlenv.core.types import Message
+from rlenv.prompting.chat_format import chat_format
+from trainers.backend.ray_train import Worker
+from trainers.sft.config import SftConfig, SftExample
+from trainers.sft.fit import fit_sft, own_positions, pad_right, sft_rows, train_sft
 
 MESSAGES = (
     Message(role="user", content="I am low"),

@@ -9,9 +9,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from rlenv.adapters import adapter_at
-from rlenv.training_rows import ConversationGroup
-from rlenv.trajectory import Trajectory
+from rlenv.core.adapters import adapter_at
+from rlenv.learning.rows import ConversationGroup
+from rlenv.learning.trajectory import Trajectory
 
 LIKED = 60
 """Own tokens below this are worth something: about a fifth of the vocabulary."""

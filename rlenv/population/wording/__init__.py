@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from rlenv.types import Record
+from rlenv.core.types import Record
 
 CONCERN_FILES = ("concerns_work.yaml", "concerns_people.yaml", "concerns_self.yaml", "concerns_more.yaml")
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from launch.roster import make_speaker
+from launch.run.roster import make_speaker
 from launch.study.config import UNTUNED, adversarial_config, load_study, measuring_config
 from launch.study.driver import run_study
-from rlenv.errors import ConfigError
+from rlenv.core.errors import ConfigError
+from rlenv.core.types import Message, Session
+from rlenv.data.sessions import split_by_user
 from rlenv.population.corpus import user_id_of
-from rlenv.sessions import split_by_user
-from rlenv.types import Message, Session
 
 ROOT = Path(__file__).parents[3]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlenv.sessions import read_sessions
+from rlenv.data.sessions import read_sessions
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 

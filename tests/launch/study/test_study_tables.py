@@ -7,7 +7,7 @@ import pytest
 from launch.study.config import AGGREGATE, GoalsConfig
 from launch.study.phases import first_of_each_chatbot
 from launch.study.tables import gap_closed, goals, like_with_like_sheet, sizes_sheet
-from rlenv.controls import shuffle_words_within_user
+from rlenv.discriminator.controls import shuffle_words_within_user
 from rlenv.evaluation.subjects import Simulator, aggregate
 from rlenv.evaluation.suite import EvaluationConfig, evaluate
 from rlenv.population.corpus import generate_sessions

@@ -1,0 +1,85 @@
+"""What every engine checks of a request before it samples, so that a bad request never kills an engine.
+
+Knows nothing of vLLM or transformers. Errors name ids and counts, never tokens or text.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlenv.core.errors import ConfigError, OverlongError
+from rlenv.core.types import Adapter, Sampling
+
+
+def check_prompt(
+    token_ids: Sequence[int], sampling: Sampling, max_model_len: int, vocab_size: int | None = None
+) -> None:
+    """Raises unless prompt and reply fit ``max_model_len`` positions and every token id is known.
+
+    Raises:
+        OverlongError: they do not fit.
+        ConfigError: the prompt is empty or holds ids that the model lacks: another model's tokenizer, most likely.
+    """
+    if len(token_ids) + sampling.max_tokens > max_model_len:
+        raise OverlongError(
+            f"a prompt of {len(token_ids)} tokens and a reply of up to {sampling.max_tokens} do not fit the engine's "
+            f"{max_model_len} positions; cut the prompt, lower max_tokens or raise max_model_len"
+        )
+    if not token_ids:
+        raise ConfigError("the prompt has no tokens; every prompt starts with at least one")
+    if vocab_size is not None and not (min(token_ids) >= 0 and max(token_ids) < vocab_size):
+        raise ConfigError(
+            f"the prompt holds token ids up to {max(token_ids)}, the model knows 0 to {vocab_size - 1}; "
+            "were the prompts made with another model's tokenizer?"
+        )
+
+
+def check_schema(sampling: Sampling, structured: bool) -> None:
+    """Raises ``ConfigError`` where a reply is to be held to a JSON schema and the engine cannot."""
+    if sampling.json_schema is not None and not structured:
+        raise ConfigError(
+            "a reply was to be held to a JSON schema by an engine without that; set backend: vllm and structured: true,"
+            " or ask for a free reply and check it"
+        )
+
+
+def check_adapter(adapter: Adapter | None, max_loras: int, max_lora_rank: int) -> None:
+    """Raises ``ConfigError`` unless the adapter's folder can be served by an engine with these limits."""
+    if adapter is None:
+        return
+    if max_loras == 0:
+        raise ConfigError(f"adapter {adapter.name!r}: the engine was started with max_loras 0; set it to 1 or more")
+    rank = _adapter_rank(adapter)
+    if rank > max_lora_rank:
+        raise ConfigError(
+            f"adapter {adapter.name!r} has rank {rank}, the engine takes up to {max_lora_rank}; raise max_lora_rank"
+        )
+
+
+def adapter_id(adapter: Adapter) -> int:
+    """Returns the positive 31-bit number of this version, made from its digest: a new version, a new number.
+
+    >>> adapter_id(Adapter(name="it1", path="/runs/it1", digest="00000007" + "0" * 56))
+    7
+    """
+    return int(adapter.digest[:8], 16) & 0x7FFFFFFF or 1
+
+
+def adapter_key(adapter: Adapter) -> str:
+    """Returns the name under which an engine holds this version; unlike ``name`` it is unique to the digest."""
+    return f"{adapter.name}-{adapter.digest[:16]}"
+
+
+@functools.lru_cache(maxsize=256)
+def _adapter_rank(adapter: Adapter) -> int:
+    path = Path(adapter.path) / "adapter_config.json"
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"adapter {adapter.name!r}: cannot read {path} ({type(error).__name__}); is the folder complete?"
+        ) from None
+    return max([config.get("r", 0), *(config.get("rank_pattern") or {}).values()])

@@ -1,0 +1,69 @@
+"""The ``Engine`` protocol without a model: a run's whole machinery on any hardware, logical GPUs included.
+
+``backend: scripted`` takes only the tokenizer of ``config.model``; what it says is drawn from the tokens of plain text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from actors.engines.config import EngineConfig
+from actors.engines.requests import check_adapter, check_prompt, check_schema
+from rlenv.core.errors import ConfigError, EngineError
+from rlenv.core.types import Adapter, Generation, Sampling
+from rlenv.speakers.scripted import EngineScript, ScriptedEngine
+
+
+class ScriptedBackend:
+    """A ``ScriptedEngine`` behind an ``EngineConfig``. ``start`` before the first request."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        self._engine: ScriptedEngine | None = None
+        self._vocab_size = 0
+
+    async def start(self) -> None:
+        """Reads the tokenizer.
+
+        Raises:
+            ConfigError: there is none at ``config.model``.
+        """
+        vocabulary, self._vocab_size = plain_tokens(Path(self.config.model) / "tokenizer.json")
+        self._engine = ScriptedEngine(vocabulary, EngineScript(seed=self.config.seed), self.config.max_model_len)
+
+    async def generate(
+        self,
+        token_ids: Sequence[int],
+        sampling: Sampling,
+        adapter: Adapter | None = None,
+        conversation: str | None = None,
+    ) -> Generation:
+        """Returns one continuation; see ``rlenv.core.protocols.Engine``. ``conversation`` is the pool's business."""
+        if self._engine is None:
+            raise EngineError("the engine is not running; call start() first")
+        check_prompt(token_ids, sampling, self.config.max_model_len, self._vocab_size)
+        check_schema(sampling, self.config.structured)
+        check_adapter(adapter, self.config.max_loras, self.config.max_lora_rank)
+        return await self._engine.generate(token_ids, sampling, adapter, conversation)
+
+    def close(self) -> None:
+        """Forgets the tokenizer; safe to call twice."""
+        self._engine = None
+
+
+def plain_tokens(path: Path) -> tuple[list[int], int]:
+    """Returns (ids of a tokenizer's tokens that are plain printable ASCII, number of all its tokens).
+
+    Raises:
+        ConfigError: no tokenizer at ``path``.
+    """
+    from tokenizers import Tokenizer
+
+    if not path.is_file():
+        raise ConfigError(f"backend scripted needs a tokenizer at {path}; set model to a checkpoint's folder")
+    tokenizer = Tokenizer.from_file(str(path))
+    added = set(tokenizer.get_added_tokens_decoder())
+    size = tokenizer.get_vocab_size()
+    texts = {i: tokenizer.decode([i], skip_special_tokens=False) for i in range(size) if i not in added}
+    return [i for i, text in texts.items() if text.isascii() and text.isprintable() and text.strip()], size

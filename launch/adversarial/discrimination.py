@@ -1,0 +1,130 @@
+"""Line 5 of Algorithm 1: the discriminator of the newest simulator, with the controls that make it mean something.
+
+Trained on the adversarial users' contexts and validated on the evaluation users', so no context (and no user) stands
+on both sides. In one launch, with identical settings: the discriminator; the leak control, which does not see what
+the user says; and at the base the power control, against shuffled words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from launch.adversarial.simulation import Simulated
+from launch.run.config import RunConfig
+from launch.run.directory import RunDirectory
+from launch.run.progress import training
+from launch.run.serving import Serving
+from rlenv.core.files import write_json
+from rlenv.core.types import Session
+from rlenv.discriminator.controls import Matched, cut_after_turn, match_lengths, shuffle_words_within_user
+from rlenv.discriminator.labelled import LabelledSession
+from rlenv.prompting.chat_format import chat_format
+from rlenv.prompting.system_texts import discriminator_system_text, token_counter
+from trainers.discriminator.config import DiscriminatorJob
+from trainers.discriminator.fit import fit_discriminators
+
+MAIN, LEAK, POWER = "main", "leak", "power"
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Real and simulated sessions, both classes balanced at every turn."""
+
+    train: Matched
+    validation: Matched
+
+
+def label(
+    real: Mapping[str, Sequence[Session]], simulated: Mapping[str, Sequence[tuple[str, Session]]], config: RunConfig
+) -> Labelled:
+    """Returns the discriminator's data: pairs of one context, cut to the same number of user turns.
+
+    Args:
+        real: sessions by part.
+        simulated: (context id, session) by part; one a context is used, since real sessions are not repeated.
+        config: the numbers of sessions, real and simulated together.
+    """
+
+    def part(name: str, num_sessions: int) -> Matched:
+        ours = [LabelledSession(context_id=c, real=False, session=s) for c, s in simulated[name]]
+        theirs = [LabelledSession(context_id=s.session_id, real=True, session=s) for s in real[name]]
+        return match_lengths(theirs[: num_sessions // 2], ours)
+
+    return Labelled(
+        part("adversarial", config.discriminator.num_train_sessions),
+        part("evaluation", config.discriminator.num_validation_sessions),
+    )
+
+
+def label_simulated(
+    real: Mapping[str, Sequence[Session]], simulated: Sequence[Simulated], config: RunConfig
+) -> Labelled:
+    """Returns the data of a simulator's discriminator: the first simulation of each context."""
+    by_part = {
+        name: [(s.context_id, s.session) for s in simulated if s.part == name and s.simulation == 0] for name in real
+    }
+    return label(real, by_part, config)
+
+
+def label_shuffled(real: Mapping[str, Sequence[Session]], config: RunConfig) -> Labelled:
+    """Returns the data of the power control: real sessions against themselves with the user's words shuffled.
+
+    Cut at the cap that simulated sessions have, so that the control judges sessions of the length that it vouches for.
+    """
+    cut = {name: [cut_after_turn(s, config.env.max_turns) for s in sessions] for name, sessions in real.items()}
+    by_part = {}
+    for name, sessions in cut.items():
+        shuffled = shuffle_words_within_user(sessions, config.seed)
+        by_part[name] = [(one.session_id, two) for one, two in zip(sessions, shuffled, strict=True)]
+    return label(cut, by_part, config)
+
+
+def fit_discriminator(
+    run: RunDirectory,
+    config: RunConfig,
+    serving: Serving,
+    backbone: str,
+    version: str,
+    simulated: Sequence[Simulated],
+    real: Mapping[str, Sequence[Session]],
+) -> Path:
+    """Returns the checkpoint of a new discriminator, trained on the newest simulator's sessions alone (Eq. 3)."""
+    name = f"{version}/discriminator"
+
+    def make(folder: Path) -> None:
+        from transformers import AutoTokenizer
+
+        if not serving.keeps_engines:
+            serving.close()
+        folder.mkdir()
+        data = label_simulated(real, simulated, config)
+        jobs = [_job(MAIN, folder, data), replace(_job(LEAK, folder, data), blank_user=True)]
+        if version == "base":
+            jobs.append(_job(POWER, folder, label_shuffled(real, config)))
+        chat = chat_format(AutoTokenizer.from_pretrained(backbone))
+        text = discriminator_system_text(config.context, token_counter(chat))
+        with training(f"{version}: discriminators", run.path(f"logs/discriminator-{version}.jsonl")) as path:
+            results = fit_discriminators(
+                jobs,
+                replace(config.discriminator, seed=config.seed),
+                backbone,
+                context_text=lambda session: text(session.context),
+                resources=config.train,
+                storage_path=run.path("training"),
+                progress_path=path,
+            )
+        counts = {f"{part}_{k}": v for part in ("train", "validation") for k, v in _counts(getattr(data, part)).items()}
+        losses = {f"{r.name}_loss_{when}": getattr(r, f"loss_{when}") for r in results for when in ("first", "last")}
+        write_json(folder / "counts.json", counts | losses)
+
+    return run.once(name, make) / MAIN
+
+
+def _job(name: str, folder: Path, data: Labelled) -> DiscriminatorJob:
+    return DiscriminatorJob(name, folder / name, data.train.items, data.validation.items)
+
+
+def _counts(matched: Matched) -> dict[str, int]:
+    return {k: v for k, v in matched.model_dump(exclude={"items"}).items()}

@@ -1,0 +1,107 @@
+"""What is measured of each simulator version, on the evaluation users alone, and where it is written.
+
+{version}/metrics.json     all figures of one version; ``metrics.jsonl`` of the run has them as rows
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from launch.adversarial.discrimination import LEAK, MAIN, POWER, label_simulated
+from launch.adversarial.phases import read_summary
+from launch.adversarial.simulation import Simulated
+from launch.run.config import RunConfig
+from launch.run.directory import RunDirectory
+from launch.run.tracking import Tracker
+from rlenv.core.files import write_json
+from rlenv.core.types import Session
+from rlenv.data.linguistics import diversity
+from rlenv.discriminator.classification import TurnTable, flat_metrics, turn_table
+from rlenv.discriminator.controls import cut_after_turn, leak_report, referee_accuracy
+from trainers.discriminator.fit import read_validation
+
+Metrics = dict[str, float | int | None]
+
+
+def measure(
+    run: RunDirectory,
+    config: RunConfig,
+    tracker: Tracker,
+    step: int,
+    version: str,
+    simulated: Sequence[Simulated],
+    real: Mapping[str, Sequence[Session]],
+) -> Metrics:
+    """Returns and records the figures of one simulator version."""
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        metrics = discrimination_metrics(run, config, version, simulated, real)
+        metrics |= realism_metrics(simulated, real, config.env.max_turns)
+        write_json(folder / "metrics.json", metrics)
+
+    metrics: Metrics = json.loads((run.once(f"{version}/measures", make) / "metrics.json").read_text())
+    metrics |= phase_metrics(run, version)
+    tracker.log(step, version, metrics)
+    return metrics
+
+
+def phase_metrics(run: RunDirectory, version: str) -> Metrics:
+    """Returns the counts and losses that the phases of a version left: conversations, pairs, SFT or DPO."""
+    metrics: Metrics = {}
+    for prefix, name in (("collect", f"{version}/simulated"), ("prefs", f"{version}/preferences")):
+        path = run.path(name) / "counts.json"
+        if path.exists():
+            metrics |= {f"{prefix}/{k}": v for k, v in json.loads(path.read_text()).items()}
+    training = "sft" if version == "base" else "dpo"
+    return metrics | {f"{training}/{k}": v for k, v in read_summary(run, f"{training}-{version}").items()}
+
+
+def discrimination_metrics(
+    run: RunDirectory,
+    config: RunConfig,
+    version: str,
+    simulated: Sequence[Simulated],
+    real: Mapping[str, Sequence[Session]],
+) -> Metrics:
+    """Returns Table 2's row and the controls' accuracies."""
+    folder = run.path(f"{version}/discriminator")
+    table = _table(folder / MAIN)
+    metrics: Metrics = dict(flat_metrics(table))
+    leak = _table(folder / LEAK)
+    metrics["disc/leak_accuracy"] = leak.overall.accuracy
+    metrics["disc/leak_se"] = _standard_error(0.5, leak.session.num)
+    if (folder / POWER).exists():
+        metrics |= {
+            "disc/power_accuracy": _table(folder / POWER).overall.accuracy,
+            "disc/power_accuracy_session": _table(folder / POWER).session.accuracy,
+        }
+    data = label_simulated(real, simulated, config)
+    referee = referee_accuracy(data.train.items, data.validation.items, config.seed)
+    metrics["disc/referee_accuracy"] = referee.accuracy
+    metrics["disc/accuracy_session_se"] = _standard_error(table.session.accuracy, table.session.num)
+    aucs = leak_report(data.validation.items)
+    return metrics | {f"disc/auc_{name}": value for name, value in aucs.items()}
+
+
+def realism_metrics(simulated: Sequence[Simulated], real: Mapping[str, Sequence[Session]], max_turns: int) -> Metrics:
+    """Returns Table 1's figures of the evaluation users' simulated and real sessions.
+
+    Entropy and TTR depend on length, so real sessions are cut at the cap that simulated ones have.
+    """
+    ours = [s.session for s in simulated if s.part == "evaluation"]
+    theirs = [cut_after_turn(session, max_turns) for session in real["evaluation"]]
+    metrics: Metrics = {f"realism/{k}": v for k, v in diversity(ours).items()}
+    return metrics | {f"real/{k}": v for k, v in diversity(theirs).items()}
+
+
+def _table(folder: Path) -> TurnTable:
+    scored = read_validation(folder)
+    return turn_table([s.real for s in scored], [s.log_odds for s in scored])
+
+
+def _standard_error(share: float | None, num: int) -> float | None:
+    return None if share is None or not num else math.sqrt(max(share * (1 - share), 1e-9) / num)

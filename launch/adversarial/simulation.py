@@ -1,0 +1,197 @@
+"""Line 4 of Algorithm 1: which conversations are held, by whom, and how they are kept on disk.
+
+simulated/sessions.jsonl            for people: text
+simulated/conversations.jsonl.gz    for the next phases: sampled tokens, log-probs, adapter versions
+simulated/counts.json               how many, who ended them and why, what failed
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch.run.config import CollectConfig, RunConfig
+from launch.run.progress import counting
+from rlenv.core.aio import run
+from rlenv.core.errors import ConfigError, PhaseError
+from rlenv.core.files import read_records, to_line, write_atomic, write_json
+from rlenv.core.protocols import Speaker
+from rlenv.core.seeds import derive_seed
+from rlenv.core.types import ConversationState, Role, Session
+from rlenv.data.sessions import read_sessions, write_sessions
+from rlenv.env.collect import Collected, Episode, collect, in_order
+from rlenv.env.conversation import to_session
+from rlenv.env.core import ConversationCore
+from rlenv.env.scenarios import Scenario
+
+OPENERS: dict[str, Role | None] = {"as_real": None, "user": "user", "chatbot": "assistant"}
+PARTS = ("adversarial", "evaluation")
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """One simulated session, the real one whose context it has, and the conversation it was."""
+
+    session: Session
+    state: ConversationState
+    context_id: str
+    part: str
+    """"adversarial" (trained on) or "evaluation" (never)."""
+    simulation: int
+    """0, 1, ...: which of its context's simulations."""
+
+
+def choose_contexts(sessions: Mapping[str, Sequence[Session]], config: RunConfig) -> dict[str, list[Session]]:
+    """Returns the real sessions whose contexts are simulated, by part, drawn under the run's seed.
+
+    ``collect.num_contexts`` is divided as the discriminator's training and validation sessions are; a part with
+    fewer sessions gives all it has.
+    """
+    train, validation = config.discriminator.num_train_sessions, config.discriminator.num_validation_sessions
+    share = train / (train + validation)
+    wanted = {"adversarial": round(config.collect.num_contexts * share)}
+    wanted["evaluation"] = config.collect.num_contexts - wanted["adversarial"]
+    chosen = {}
+    for part in PARTS:
+        order = sorted(sessions[part], key=lambda s: derive_seed(config.seed, "context", s.session_id))
+        chosen[part] = order[: wanted[part]]
+    return chosen
+
+
+def plan_episodes(
+    contexts: Mapping[str, Sequence[Session]], chatbots: Sequence[str], config: CollectConfig, seed: int
+) -> list[Episode]:
+    """Returns the conversations to hold: every context ``simulations_per_context`` times, each with a chatbot.
+
+    Raises:
+        ConfigError: ``assignment: as_real`` and a real session's chatbot is not in the roster.
+    """
+    names = sorted(chatbots)
+    drawn = [
+        (session, simulation)
+        for part in PARTS
+        for session in contexts[part]
+        for simulation in range(config.simulations_per_context)
+    ]
+    order = sorted(range(len(drawn)), key=lambda i: derive_seed(seed, "assign", drawn[i][0].session_id, drawn[i][1]))
+    place = {index: rank for rank, index in enumerate(order)}
+    episodes = []
+    for index, (session, simulation) in enumerate(drawn):
+        if config.assignment == "as_real":
+            chatbot = session.chatbot
+            if chatbot not in names:
+                raise ConfigError(
+                    f"collect.assignment is as_real, but {chatbot!r} of session {session.session_id} "
+                    f"is not among the chatbots {names}"
+                )
+        elif config.assignment == "balanced":
+            chatbot = names[place[index] % len(names)]
+        else:
+            chatbot = names[derive_seed(seed, "chatbot", session.session_id, simulation) % len(names)]
+        episodes.append(
+            Episode(
+                episode_id=f"{session.session_id}#{simulation}",
+                context_id=session.session_id,
+                world=chatbot,
+                seed=derive_seed(seed, "episode", session.session_id, simulation),
+            )
+        )
+    return episodes
+
+
+def simulate(
+    folder: Path,
+    title: str,
+    version: str,
+    simulator: Speaker,
+    chatbots: Mapping[str, Speaker],
+    contexts: Mapping[str, Sequence[Session]],
+    config: RunConfig,
+) -> None:
+    """Holds all conversations by stepping the env from the user's seat, and writes them.
+
+    Raises:
+        PhaseError: more conversations failed than ``collect.max_failed_share`` allows.
+    """
+    scenarios = [Scenario.of_session(s, OPENERS[config.collect.opener]) for part in PARTS for s in contexts[part]]
+    core = ConversationCore(scenarios, chatbots, "user", config.env)
+    episodes = plan_episodes(contexts, list(chatbots), config.collect, config.seed)
+    with counting(title, len(episodes)) as advance:
+        held = collect(simulator, core.sibling, episodes, concurrency=config.collect.concurrency)
+        results = run(in_order(_each(held, advance), episodes))
+    failures = [r for r in results if r.failure]
+    if len(failures) > config.collect.max_failed_share * len(results):
+        kinds = Counter(r.failure for r in failures)
+        raise PhaseError(
+            f"{title}: {len(failures)} of {len(results)} conversations failed ({dict(kinds)}); "
+            f"the first: {failures[0].reason}. Run the same command again to go on from here"
+        )
+    part_of = {s.session_id: part for part in PARTS for s in contexts[part]}
+    user_of = {s.session_id: s.user_id for part in PARTS for s in contexts[part]}
+    _write(folder, version, results, part_of, user_of)
+
+
+async def _each(results: AsyncIterator[Collected], advance: Callable[[], None]) -> AsyncIterator[Collected]:
+    async for result in results:
+        advance()
+        yield result
+
+
+def _write(
+    folder: Path,
+    version: str,
+    results: Sequence[Collected],
+    part_of: Mapping[str, str],
+    user_of: Mapping[str, str],
+) -> None:
+    folder.mkdir()
+    sessions: list[Session] = []
+    states: list[ConversationState] = []
+    counts: Counter[str] = Counter(episodes=len(results))
+    for result in results:
+        episode, state = result.episode, result.state
+        counts["redone"] += result.attempts - 1
+        if state is None:
+            counts[f"failed_{result.failure}"] += 1
+            continue
+        assert state.end is not None
+        counts[f"ended_{state.end.by}_{state.end.reason}"] += 1
+        if not state.num_user_turns:
+            counts["without_user_message"] += 1
+            continue
+        counts["sessions"] += 1
+        session = to_session(
+            state,
+            session_id=episode.episode_id,
+            source=f"rlenv:{version}",
+            chatbot=episode.world,
+            user_id=user_of[episode.context_id],
+        )
+        extra = {
+            "context_id": episode.context_id,
+            "part": part_of[episode.context_id],
+            "simulator": version,
+            "seed": episode.seed,
+            "ended_by": state.end.by,
+            "end_reason": state.end.reason,
+            "provenance": result.provenance.model_dump(mode="json") if result.provenance else None,
+        }
+        sessions.append(session.model_copy(update=extra))
+        states.append(state)
+    write_sessions(folder / "sessions.jsonl", sessions)
+    write_atomic(folder / "conversations.jsonl.gz", (to_line(state.model_dump(mode="json")) for state in states))
+    write_json(folder / "counts.json", dict(counts))
+
+
+def read_simulated(folder: Path) -> list[Simulated]:
+    """Returns what ``simulate`` wrote, in order."""
+    sessions = read_sessions(folder / "sessions.jsonl", neighbours="keep")
+    states = read_records(folder / "conversations.jsonl.gz", ConversationState)
+    result = []
+    for session, state in zip(sessions, states, strict=True):
+        extra = session.model_extra or {}
+        simulation = int(session.session_id.rsplit("#", 1)[1])
+        result.append(Simulated(session, state, extra["context_id"], extra["part"], simulation))
+    return result

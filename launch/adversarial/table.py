@@ -1,0 +1,118 @@
+"""The table that a run ends with: one row a simulator version, the real users beside it, and what it is worth.
+
+Reads ``metrics.jsonl`` alone, so it can be shown again at any time (``rlenv table RUN``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from launch.run.directory import RunDirectory
+from launch.run.tracking import read_metrics
+
+COLUMNS = (
+    ("t1", "disc/accuracy_turn_01", "{:.2f}"),
+    ("t5", "disc/accuracy_turn_05", "{:.2f}"),
+    ("t10", "disc/accuracy_turn_10", "{:.2f}"),
+    ("all", "disc/accuracy_overall", "{:.2f}"),
+    ("leak", "disc/leak_accuracy", "{:.2f}"),
+    ("ref", "disc/referee_accuracy", "{:.2f}"),
+    ("made", "prefs/made", "{:.0f}"),
+    ("kept", "prefs/kept", "{:.0f}"),
+    ("margin", "dpo/margin", "{:.2f}"),
+    ("H", "realism/entropy_mean", "{:.2f}"),
+    ("TTR", "realism/ttr_mean", "{:.3f}"),
+    ("bigr", "realism/bigram_mean", "{:.3f}"),
+)
+
+
+CAPTION = (
+    "accuracy of the discriminator at turns 1, 5, 10 and over all (0.5 is the goal), of the leak control and of the "
+    "referee; pairs made and kept; DPO margin; word entropy in bits, TTR and bigram diversity of the user's messages"
+)
+
+
+def results_table(rows: list[dict[str, Any]]) -> Table:
+    """Returns the table of a run's metrics. A figure that is not there is a dash, never a zero."""
+    table = Table(
+        caption=CAPTION,
+        box=box.SIMPLE_HEAD,
+        padding=0,
+    )
+    table.add_column("simulator", no_wrap=True)
+    for title, _, _ in COLUMNS:
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(row["version"], *(_cell(row, key, form) for _, key, form in COLUMNS))
+    if rows:
+        real = {key.replace("real/", "realism/"): v for key, v in rows[0].items() if key.startswith("real/")}
+        table.add_section()
+        table.add_row("real users", *(_cell(real, key, form) for _, key, form in COLUMNS))
+    return table
+
+
+def _cell(row: Mapping[str, Any], key: str, form: str) -> str:
+    value = row.get(key)
+    return "-" if value is None else form.format(value)
+
+
+def verdicts(rows: list[dict[str, Any]]) -> list[str]:
+    """Returns what the controls say of the accuracies, one sentence each; they are evidence only if all are sound."""
+    if not rows:
+        return ["no version has been measured yet"]
+    said = []
+    power = rows[0].get("disc/power_accuracy")
+    if power is not None:
+        if power < 0.9:
+            said.append(
+                f"NOT EVIDENCE: against shuffled words the discriminator's accuracy is {power:.2f}, below 0.90: "
+                "it is too weak for a low accuracy to mean anything"
+            )
+        else:
+            said.append(f"power control: {power:.2f} against shuffled words (0.90 is asked for)")
+    for row in rows:
+        version = row["version"]
+        leak, referee, session = (
+            row.get(f"disc/{key}") for key in ("leak_accuracy", "referee_accuracy", "accuracy_session")
+        )
+        bound = 0.5 + max(0.05, 2 * (row.get("disc/leak_se") or 0.0))
+        if leak is not None and leak > bound:
+            said.append(
+                f"LEAK at {version}: without the user's words the accuracy is still {leak:.2f}: part of the "
+                "accuracy comes from something else than the users"
+            )
+        margin = row.get("disc/accuracy_session_se") or 0.0
+        if referee is not None and session is not None and referee > session + margin:
+            said.append(
+                f"NOT EVIDENCE at {version}: the word-count referee ({referee:.2f}) beats the discriminator "
+                f"on whole sessions ({session:.2f})"
+            )
+    if not any(s.startswith(("NOT", "LEAK")) for s in said):
+        said.append("leak and referee controls: sound at every version")
+    return said
+
+
+def print_report(run: RunDirectory, console: Console | None = None) -> None:
+    """Prints the table, the controls' verdicts, and where everything lies."""
+    console = console or Console()
+    path = run.path("metrics.jsonl")
+    rows = list(read_metrics(path)) if path.exists() else []
+    console.print(results_table(rows))
+    for sentence in verdicts(rows):
+        console.print(f"- {sentence}", highlight=False)
+    last = rows[-1]["version"] if rows else "base"
+    console.print(f"\nin {run.root}:", highlight=False)
+    for what, where in (
+        ("adapters", f"base/adapter ... {last}/adapter"),
+        ("simulated sessions", f"base/simulated/sessions.jsonl ... {last}/simulated/sessions.jsonl"),
+        ("preference pairs", "base/preferences/pairs.jsonl ..."),
+        ("metrics, wall times", "metrics.jsonl, timings.jsonl"),
+    ):
+        console.print(f"  {what:<20} {where}", highlight=False, markup=False)
+    total = sum(run.timings().values())
+    console.print(f"  wall time of the phases: {total / 60:.1f} min", highlight=False)

@@ -1,0 +1,1 @@
+"""Training a chatbot against the simulators of a run, and its report."""

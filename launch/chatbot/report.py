@@ -1,0 +1,112 @@
+"""What a chatbot's training is told as: the same conversations before and after, by every judge, and the report.
+
+VERSION/judged/*.jsonl.gz   the measured conversations with the held-out judge's labels
+report/                     report.html, evaluation.json, tables (``launch.chatbot.report_page``)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from launch.chatbot.config import ChatbotRunConfig, JudgeConfig
+from launch.chatbot.phases import groups_of_users
+from launch.chatbot.records import read_held, write_held
+from launch.chatbot.report_page import ChatbotEvaluation, verdict, write_chatbot_report
+from launch.reports.figures import Picture
+from launch.run.directory import RunDirectory
+from launch.run.progress import counting
+from launch.serving.judges import JudgeName, JudgeOptions, What, serve_judge
+from launch.serving.language_models import ModelChoice
+from rlenv.core.aio import run as run_async
+from rlenv.core.types import Session
+from rlenv.evaluation.chatbot_rl.records import CurvePoint, EvaluationSet, Held, Users
+from rlenv.judges.annotate import NamedJudge, judged
+
+
+def judge_anew(run: RunDirectory, config: ChatbotRunConfig, version: str) -> None:
+    """Has the held-out judge label a version's measured conversations; does nothing where there is no such judge."""
+    judge = config.measuring.held_out_judge
+    if judge is None:
+        return
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        with serve_judge(_options(judge, run.path("judge"))) as (served, _):
+            for users, _ in groups_of_users(config):
+                held = read_held(run.path(f"{version}/measured/{users.name}.jsonl.gz"))
+                title = f"{version}: {users.name} by {judge.judge}"
+                write_held(folder / f"{users.name}.jsonl.gz", _relabelled(held, served, judge.concurrency, title))
+
+    run.once(f"{version}/judged", make)
+
+
+def evaluation_sets(run: RunDirectory, config: ChatbotRunConfig, before: str, after: str) -> list[EvaluationSet]:
+    """Returns the pairs of every group of users, by the run's own labels and then by the held-out judge's."""
+    judge = config.measuring.held_out_judge
+    kinds = [("measured", "")] + ([] if judge is None else [("judged", f", by {judge.judge}")])
+    return [
+        EvaluationSet(
+            users=Users(name=users.name + suffix, kind=users.kind),
+            before=tuple(read_held(run.path(f"{before}/{folder}/{users.name}.jsonl.gz"))),
+            after=tuple(read_held(run.path(f"{after}/{folder}/{users.name}.jsonl.gz"))),
+        )
+        for folder, suffix in kinds
+        for users, _ in groups_of_users(config)
+    ]
+
+
+def report(
+    run: RunDirectory,
+    config: ChatbotRunConfig,
+    before: str,
+    after: str,
+    points: Sequence[CurvePoint],
+    pictures: Sequence[Picture],
+) -> ChatbotEvaluation:
+    """Returns what ``report/`` says: the paired evaluation and the alarms."""
+    sets = evaluation_sets(run, config, before, after)
+    return write_chatbot_report(run.path("report"), config.name, points, sets, pictures, seed=config.seed)
+
+
+def _options(judge: JudgeConfig, cache: Path) -> JudgeOptions:
+    return JudgeOptions(
+        judge=JudgeName(judge.judge),
+        what=What.issues,
+        cache=cache,
+        model=ModelChoice(
+            base_url=judge.base_url,
+            model=judge.model,
+            key_env=judge.api_key_env,
+            engine_model=Path(judge.engine_model) if judge.engine_model else None,
+        ),
+        concurrency=judge.concurrency,
+    )
+
+
+def _relabelled(held: Sequence[Held], judge: NamedJudge, concurrency: int, title: str) -> list[Held]:
+    there = [record for record in held if record.failure is None]
+    sessions = [Session(session_id="/".join(map(str, record.key)), messages=record.messages) for record in there]
+    with counting(title, len(there)) as advance:
+        annotations = run_async(judged(sessions, judge, concurrency=concurrency, advance=advance))
+    labelled = iter(
+        record.model_copy(
+            update={
+                "messages": tuple(
+                    message.model_copy(update={"issues": labels}) if message.role == "assistant" else message
+                    for message, labels in zip(record.messages, annotation.labels, strict=True)
+                )
+            }
+        )
+        for record, annotation in zip(there, annotations, strict=True)
+    )
+    return [next(labelled) if record.failure is None else record for record in held]
+
+
+def sentences(found: ChatbotEvaluation) -> Iterable[str]:
+    """Yields what the run's user is told at its end."""
+    for row in found.paired.rows if found.paired else ():
+        yield verdict(row)
+    for alarm in found.alarms:
+        if alarm.state == "fired":
+            yield f"Alarm: {alarm.sentence}"

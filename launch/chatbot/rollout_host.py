@@ -1,0 +1,299 @@
+"""The Ray actor that holds a chatbot's conversations: rounds for its learner, and the measurements of its versions.
+
+    driver ──starts──> RolloutHost ──owns──> engines, discriminator
+    learner's worker ──round(number, adapter folder)──> RolloutHost ──> [ConversationGroup]
+
+It is the driver's, not the learner's, so engines outlive a worker that dies, and a worker that comes back finds them
+by the handle it was given. It reserves no CPU and runs one call at a time. When it dies itself, Ray starts it again and
+repeats the call: its engines died with it, and are started anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from launch.chatbot.config import CHATBOT, ChatbotRunConfig
+from launch.chatbot.records import RoundRecords, RoundSeconds, write_held
+from launch.run.contents import discriminator_checkpoint
+from launch.run.directory import RunDirectory
+from launch.run.roster import make_speaker
+from launch.serving.env import Served, serve
+from rlenv.core.adapters import adapter_at
+from rlenv.core.aio import run as run_async
+from rlenv.core.errors import PhaseError, RlenvError
+from rlenv.core.types import Adapter
+from rlenv.env.collect import Collected, Episode, collect, in_order
+from rlenv.env.conversation import to_session
+from rlenv.env.core import ConversationCore
+from rlenv.env.ensemble import Ensemble
+from rlenv.evaluation.chatbot_rl.figures import figures_of, held_of
+from rlenv.evaluation.chatbot_rl.records import Held
+from rlenv.learning.group_plan import plan_groups, plan_measuring
+from rlenv.learning.rows import ConversationGroup
+from rlenv.learning.simulator_faults import fault_threshold, message_weights
+from rlenv.learning.trajectory import trajectories_of
+from rlenv.rewards.registry import ISSUE_SOURCES
+from rlenv.speakers.engine import EngineSpeaker
+from trainers.discriminator.fit import read_validation
+
+RESTARTS = 2
+
+
+class RolloutHost:
+    """Holds conversations of one chatbot's versions with the users of one env.
+
+    Args:
+        config: the run's, with the chatbot's model resolved to a folder.
+        root: the run directory.
+    """
+
+    def __init__(self, config: ChatbotRunConfig, root: str) -> None:
+        self._config = config
+        self._root = Path(root)
+        self._records = RoundRecords(self._root / "rounds")
+        self._open = ExitStack()
+
+    def start(self) -> int:
+        """Starts the engines; returns the process id."""
+        _ = self._served
+        return os.getpid()
+
+    def round(self, number: int, adapter_folder: str) -> list[ConversationGroup]:
+        """Returns the conversations of a round by group, and leaves its records; from the records where they are there.
+
+        Args:
+            number: of the round, over the whole run.
+            adapter_folder: of the chatbot's version that holds them.
+
+        Raises:
+            PhaseError: more conversations failed than ``max_failed_share``.
+        """
+        config, adapter = self._config, _version(adapter_folder)
+        speaker = self._speaker(adapter)
+        plan = plan_groups(
+            self._contexts(config.split),
+            self._world,
+            number,
+            config.rl.num_groups,
+            config.rl.group_size,
+            config.seed,
+        )
+        results = self._records.read(number, adapter)
+        if results is None:
+            results = self._hold_round(number, plan, adapter)
+        found = {result.episode: result for result in results}
+        return [self._group([found[episode] for episode in episodes], speaker) for episodes in plan]
+
+    def measure(self, adapter_folder: str, users: Mapping[str, Mapping[str, float]], out_dir: str) -> None:
+        """Holds the conversations that measure a version, the same ones for all; writes them by group of users.
+
+        Args:
+            adapter_folder: the version's.
+            users: of each group the weights of who is in it.
+            out_dir: ``{group}.jsonl.gz`` are written there.
+        """
+        measuring = self._config.measuring
+        contexts = self._contexts(measuring.split)[: measuring.num_contexts]
+        for group, weights in users.items():
+            held = self._measured(_version(adapter_folder), weights, contexts, measuring.conversations_per_context)
+            write_held(Path(out_dir) / f"{group}.jsonl.gz", held)
+
+    def close(self) -> None:
+        """Ends the engines."""
+        self._open.close()
+
+    # ------------------------------------------------------------------------------------- who is there
+
+    @cached_property
+    def _served(self) -> Served:
+        serving = serve(
+            self._config,
+            "chatbot",
+            engines=[self._config.chatbot.engine],
+            judged=self._config.faults.quantile > 0,
+            log_dir=self._root / "logs",
+        )
+        return self._open.enter_context(serving)
+
+    @property
+    def _world(self) -> Ensemble:
+        world = self._served.parts.world
+        assert isinstance(world, Ensemble)
+        return world
+
+    def _contexts(self, split: str | None) -> list[str]:
+        return [s.context_id for s in self._served.parts.scenarios if split in (None, s.split)]
+
+    def _speaker(self, adapter: Adapter) -> EngineSpeaker:
+        speaker = make_speaker(
+            CHATBOT,
+            "chatbot",
+            self._config.chatbot,
+            self._config.settings.context,
+            engines=self._served.pools,
+            formats=self._served.formats,
+            adapters={CHATBOT: adapter},
+        )
+        assert isinstance(speaker, EngineSpeaker)
+        return speaker
+
+    # ----------------------------------------------------------------------------------- conversations
+
+    def _hold(self, episodes: Sequence[Episode], speaker: EngineSpeaker) -> list[Collected]:
+        parts, config = self._served.parts, self._config
+        core = ConversationCore(parts.scenarios, self._world, "chatbot", parts.limits, parts.reward)
+        held = collect(speaker, core.sibling, episodes, concurrency=config.settings.collect.concurrency)
+        results = run_async(in_order(held, episodes))
+        failures = [result for result in results if result.failure]
+        if len(failures) > config.max_failed_share * len(results):
+            kinds = dict(Counter(result.failure for result in failures))
+            raise PhaseError(
+                f"{len(failures)} of {len(results)} conversations failed ({kinds}), more than max_failed_share = "
+                f"{config.max_failed_share}; the first: {failures[0].reason}"
+            )
+        return results
+
+    def _hold_round(self, number: int, plan: Sequence[Sequence[Episode]], adapter: Adapter) -> list[Collected]:
+        began = time.monotonic()
+        results = self._hold([episode for episodes in plan for episode in episodes], self._speaker(adapter))
+        rollouts = time.monotonic() - began
+        held_out = {}
+        measuring = self._config.measuring
+        if measuring.every and number % measuring.every == 0:
+            contexts = self._contexts(measuring.split)[: measuring.every_contexts]
+            held_out = {
+                name: figures_of(self._measured(adapter, {name: 1.0}, contexts, 1)) for name in self._config.held_out
+            }
+        seconds = RoundSeconds(rollouts=rollouts, measuring=time.monotonic() - began - rollouts)
+        self._records.write(number, adapter, results, figures_of(self._labelled(results)), held_out, seconds)
+        return results
+
+    def _measured(
+        self, adapter: Adapter, weights: Mapping[str, float], contexts: Sequence[str], conversations: int
+    ) -> list[Held]:
+        users = Ensemble({name: self._world[name] for name in weights}, weights)
+        episodes = plan_measuring(contexts, users, conversations, self._config.seed)
+        return self._labelled(self._hold(episodes, self._speaker(adapter)))
+
+    def _labelled(self, results: Sequence[Collected]) -> list[Held]:
+        issues = ISSUE_SOURCES[self._config.measuring.labels]
+
+        async def label() -> list[Held]:
+            return [held_of(r, await issues(r.state) if r.state else ()) for r in results]
+
+        return run_async(label())
+
+    def _group(self, results: Sequence[Collected], speaker: EngineSpeaker) -> ConversationGroup:
+        there = [result for result in results if result.state is not None and result.rewards]
+        trajectories = trajectories_of(there, speaker)
+        return ConversationGroup(
+            group_id=results[0].episode.context_id,
+            trajectories=tuple(trajectories),
+            turn_weights=self._weights(there),
+            num_failed=sum(result.failure is not None for result in results),
+        )
+
+    # ---------------------------------------------------------------------------- the simulator's faults
+
+    def _weights(self, results: Sequence[Collected]) -> tuple[tuple[float, ...], ...]:
+        """Returns the weights of each conversation's messages; none where faults are not looked for."""
+        discriminator, faults = self._served.discriminator, self._config.faults
+        if discriminator is None or faults.quantile == 0:
+            return ()
+
+        async def weigh(result: Collected) -> tuple[float, ...]:
+            assert result.state is not None
+            session = to_session(result.state, session_id=result.episode.episode_id, source="env", chatbot="env")
+            scores = await discriminator.log_odds(session)
+            return message_weights(result.state, scores.log_odds, self._threshold, faults)
+
+        async def weigh_all() -> tuple[tuple[float, ...], ...]:
+            return tuple(await asyncio.gather(*map(weigh, results)))
+
+        return run_async(weigh_all())
+
+    @cached_property
+    def _threshold(self) -> float:
+        """The simulator as it should be is that of the discriminator's validation."""
+        config = self._config
+        checkpoint = discriminator_checkpoint(RunDirectory(config.run), config.settings, config.discriminator)
+        simulated = [scored.log_odds for scored in read_validation(checkpoint) if not scored.real]
+        return fault_threshold(simulated, config.faults)
+
+
+def _version(adapter_folder: str) -> Adapter:
+    return adapter_at(adapter_folder, Path(adapter_folder).name)
+
+
+# --------------------------------------------------------------------------------------- from elsewhere
+
+
+@dataclass(frozen=True)
+class HostedRollouts:
+    """``trainers.chatbot_rl.rounds.Rollouts``: a round of the host's, asked for from the learner's worker."""
+
+    plan: ChatbotRunConfig
+    """What the conversations follow from; tells one run from another."""
+    first_round: int
+    """The round of the whole run that the learner's first one is."""
+    host: Any = field(compare=False)
+
+    def __call__(self, number: int, adapter_folder: str) -> list[ConversationGroup]:
+        """Returns the groups of a round; see ``Rollouts``."""
+        groups: list[ConversationGroup] = ask(self.host.round, self.first_round + number, adapter_folder)
+        return groups
+
+
+def start_host(config: ChatbotRunConfig, root: Path) -> Any:
+    """Returns the handle of a running host; whoever started it ends it with ``stop_host``.
+
+    Raises:
+        ConfigError: settings that cannot be served.
+        EngineError: an engine did not start.
+    """
+    options = {"num_cpus": 0, "max_restarts": RESTARTS, "max_task_retries": RESTARTS, "max_concurrency": 1}
+    host: Any = ray.remote(RolloutHost).options(**options).remote(config, str(root))
+    try:
+        ask(host.start)
+    except BaseException:
+        ray.kill(host)
+        raise
+    return host
+
+
+def stop_host(host: Any) -> None:
+    """Ends a host and its engines."""
+    with suppress(RayActorError, RayTaskError, TimeoutError):
+        ray.get(host.close.remote(), timeout=60)
+    ray.kill(host)
+
+
+def ask(method: Any, *args: Any) -> Any:
+    """Returns what the host's method returns; its errors as they were raised there.
+
+    Raises:
+        PhaseError: the host died more often than it is started again.
+    """
+    try:
+        return ray.get(method.remote(*args))
+    except RayTaskError as error:
+        if isinstance(error.cause, RlenvError):
+            raise error.cause from None
+        raise
+    except RayActorError as error:
+        raise PhaseError(
+            f"the process that holds the conversations died {RESTARTS + 1} times ({error}); its engines' logs are in "
+            "logs/ of the run. Run the same command again to go on"
+        ) from None

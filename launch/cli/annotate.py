@@ -1,0 +1,164 @@
+"""The commands about labels: ``rlenv taxonomy``, ``rlenv annotate``, ``rlenv agreement``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from launch.cli.data import show_counts, told
+from launch.serving.judges import JudgeName, JudgeOptions, What, serve_judge
+from launch.serving.language_models import (
+    BaseUrl,
+    Cache,
+    Concurrency,
+    EngineModel,
+    KeyEnv,
+    ModelChoice,
+    ModelName,
+    SamplingSeed,
+    cache_folder,
+)
+from rlenv.core.errors import ConfigError
+
+
+def taxonomy(
+    file: Annotated[Path | None, typer.Argument(help="a taxonomy of your own to check and show; none is ours")] = None,
+    copy_to: Annotated[Path | None, typer.Option(help="write ours there, to be edited")] = None,
+) -> None:
+    """Show the categories of user actions and chatbot issues, or copy them to a file of your own."""
+    from rlenv.core.files import write_atomic
+    from rlenv.core.taxonomy import DEFAULT_FILE, GROUP_NAMES, load_taxonomy
+
+    with told():
+        categories = load_taxonomy(file)
+        if copy_to is not None:
+            if copy_to.exists():
+                raise ConfigError(f"--copy-to {copy_to}: there is a file already; name a new one")
+            write_atomic(copy_to, [(file or DEFAULT_FILE).read_bytes()])
+    for kind in ("actions", "issues"):
+        rows = getattr(categories, kind)
+        table = Table(title=f"{len(rows)} {kind}", title_justify="left", box=None)
+        for column in ("group", "id", "name", "description"):
+            table.add_column(column, overflow="fold")
+        for row in rows:
+            table.add_row(GROUP_NAMES[row.group], *map(escape, (row.id, row.name, row.description)))
+        Console().print(table)
+
+
+def annotate(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="sessions file")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="sessions file to write; may be IN")],
+    judge: Annotated[JudgeName, typer.Option(help="who labels")],
+    what: Annotated[What | None, typer.Option(help="what; default is all that the judge can")] = None,
+    taxonomy: Annotated[Path | None, typer.Option(help="categories of your own (see rlenv taxonomy)")] = None,
+    base_url: BaseUrl = None,
+    model: ModelName = None,
+    key_env: KeyEnv = None,
+    reasoning_effort: Annotated[str | None, typer.Option(help="endpoint: of a reasoning model, as low")] = None,
+    engine_model: EngineModel = None,
+    input_tokens: Annotated[int, typer.Option(help="engine: longest question")] = 8000,
+    max_tokens: Annotated[int, typer.Option(help="longest reply of a language model")] = 2048,
+    concurrency: Concurrency = 8,
+    seed: SamplingSeed = 0,
+    replace: Annotated[bool, typer.Option(help="also replace labels that people wrote")] = False,
+    cache: Cache = None,
+) -> None:
+    """Label the users' actions and the chatbots' issues; what people labelled stays.
+
+    A language model's answers are remembered: the same command goes on after a failure and asks nothing twice.
+    """
+    with told():
+        from launch.run.progress import counting
+        from rlenv.core import aio
+        from rlenv.data.sessions import read_sessions, write_sessions
+        from rlenv.judges.annotate import judged, with_labels
+
+        sessions = read_sessions(source, neighbours="keep")
+        options = JudgeOptions(
+            judge=judge,
+            what=what,
+            cache=cache_folder(cache, out),
+            taxonomy=taxonomy,
+            model=ModelChoice(base_url, model, key_env, engine_model, reasoning_effort),
+            input_tokens=input_tokens,
+            max_tokens=max_tokens,
+            concurrency=concurrency,
+            seed=seed,
+        )
+        with serve_judge(options) as (who, cached), counting("sessions", len(sessions)) as advance:
+            annotations = aio.run(judged(sessions, who, concurrency=concurrency, advance=advance))
+        done, report = with_labels(sessions, annotations, who, replace=replace)
+        write_sessions(out, done)
+    asked = {} if cached is None else {"answers asked for": cached.num_asked, "answers known": cached.num_cached}
+    rows = {
+        "sessions": report.num_sessions,
+        "messages labelled": report.num_labelled,
+        "  with a label": report.num_with_label,
+        "  labelled before": report.num_replaced,
+        "labels of people, kept": report.num_kept,
+        **asked,
+        **{f"  {label}": n for label, n in report.labels.most_common()},
+    }
+    show_counts(f"{out} by {who.name}", rows)
+
+
+def agreement(
+    first: Annotated[Path, typer.Argument(metavar="FILE", help="labelled sessions")],
+    second: Annotated[Path | None, typer.Argument(metavar="OTHER", help="the same, labelled by others")] = None,
+    judge: Annotated[JudgeName | None, typer.Option(help="in place of OTHER: detectors or oracle")] = None,
+    label_map: Annotated[str | None, typer.Option("--map", help="FILE's label names: dbdc3, annomi, or a YAML")] = None,
+) -> None:
+    """Show how far two annotators agree: Cohen's kappa by category, over the messages that both labelled."""
+    with told("nothing was compared"):
+        from rlenv.core import aio
+        from rlenv.data.sessions import read_sessions
+        from rlenv.judges.annotate import judged, with_labels
+        from rlenv.judges.compare import KINDS, label_agreement, load_label_map
+
+        if (second is None) == (judge is None):
+            raise ConfigError("name a second labelled file, or a judge with --judge")
+        mapped = None if label_map is None else load_label_map(label_map)
+        sessions = read_sessions(first, neighbours="keep")
+        if second is not None:
+            others, kinds = read_sessions(second, neighbours="keep"), KINDS
+        else:
+            assert judge is not None
+            if judge not in (JudgeName.detectors, JudgeName.oracle):
+                raise ConfigError(
+                    f"--judge {judge}: annotate a copy of the file first (rlenv annotate), then compare both"
+                )
+            with serve_judge(JudgeOptions(judge=judge, what=None, cache=first)) as (who, _):
+                others, _report = with_labels(sessions, aio.run(judged(sessions, who)), who, replace=True)
+                kinds = tuple(who.kinds)
+        rows, messages = label_agreement(sessions, others, mapped, kinds)
+        if not rows:
+            counts = " and ".join(f"{num} messages carry {kind}" for kind, num in messages.items())
+            raise ConfigError(
+                f"no label to compare: {counts} in both; do the files share session ids, and is a --map needed?"
+            )
+    table = Table(box=None)
+    for column in ("FILE's label", "compared with"):
+        table.add_column(column)
+    for column in ("messages", "FILE", "other", "both", "agree", "kappa"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        found = row.agreement
+        table.add_row(
+            *map(escape, (row.first, row.second)),
+            *(f"{n:,}" for n in (found.num, found.num_first, found.num_second, row.num_both)),
+            "-" if found.observed is None else f"{found.observed:.3f}",
+            "-" if found.kappa is None else f"{found.kappa:.3f}",
+        )
+    Console().print(table)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to an app."""
+    app.command("taxonomy")(taxonomy)
+    app.command("annotate")(annotate)
+    app.command("agreement")(agreement)

@@ -1,0 +1,251 @@
+"""The commands about data: ``rlenv import``, ``rlenv validate``, ``rlenv summarize``.
+
+Each reads everything, then writes one file whole or none. What is wrong is told on stderr, all of it at once, with
+exit code 1: by place, id and count, never by text.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from launch.serving.language_models import (
+    BaseUrl,
+    Cache,
+    Concurrency,
+    EngineModel,
+    KeyEnv,
+    ModelChoice,
+    ModelName,
+    SamplingSeed,
+    cache_folder,
+    language_model,
+)
+from rlenv.core.errors import ConfigError, DataError, Problem, RlenvError
+
+
+class Form(StrEnum):
+    """What ``rlenv import`` reads."""
+
+    esconv = "esconv"
+    annomi = "annomi"
+    jsonl = "jsonl"
+
+
+def import_data(
+    form: Annotated[Form, typer.Argument(help="the form of IN: the authors' own, or the neutral JSON lines")],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="the file, plain or gzipped")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="sessions file to write; .gz is gzipped")],
+    merge_neighbours: Annotated[bool, typer.Option(help="join messages in a row of one speaker")] = False,
+    drop_unknown: Annotated[bool, typer.Option(help="leave out the fields that rlenv does not know")] = False,
+    skip_bad: Annotated[bool, typer.Option(help="leave out sessions with problems, and tell them")] = False,
+    role: Annotated[list[str] | None, typer.Option(help="jsonl only: another name of a role, as seeker=user")] = None,
+) -> None:
+    """Bring other people's conversations into a sessions file.
+
+    Messages in a row of one speaker stay as they are in IN unless --merge-neighbours is given: whatever reads OUT
+    joins them itself, and the file keeps what was really said.
+    """
+    from rlenv.data import importers
+    from rlenv.data.sessions import write_sessions
+
+    with told():
+        options = importers.ImportOptions(
+            merge_neighbours=merge_neighbours, drop_unknown=drop_unknown, skip_bad=skip_bad
+        )
+        roles = _roles(role or [], form)
+        if form is Form.esconv:
+            sessions, report = importers.import_esconv(source, options)
+        elif form is Form.annomi:
+            sessions, report = importers.import_annomi(source, options)
+        else:
+            sessions, report = importers.import_jsonl(source, options, roles=roles)
+        write_sessions(out, sessions)
+    if report.problems:
+        _show_problems(report.problems, f"left out of {escape(str(out))}")
+    rows = {
+        "sessions": report.num_sessions,
+        "users": report.num_users,
+        "messages": report.num_messages,
+        "messages after the same speaker": report.num_neighbours,
+        "  of them joined": report.num_merged,
+        **_counted("kept, unknown to rlenv: ", report.kept),
+        **_counted("dropped: ", report.dropped),
+        **report.changed,
+    }
+    show_counts(str(out), rows)
+
+
+def validate(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="sessions files, plain or gzipped")],
+    neighbours: Annotated[
+        str, typer.Option(help="'merge' accepts messages in a row of one speaker, 'reject' does not")
+    ] = ("merge"),
+) -> None:
+    """Check sessions files, all of them together, and say what is in each."""
+    from rlenv.data.sessions import read_sessions
+
+    with told("not OK"):
+        if neighbours not in ("merge", "reject"):
+            raise ConfigError(f"--neighbours is {neighbours!r}; use merge or reject")
+        read_sessions(files, neighbours="reject" if neighbours == "reject" else "keep")
+        for file in files:
+            show_counts(str(file), _contents(file))
+    Console().print("[bold green]OK[/]")
+
+
+def summarize(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="sessions file; the order of a user's sessions is time")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="sessions file to write; may be IN")],
+    base_url: BaseUrl = None,
+    model: ModelName = None,
+    key_env: KeyEnv = None,
+    engine_model: EngineModel = None,
+    previous: Annotated[int, typer.Option(help="earlier summaries a session gets, at most (paper: 3 to 5)")] = 5,
+    recent_sessions: Annotated[int, typer.Option(help="earlier sessions added message by message, at most")] = 1,
+    input_tokens: Annotated[int, typer.Option(help="longest transcript that is shown to the model")] = 3000,
+    max_tokens: Annotated[int, typer.Option(help="longest summary")] = 300,
+    concurrency: Concurrency = 8,
+    seed: SamplingSeed = 0,
+    cache: Cache = None,
+) -> None:
+    """Let a language model write what a session's context lacks: summaries of it, of earlier sessions, of the long run.
+
+    What a person wrote stays. Answers are remembered: the same command goes on after a failure and asks nothing twice.
+    """
+    with told():
+        from launch.run.progress import counting
+        from rlenv.core import aio
+        from rlenv.data.sessions import read_sessions, write_sessions
+        from rlenv.data.summaries import SummaryConfig
+        from rlenv.data.summaries import summarize as write_summaries
+        from rlenv.speakers.completers import CachedCompleter
+
+        config = SummaryConfig(
+            num_previous=previous,
+            num_recent_sessions=recent_sessions,
+            input_tokens=input_tokens,
+            max_tokens=max_tokens,
+            concurrency=concurrency,
+            seed=seed,
+        )
+        sessions = read_sessions(source, neighbours="keep")
+        folder, choice = cache_folder(cache, out), ModelChoice(base_url, model, key_env, engine_model)
+        room = input_tokens + max_tokens + 512
+        with (
+            language_model(choice, num_positions=room, log_dir=folder) as (completer, count_tokens),
+            counting("summaries", len(sessions)) as advance,
+        ):
+            cached = CachedCompleter(completer, folder)
+            done, report = aio.run(write_summaries(sessions, cached, config, count_tokens, advance))
+        write_sessions(out, done)
+    rows = {
+        "sessions": report.num_sessions,
+        "users": report.num_users,
+        "answers asked for": report.num_asked,
+        "answers known from before": report.num_cached,
+        "current summaries written": report.num_current,
+        "sessions given earlier summaries": report.num_previous,
+        "long-term contexts written": report.num_long_term,
+        "sessions given earlier messages": report.num_recent,
+        "fields that people wrote, kept": report.num_kept,
+        "sessions without a word": report.num_empty,
+        "inputs cut to --input-tokens": report.num_cut,
+    }
+    show_counts(str(out), rows)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to an app."""
+    app.command("import")(import_data)
+    app.command("validate")(validate)
+    app.command("summarize")(summarize)
+
+
+@contextmanager
+def told(outcome: str = "nothing was written") -> Iterator[None]:
+    """Tells an error for people on stderr and ends with exit code 1; other errors are ours and pass."""
+    try:
+        yield
+    except DataError as error:
+        _show_problems(error.problems, outcome)
+        raise typer.Exit(1) from None
+    except RlenvError as error:
+        _stderr().print(f"[bold red]error[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+def _show_problems(problems: tuple[Problem, ...], outcome: str) -> None:
+    num_sessions = len({(p.where.rpartition(":")[0], p.session_id or p.where) for p in problems})
+    title = f"{len(problems)} problem{'s' * (len(problems) > 1)} in {num_sessions} place{'s' * (num_sessions > 1)}"
+    _stderr().print(f"[bold red]{title}[/] ({outcome})", highlight=False)
+    _stderr().print(escape(str(DataError(problems))), highlight=False, soft_wrap=True)
+
+
+def _contents(file: Path) -> dict[str, int | str]:
+    from rlenv.data.importers.report import near_known, unknown_fields
+    from rlenv.data.sessions import num_neighbours, read_sessions, session_dict
+
+    sessions = read_sessions(file, neighbours="keep")
+    openers = Counter(session.messages[0].role if session.messages else "nobody" for session in sessions)
+    unknown = sum((unknown_fields(session_dict(session)) for session in sessions), Counter[str]())
+    messages = [message for session in sessions for message in session.messages]
+    named = {f"{path} (did you mean {near}?)" if (near := near_known(path)) else path: n for path, n in unknown.items()}
+    lacking = Counter(
+        name
+        for session in sessions
+        for name in ("profile", "situation", "long_term_context", "previous_summaries", "current_summary")
+        if not getattr(session.context, name)
+    )
+    return {
+        "sessions": len(sessions),
+        "users": len({session.user_id for session in sessions}),
+        "messages": len(messages),
+        "  of users": sum(message.role == "user" for message in messages),
+        "  without text": sum(not message.content.strip() for message in messages),
+        "messages after the same speaker": sum(num_neighbours(session.messages) for session in sessions),
+        **{f"opened by {who}": n for who, n in sorted(openers.items())},
+        "without any context": sum(not session.context.model_dump(exclude_defaults=True) for session in sessions),
+        **{f"  without {name}": n for name, n in lacking.items()},
+        "with generated context": sum(bool(session.context.generated) for session in sessions),
+        **_counted("unknown field ", named),
+    }
+
+
+def _roles(pairs: list[str], form: Form) -> dict[str, str]:
+    if pairs and form is not Form.jsonl:
+        raise ConfigError(f"--role is for jsonl; the roles of {form} are known")
+    roles = dict(pair.partition("=")[::2] for pair in pairs)
+    if bad := [name for name, role in roles.items() if not name or role not in ("user", "assistant")]:
+        raise ConfigError(f"--role {bad[0]}={roles[bad[0]]}: expected NAME=user or NAME=assistant")
+    return roles
+
+
+def _counted(label: str, counts: Mapping[str, int]) -> dict[str, int]:
+    return {f"{label}{name}": n for name, n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))}
+
+
+def show_counts(title: str, rows: Mapping[str, int | str]) -> None:
+    """Prints a titled table of names and counts."""
+    table = Table(show_header=False, box=None)
+    table.add_column(overflow="fold")
+    table.add_column(justify="right", no_wrap=True)
+    for name, value in rows.items():
+        table.add_row(escape(name), f"{value:,}" if isinstance(value, int) else escape(str(value)))
+    console = Console()
+    console.print(f"[bold]{escape(title)}[/]", highlight=False, soft_wrap=True)
+    console.print(table)
+
+
+def _stderr() -> Console:
+    return Console(file=sys.stderr)

@@ -1,0 +1,185 @@
+"""The command line: ``rlenv adversarial``, ``rlenv import``, ``rlenv validate``, ... What a person did wrong is told
+in a sentence, with exit code 1 and no traceback.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+
+import launch.cli.annotate as annotate_commands
+import launch.cli.data as data_commands
+import launch.reports.evaluate as evaluation_command
+from rlenv.core.errors import RlenvError
+
+app = typer.Typer(
+    name="rlenv",
+    help="Conversations as an RL environment, with users that are trained to be real.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_commands.register(app)
+annotate_commands.register(app)
+evaluation_command.register(app)
+
+
+@app.command()
+def adversarial(
+    config: Annotated[Path, typer.Argument(help="YAML with what differs from the defaults, as conf/quickstart.yaml")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="settings as key.sub=value")] = None,
+    dry_run: Annotated[bool, typer.Option(help="check the configuration and show it, run nothing")] = False,
+) -> None:
+    """Run Algorithm 1, or go on with a run that was interrupted: the same command does both."""
+    from launch.run.settings import load_config, to_dict
+
+    settings = load_config(config, overrides or [])
+    if dry_run:
+        import yaml
+
+        typer.echo(yaml.safe_dump(to_dict(settings), sort_keys=False))
+        return
+    from launch.adversarial.algorithm import run_adversarial
+    from launch.adversarial.table import print_report
+
+    _quiet_libraries()
+    print_report(run_adversarial(settings))
+
+
+@app.command()
+def train_chatbot(
+    config: Annotated[Path, typer.Argument(help="YAML with what differs from the defaults, as conf/chatbot_rl.yaml")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="settings as key.sub=value")] = None,
+    dry_run: Annotated[bool, typer.Option(help="check the configuration and show it, run nothing")] = False,
+) -> None:
+    """Train a chatbot against the simulated users of an adversarial run; the same command goes on with it."""
+    from launch.chatbot.config import load_chatbot_config
+    from launch.run.settings import to_dict
+
+    settings = load_chatbot_config(config, overrides or [])
+    if dry_run:
+        import yaml
+
+        typer.echo(yaml.safe_dump(to_dict(settings), sort_keys=False))
+        return
+    from launch.chatbot.driver import train_chatbot as train
+    from launch.chatbot.report import sentences
+
+    _quiet_libraries()
+    for sentence in sentences(train(settings)):
+        typer.echo(sentence)
+    typer.echo(f"The report: {Path(settings.out_dir) / 'report' / 'report.html'}")
+
+
+@app.command()
+def study(
+    config: Annotated[Path, typer.Argument(help="YAML with what differs from the defaults, as conf/study.yaml")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="settings as key.sub=value")] = None,
+) -> None:
+    """Hold the paper's experiment on the reference population, where the truth is known; again to go on with it."""
+    from launch.study.config import load_study
+    from launch.study.driver import run_study
+    from launch.study.report import print_study
+
+    settings = load_study(config, overrides or [])
+    _quiet_libraries()
+    print_study(run_study(settings))
+
+
+@app.command()
+def pretrain(
+    config: Annotated[Path, typer.Argument(help="YAML, as conf/population_llama.yaml")],
+    out: Annotated[Path, typer.Argument(help="folder of the checkpoint, which must not exist")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="settings as key.sub=value")] = None,
+) -> None:
+    """Pretrain a small Llama on the reference population alone, as the one that the package carries was."""
+    from launch.adversarial.pretraining import pretrain as run_pretraining
+    from launch.run.settings import load_config
+
+    settings = load_config(config, overrides or [])
+    _quiet_libraries()
+    typer.echo(f"The checkpoint: {run_pretraining(settings, out)}")
+
+
+@app.command()
+def chatbot_pairs(
+    run: Annotated[Path, typer.Argument(help="directory of a run that trained a chatbot")],
+    out: Annotated[Path, typer.Argument(help="JSON lines file to write")],
+    min_margin: Annotated[float, typer.Option(help="keep pairs whose rewards differ by more")] = 0.0,
+) -> None:
+    """Export the conversations that a chatbot learned from as preference pairs, for DPO."""
+    from launch.chatbot.pairs import export_pairs
+
+    _quiet_libraries()
+    data_commands.show_counts(str(out), export_pairs(run, out, min_margin))
+
+
+@app.command()
+def table(run: Annotated[Path, typer.Argument(help="a run directory")]) -> None:
+    """Show the table of a run: one row for each simulator version."""
+    from launch.adversarial.table import print_report
+    from launch.run.directory import RunDirectory
+
+    print_report(RunDirectory(run))
+
+
+@app.command()
+def transcripts(
+    run: Annotated[Path, typer.Argument(help="a run directory")],
+    versions: Annotated[list[str] | None, typer.Argument(help="simulators; none is the first and the last")] = None,
+    context: Annotated[str | None, typer.Option(help="context id; none draws one of the evaluation users'")] = None,
+    seed: Annotated[int, typer.Option(help="of the draw")] = 0,
+) -> None:
+    """Show one context's transcripts side by side: the real session and the simulators'."""
+    from launch.adversarial.transcripts import print_transcripts
+
+    print_transcripts(run, versions or [], context, seed)
+
+
+@app.command()
+def serve_user(
+    config: Annotated[Path, typer.Argument(help="a run directory, or an environment's YAML file")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="settings as key.sub=value")] = None,
+    version: Annotated[list[str] | None, typer.Option(help="simulator to serve; may be repeated")] = None,
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port to listen on")] = 8000,
+    api_key_env: Annotated[str | None, typer.Option(help="environment variable with the key to ask for")] = None,
+) -> None:
+    """Serve trained simulators as an OpenAI-compatible user, for other evaluation harnesses."""
+    from launch.serving.user_endpoint import serve_user
+
+    _quiet_libraries()
+    serve_user(config, version or [], host=host, port=port, api_key_env=api_key_env, overrides=overrides or [])
+
+
+def _quiet_libraries() -> None:
+    """Bars and notices of libraries would break our own; what matters of them is in the run's logs."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+
+
+def main() -> None:
+    """The entry point."""
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=Console(stderr=True), show_path=False, markup=False)],
+    )
+    logging.getLogger("launch").setLevel(logging.INFO)
+    try:
+        app()
+    except RlenvError as error:
+        Console(stderr=True).print(f"[bold red]error[/] {escape(str(error))}", highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; run the same command again to go on", highlight=False)
+        sys.exit(130)

@@ -1,1 +1,0 @@
-"""``rlenv evaluate``: what it reads, the tables, figures and report that it writes."""

@@ -1,0 +1,1 @@
+"""``rlenv evaluate``: tables, figures and pages of an evaluation, in one directory."""

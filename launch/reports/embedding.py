@@ -1,0 +1,68 @@
+"""Figure 3's embeddings as ``rlenv evaluate`` makes them: which model, its memory, and what there is without."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch.run.progress import counting
+from rlenv.core.errors import ConfigError
+from rlenv.core.types import Session
+from rlenv.evaluation.embeddings.embedders import CachedEmbedder, Embedder, embed_sessions
+from rlenv.evaluation.embeddings.models import EndpointEmbedder, MiniLM, minilm_folder
+from rlenv.evaluation.embeddings.sessions import EmbeddingConfig, EmbeddingTable, embedding_table, sample_sessions
+from rlenv.evaluation.subjects import Simulator
+
+
+@dataclass(frozen=True)
+class EmbeddingOptions:
+    """What the command line says of embeddings."""
+
+    cache: Path
+    """Folder of an endpoint's vectors."""
+    wanted: bool = True
+    """False makes no Figure 3."""
+    base_url: str | None = None
+    """Of an OpenAI-compatible endpoint; None is MiniLM on this machine."""
+    model: str | None = None
+    key_env: str | None = None
+
+
+def make_embeddings(
+    simulators: Sequence[Simulator], real: Sequence[Session], options: EmbeddingOptions, config: EmbeddingConfig
+) -> EmbeddingTable | str:
+    """Returns Figure 3's table, or a sentence that says why there is none and how to get it.
+
+    Raises:
+        ConfigError: settings of an endpoint that do not go together, or that it refuses.
+        EngineError: the endpoint failed, after retries; what it answered is kept.
+    """
+    embedder = _embedder(options)
+    if isinstance(embedder, str):
+        return embedder
+    sessions = sample_sessions(simulators, real, config)
+    flat = [s for some in sessions.values() for s in some]
+    with counting("sessions embedded", len(flat)) as advance:
+        vectors = iter(embed_sessions(embedder, flat, advance=advance))
+    return embedding_table(
+        sessions,
+        {name: [next(vectors) for _ in some] for name, some in sessions.items()},
+        config,
+        embedder=embedder.name,
+        pools=[s.name for s in simulators if s.members],
+    )
+
+
+def _embedder(options: EmbeddingOptions) -> Embedder | str:
+    if bool(options.base_url) != bool(options.model) or (options.key_env and not options.base_url):
+        raise ConfigError("--embed-url and --embed-model go together (and --embed-key-env with them)")
+    if not options.wanted:
+        return "it was switched off with --no-embeddings"
+    if options.base_url and options.model:
+        return CachedEmbedder(EndpointEmbedder(options.base_url, options.model, options.key_env), options.cache)
+    try:
+        minilm_folder()
+    except ConfigError as error:
+        return f"{error}, or name an endpoint with --embed-url and --embed-model"
+    return MiniLM()

@@ -1,0 +1,140 @@
+"""The run directory: every phase's output appears whole or not at all, so that to resume is to skip what is there.
+
+    run.once("base/sessions", write)   calls write(partial_folder) unless base/sessions is there, then renames
+
+Knows nothing of what the phases do.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlenv.core.errors import ConfigError
+from rlenv.core.files import write_text
+
+log = logging.getLogger(__name__)
+
+PARTIAL = ".partial"
+TRAINING = "training"
+"""Folder of a run in which training phases keep their checkpoints while they are under way."""
+
+
+class RunDirectory:
+    """One run's folder: its config, its phases' outputs, its logs and timings."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).absolute()
+
+    def open(self, config: dict[str, Any]) -> None:
+        """Makes the folder, or takes up a run in it.
+
+        Raises:
+            ConfigError: the folder holds a run of another configuration; names the settings that differ.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        (self.root / "logs").mkdir(exist_ok=True)
+        path = self.root / "config.yaml"
+        text = yaml.safe_dump(config, sort_keys=False)
+        if path.exists():
+            differing = sorted(_differences(yaml.safe_load(path.read_text()), yaml.safe_load(text)))
+            if differing:
+                raise ConfigError(
+                    f"{self.root} holds a run with other settings ({', '.join(differing)}); "
+                    "use the same settings to go on with it, or another out_dir"
+                )
+        else:
+            write_text(path, text)
+        for leftover in self.root.rglob(f"*{PARTIAL}"):
+            if TRAINING not in leftover.relative_to(self.root).parts:  # an interrupted training goes on from there
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+    def path(self, name: str) -> Path:
+        """Returns the folder or file of that name, whether or not it is there."""
+        return self.root / name
+
+    def has(self, name: str) -> bool:
+        """Returns whether that phase is finished."""
+        return self.path(name).exists()
+
+    def once(self, name: str, make: Callable[[Path], object]) -> Path:
+        """Returns the folder ``name``, made by ``make(folder)`` unless an earlier run finished it.
+
+        ``make`` makes a folder beside it, which takes its name when everything is on disk; whatever interrupts
+        it leaves nothing under the name.
+        """
+        final = self.path(name)
+        if final.exists():
+            log.info("%s: there already", name)
+            return final
+        partial = final.with_name(final.name + PARTIAL)
+        if partial.exists():
+            shutil.rmtree(partial)
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        began = time.time()
+        log.info("%s: begins", name)
+        make(partial)
+        _sync(partial)
+        self._note_time(name, time.time() - began)  # before the name: a kill between the two repeats the line
+        os.rename(partial, final)
+        _sync_folder(final.parent)
+        log.info("%s: done in %.0f s", name, time.time() - began)
+        return final
+
+    def _note_time(self, name: str, seconds: float) -> None:
+        with open(self.root / "timings.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"phase": name, "seconds": round(seconds, 2), "ended": time.time()}) + "\n")
+
+    def timings(self) -> dict[str, float]:
+        """Returns the wall seconds of each finished phase."""
+        path = self.root / "timings.jsonl"
+        if not path.exists():
+            return {}
+        rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+        return {row["phase"]: row["seconds"] for row in rows}
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder against a second driver; the lock goes with the process, however it ends."""
+        import fcntl
+
+        self.root.mkdir(parents=True, exist_ok=True)
+        with open(self.root / ".lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ConfigError(f"{self.root}: another driver is at work in this folder") from None
+            yield
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in old.keys() | new.keys():
+            yield from _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
+    elif old != new:
+        yield prefix
+
+
+def _sync(folder: Path) -> None:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,83 @@
+"""From a roster's configuration to speakers in seats: engines, endpoints, callables and scripted chatbots.
+
+The same kinds sit in either seat, so a zero-shot model is compared with the trained simulator by configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from launch.run.config import RunConfig, SpeakerConfig
+from rlenv.core.errors import ConfigError
+from rlenv.core.protocols import Engine, Speaker
+from rlenv.core.types import Adapter, Seat
+from rlenv.population.chatbots.scripted import chatbot_names, make_chatbot
+from rlenv.population.users.user import PopulationUser
+from rlenv.prompting.chat_format import ChatFormat
+from rlenv.prompting.context import ContextConfig
+from rlenv.prompting.system_texts import (
+    SystemText,
+    approximate_tokens,
+    chatbot_system_text,
+    simulator_system_text,
+    token_counter,
+)
+from rlenv.speakers.endpoint import CallableSpeaker, EndpointSpeaker, import_callable
+from rlenv.speakers.engine import EngineSpeaker
+
+
+def system_text(seat: Seat, speaker: SpeakerConfig, config: ContextConfig, count: Callable[[str], int]) -> SystemText:
+    """Returns the builder of the system message of whoever ``speaker`` is in ``seat``."""
+    if seat == "chatbot":
+        return chatbot_system_text(config, count, speaker.system_prompt, speaker.sees_context)
+    if speaker.system_prompt is not None:
+        config = replace(config, instruction=speaker.system_prompt)
+    return simulator_system_text(config, count)
+
+
+def make_speaker(
+    name: str,
+    seat: Seat,
+    speaker: SpeakerConfig,
+    context: ContextConfig,
+    *,
+    engines: Mapping[str, Engine],
+    formats: Mapping[str, ChatFormat],
+    adapters: Mapping[str, Adapter],
+) -> Speaker:
+    """Returns who sits in ``seat``.
+
+    Args:
+        engines: running pools by name.
+        formats: each engine's chat format, by the same names.
+        adapters: adapters of speakers by the speaker's name, where they have one.
+    """
+    if speaker.kind == "population":
+        if seat == "user":
+            return PopulationUser()
+        known = speaker.name or name
+        if known not in chatbot_names():
+            raise ConfigError(f"chatbots.{name}: no scripted chatbot {known!r}; there are {', '.join(chatbot_names())}")
+        return make_chatbot(known, speaker.habits, name)
+    sampling = speaker.sampling.sampling()
+    if speaker.kind == "engine":
+        format = formats[speaker.engine]
+        build = system_text(seat, speaker, context, token_counter(format))
+        return EngineSpeaker(name, engines[speaker.engine], format, seat, build, sampling, adapters.get(name))
+    build = system_text(seat, speaker, context, approximate_tokens)
+    if speaker.kind == "endpoint":
+        assert speaker.base_url and speaker.model
+        return EndpointSpeaker(name, seat, speaker.base_url, speaker.model, speaker.api_key_env, build, sampling)
+    assert speaker.function
+    return CallableSpeaker(name, seat, import_callable(speaker.function), build)
+
+
+def default_roster() -> dict[str, SpeakerConfig]:
+    """Returns all scripted chatbots of the reference population."""
+    return {name: SpeakerConfig(kind="population") for name in chatbot_names()}
+
+
+def roster(config: RunConfig) -> dict[str, SpeakerConfig]:
+    """Returns the chatbots of the run; an empty roster is all scripted ones."""
+    return dict(config.chatbots) or default_roster()

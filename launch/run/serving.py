@@ -1,0 +1,135 @@
+"""Who holds the CPUs and GPUs when: engine pools, the served discriminator, and Ray itself.
+
+Engines start when a phase first needs them. Before a training phase they are stopped, unless the cluster has room for
+both (Ray Train makes its own placement group and would wait for what an engine holds). Knows nothing of phases.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import ray
+
+from actors.pool import EnginePool
+from actors.scoring import DiscriminatorPool
+from launch.run.config import RayConfig, RunConfig
+from rlenv.core.errors import PhaseError
+from rlenv.prompting.chat_format import ChatFormat, chat_format
+
+log = logging.getLogger(__name__)
+STARTS = 3
+
+
+@contextmanager
+def cluster(config: RayConfig) -> Iterator[None]:
+    """Connects to the cluster that is asked for, or starts one for the time of the block."""
+    if ray.is_initialized():
+        yield
+        return
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    if address:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    else:
+        _start_ray(config)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start_ray(config: RayConfig) -> None:
+    """Starts Ray in this process; again where a busy machine was too slow for Ray's own 30 seconds."""
+    for attempt in range(1, STARTS + 1):
+        try:
+            ray.init(
+                address="local",  # a cluster that somebody left behind on this machine is not ours to join
+                num_cpus=config.num_cpus,
+                num_gpus=config.num_gpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+            return
+        except Exception as error:  # Ray raises Exception itself
+            ray.shutdown()
+            if "timed out" not in str(error) or attempt == STARTS:
+                raise PhaseError(f"Ray did not start: {error}; run the same command again") from error
+            log.warning("Ray did not start in time; trying again")
+
+
+class Serving:
+    """The run's engines by name, started when asked for.
+
+    Args:
+        config: the run's.
+        simulator_model: folder of the simulator's base model, which engines with model "auto" serve.
+        log_dir: where engines write their logs.
+    """
+
+    def __init__(self, config: RunConfig, simulator_model: str, log_dir: Path) -> None:
+        self.config = config
+        self.engine_configs = {
+            name: replace(
+                engine,
+                model=simulator_model if engine.model == "auto" else engine.model,
+                name=name,
+                log_dir=str(log_dir),
+            )
+            for name, engine in config.engines.items()
+        }
+        self._pools: dict[str, EnginePool] = {}
+
+    @cached_property
+    def formats(self) -> dict[str, ChatFormat]:
+        """Each engine's chat format."""
+        from transformers import AutoTokenizer
+
+        return {
+            name: chat_format(AutoTokenizer.from_pretrained(engine.model))
+            for name, engine in self.engine_configs.items()
+        }
+
+    @property
+    def keeps_engines(self) -> bool:
+        """Whether engines stay up while something else trains or scores: asked for, or there is room for both."""
+        if self.config.keep_engines is not None:
+            return self.config.keep_engines
+        total = ray.cluster_resources()
+        train, scoring = self.config.train, self.config.scoring
+        engines = self.engine_configs.values()
+        cpus = sum(e.replicas * e.num_cpus for e in engines)
+        gpus = sum(e.replicas * e.num_gpus for e in engines)
+        cpus += max(train.num_workers * train.num_cpus, scoring.replicas * scoring.num_cpus)
+        gpus += max(train.num_workers * train.num_gpus, scoring.replicas * scoring.num_gpus)
+        return cpus <= total.get("CPU", 0) and gpus <= total.get("GPU", 0)
+
+    @contextmanager
+    def engines(self, *names: str) -> Iterator[dict[str, EnginePool]]:
+        """Gives the running pools of these names; afterwards they stop, or stay where the cluster has room."""
+        for name in names:
+            if name not in self._pools:
+                self._pools[name] = EnginePool(self.engine_configs[name]).start()
+        try:
+            yield {name: self._pools[name] for name in names}
+        finally:
+            if not self.keeps_engines:
+                self.close()
+
+    @contextmanager
+    def discriminator(self, checkpoint: Path) -> Iterator[DiscriminatorPool]:
+        """Gives the served discriminator of a checkpoint."""
+        with DiscriminatorPool(checkpoint, self.config.scoring, self.config.context) as pool:
+            yield pool
+
+    def close(self) -> None:
+        """Stops every engine."""
+        for pool in self._pools.values():
+            pool.close()
+        self._pools = {}

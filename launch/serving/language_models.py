@@ -1,0 +1,112 @@
+"""Which language model writes summaries or judges: one behind an endpoint, or one that runs as long as the command.
+
+The options by which a command names it are said here once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rlenv.core.errors import ConfigError
+from rlenv.prompting.cutting import CountTokens, estimate_tokens
+from rlenv.speakers.completers import Completer, EndpointCompleter, EngineCompleter
+
+BaseUrl = Annotated[str | None, typer.Option(help="root of an OpenAI-compatible API, http://host:8000/v1")]
+ModelName = Annotated[str | None, typer.Option(help="the model's name at --base-url")]
+KeyEnv = Annotated[str | None, typer.Option(help="NAME of the environment variable that holds --base-url's key")]
+EngineModel = Annotated[Path | None, typer.Option(help="folder of a chat model to run here instead of --base-url")]
+Concurrency = Annotated[int, typer.Option(help="requests under way at the same time")]
+SamplingSeed = Annotated[int, typer.Option(help="of sampling")]
+Cache = Annotated[Path | None, typer.Option(help="folder of answers; default OUT.cache")]
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """What the command line says of the model."""
+
+    base_url: str | None = None
+    """Root of an OpenAI-compatible API, or None."""
+    model: str | None = None
+    """The model's name there."""
+    key_env: str | None = None
+    """NAME of the environment variable that holds the key."""
+    engine_model: Path | None = None
+    """Folder of a checkpoint to run here, or None."""
+    reasoning_effort: str | None = None
+    """Of a reasoning model behind an endpoint."""
+
+
+def cache_folder(cache: Path | None, out: Path) -> Path:
+    """Returns the folder of answers for a command that writes ``out``."""
+    return cache or out.with_name(out.name + ".cache")
+
+
+@contextmanager
+def language_model(
+    choice: ModelChoice, *, num_positions: int, log_dir: Path, temperature: float = 0.3, structured: bool = False
+) -> Iterator[tuple[Completer, CountTokens]]:
+    """Gives the model and the function that counts its tokens (estimated, where the model is elsewhere).
+
+    Args:
+        choice: which.
+        num_positions: longest question and answer together, for an engine of ours.
+        log_dir: where that engine writes its log.
+        temperature: of sampling.
+        structured: that engine can hold its answers to a JSON schema.
+
+    Raises:
+        ConfigError: neither or both are asked for, or the folder holds no model.
+    """
+    folder = choice.engine_model
+    if bool(choice.base_url) == bool(folder):
+        raise ConfigError("name one model: --base-url and --model for an endpoint, or --engine-model for a folder")
+    if folder is None:
+        if not choice.model:
+            raise ConfigError("--base-url needs --model, the model's name there")
+        assert choice.base_url
+        yield (
+            EndpointCompleter(
+                choice.base_url,
+                choice.model,
+                choice.key_env,
+                temperature=temperature,
+                reasoning_effort=choice.reasoning_effort,
+            ),
+            estimate_tokens,
+        )
+        return
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"--engine-model {folder}: no checkpoint there; expected a folder with config.json")
+    with _engine(folder, num_positions, log_dir, temperature, structured) as completer:
+        yield completer, completer.count_tokens
+
+
+@contextmanager
+def _engine(
+    folder: Path, num_positions: int, log_dir: Path, temperature: float, structured: bool
+) -> Iterator[EngineCompleter]:
+    from transformers import AutoTokenizer
+
+    from actors.engines.config import EngineConfig
+    from actors.pool import EnginePool
+    from launch.run.config import RayConfig
+    from launch.run.serving import cluster
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    config = EngineConfig(
+        model=str(folder.resolve()),
+        name="judge" if structured else "summaries",
+        log_dir=str(log_dir.resolve()),
+        max_loras=0,
+        max_model_len=num_positions,
+        structured=structured,
+    )
+    with cluster(RayConfig()), EnginePool(config) as pool:
+        name = str(folder.resolve())
+        yield EngineCompleter(pool, tokenizer, name, temperature=temperature, structured=structured)

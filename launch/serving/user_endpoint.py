@@ -1,0 +1,201 @@
+"""Trained simulators as an OpenAI-compatible "user": /v1/models and /v1/chat/completions, for other harnesses.
+
+    rlenv serve-user runs/esconv_smollm2 --version it2 --port 8000
+
+The answer's message is what the simulated user says next (its role is "assistant", as the API has it), and
+``choices[i].rlenv["ended"]`` says whether the user closed the session with it. Never logs what is said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from launch.serving.user_requests import RequestError, SampledMessages, UserRequest, next_key, state_of
+from rlenv.core.errors import ConfigError, EngineError, OverlongError, there_are
+from rlenv.core.protocols import UserSimulator
+from rlenv.core.types import ConversationState, Utterance
+from rlenv.env.conversation import reply_seed
+from rlenv.env.provenance import describe
+from rlenv.env.providers import env_parts
+from rlenv.env.scenarios import Scenarios
+from rlenv.prompting.system_texts import approximate_tokens
+from rlenv.speakers.engine import EngineSpeaker
+
+
+def serve_user(
+    config: str | Path,
+    versions: Sequence[str] = (),
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    api_key_env: str | None = None,
+    overrides: Sequence[str] = (),
+) -> None:
+    """Serves simulators of a run until interrupted or terminated, and then stops what serves it.
+
+    Args:
+        config: a run directory, or an env's YAML file.
+        versions: which simulators; none is the newest.
+        host: address to listen on.
+        port: port to listen on.
+        api_key_env: name of the environment variable with the key that requests must bring; None asks for none.
+        overrides: as for an env.
+
+    Raises:
+        ConfigError: no such run or version, or no key in the variable.
+        EngineError: a model could not be served.
+    """
+    key = os.environ.get(api_key_env) if api_key_env else None
+    if api_key_env and not key:
+        raise ConfigError(f"the environment variable {api_key_env} is not set; it should hold the key to ask for")
+    parts = env_parts("chatbot", config=config, overrides=overrides)
+    try:
+        newest = max(parts.world, key=lambda name: getattr(parts.world, "shares", {}).get(name, 0.0))
+        unknown = [name for name in versions if name not in parts.world]
+        if unknown:
+            raise ConfigError(f"no simulator {unknown[0]!r}; {there_are(list(parts.world), unknown[0])}")
+        users = {name: parts.world[name] for name in versions or (newest,)}
+        # uvicorn ends its own work and raises the signal anew: unhandled, it would end us before the engines.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        uvicorn.run(user_app(users, Scenarios(parts.scenarios), api_key=key), host=host, port=port, log_level="warning")
+    finally:
+        parts.close()
+
+
+def user_app(
+    users: Mapping[str, UserSimulator],
+    scenarios: Scenarios,
+    *,
+    api_key: str | None = None,
+    most_messages: int = 50_000,
+) -> FastAPI:
+    """Returns the web application.
+
+    Args:
+        users: simulators by the model name that requests ask for.
+        scenarios: contexts that requests may ask for.
+        api_key: asked of every request; None asks for none.
+        most_messages: sampled messages whose tokens are remembered.
+    """
+    app = FastAPI(title="rlenv user", docs_url=None, redoc_url=None)
+    known = SampledMessages(most_messages)
+    app.state.known = known
+
+    def check_key(request: Request) -> None:
+        came = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if api_key is not None and not hmac.compare_digest(came.encode(), api_key.encode()):
+            raise RequestError("a wrong API key, or none", code="invalid_api_key", status=401)
+
+    @app.get("/v1/models")
+    async def models(request: Request) -> dict[str, Any]:
+        check_key(request)
+        return {"object": "list", "data": [_model(name) for name in users]}
+
+    @app.post("/v1/chat/completions")
+    async def complete(request: Request, body: UserRequest) -> dict[str, Any]:
+        check_key(request)
+        if body.model not in users:
+            told = f"no model {body.model!r}; {there_are(users, body.model)}"
+            raise RequestError(told, param="model", code="model_not_found", status=404)
+        if body.stream:
+            raise RequestError("a user's message comes whole; leave stream out", param="stream", code="unsupported")
+        seed = secrets.randbelow(2**31) if body.seed is None else body.seed
+        user = users[body.model]
+        state, key = state_of(body, scenarios, known, seed)
+        seeds = [reply_seed(state, *(("choice", i) if i else ())) for i in range(body.n)]
+        said = await asyncio.gather(*(user.reply(state, each) for each in seeds))
+        for utterance in said:
+            known.keep(next_key(key, "user", utterance.text), utterance)
+        return _answer(body, user, state, said)
+
+    _register_errors(app)
+    return app
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "rlenv"}
+
+
+def _answer(
+    body: UserRequest, user: UserSimulator, state: ConversationState, said: Sequence[Utterance]
+) -> dict[str, Any]:
+    choices = [
+        {
+            "index": i,
+            "message": {"role": "assistant", "content": each.text},
+            "finish_reason": "length" if each.truncated else "stop",
+            "logprobs": None,
+            "rlenv": {"ended": each.ends_session},
+        }
+        for i, each in enumerate(said)
+    ]
+    prompt, completion = _num_tokens(user, state, said)
+    return {
+        "id": f"chatcmpl-{secrets.token_hex(12)}",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": body.model,
+        "choices": choices,
+        "usage": {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion},
+        "rlenv": {
+            "context_id": state.context_id,
+            "seed": state.seed,
+            "simulator": describe(user).key,
+            "ignored": body.ignored(),
+        },
+    }
+
+
+def _num_tokens(user: UserSimulator, state: ConversationState, said: Sequence[Utterance]) -> tuple[int, int]:
+    """Returns (of the prompt, of all choices); four characters a token where no model speaks."""
+    if isinstance(user, EngineSpeaker):
+        return len(user.prompt(state)), sum(len(each.token_ids) for each in said)
+    read = sum(approximate_tokens(turn.utterance.text) for turn in state.turns)
+    return read, sum(approximate_tokens(each.text) for each in said)
+
+
+def _register_errors(app: FastAPI) -> None:
+    """Every error leaves in OpenAI's shape; none holds what was said."""
+
+    @app.exception_handler(RequestError)
+    async def _request(_: Request, error: RequestError) -> JSONResponse:
+        return _error(error.status, str(error), error.param, error.code)
+
+    @app.exception_handler(RequestValidationError)
+    async def _fields(_: Request, error: RequestValidationError) -> JSONResponse:
+        problems = [(".".join(map(str, e["loc"][1:])), e["msg"]) for e in error.errors()]
+        told = "; ".join(f"{where or 'body'}: {what}" for where, what in problems)
+        return _error(400, told, problems[0][0] or None)
+
+    @app.exception_handler(OverlongError)
+    async def _overlong(_: Request, error: OverlongError) -> JSONResponse:
+        return _error(400, str(error), "messages", "context_length_exceeded")
+
+    @app.exception_handler(EngineError)
+    async def _engine(_: Request, error: EngineError) -> JSONResponse:
+        return _error(503, str(error), code="engine_error")
+
+    @app.exception_handler(HTTPException)
+    async def _http(_: Request, error: HTTPException) -> JSONResponse:
+        return _error(error.status_code, str(error.detail))
+
+
+def _error(status: int, message: str, param: str | None = None, code: str | None = None) -> JSONResponse:
+    kind = {401: "authentication_error", 503: "server_error"}.get(status, "invalid_request_error")
+    shape = {"message": message, "type": kind, "param": param, "code": code}
+    return JSONResponse({"error": shape}, status_code=status)

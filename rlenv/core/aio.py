@@ -1,0 +1,82 @@
+"""Async machinery: the one background loop on which synchronous faces run async code, and many pieces of work at once.
+
+Knows nothing of conversations.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
+from functools import cache
+from itertools import islice
+from typing import TypeVar
+
+from rlenv.core.errors import ConfigError
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="rlenv-aio", daemon=True).start()
+    return loop
+
+
+def run(work: Coroutine[object, object, T]) -> T:
+    """Returns the coroutine's result. One loop for the process, so engines and locks may live across calls."""
+    future = asyncio.run_coroutine_threadsafe(work, _loop())
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
+async def as_finished(
+    work: Callable[[Item], Awaitable[T]], items: Iterable[Item], concurrency: int
+) -> AsyncGenerator[T, None]:
+    """Yields the result of ``work`` on every item as it comes, with at most ``concurrency`` of them in memory.
+
+    Items are drawn when there is a place. A result that the consumer has not taken keeps its place, so a slow
+    consumer slows the work down. An exception of ``work``, or a consumer that stops, cancels what is under way.
+
+    Raises:
+        ConfigError: ``concurrency`` is below 1.
+    """
+    if concurrency < 1:
+        raise ConfigError(f"concurrency: expected 1 or more, got {concurrency}")
+
+    async def one(item: Item) -> T:
+        return await work(item)
+
+    waiting = iter(items)
+    under_way: set[asyncio.Task[T]] = set()
+    finished: asyncio.Queue[asyncio.Task[T]] = asyncio.Queue()
+    try:
+        while True:
+            for item in islice(waiting, concurrency - len(under_way)):
+                task = asyncio.create_task(one(item))
+                under_way.add(task)
+                task.add_done_callback(finished.put_nowait)
+            if not under_way:
+                return
+            task = await finished.get()
+            under_way.remove(task)
+            yield task.result()
+    finally:
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+
+
+async def all_of(work: Callable[[Item], Awaitable[T]], items: Iterable[Item], concurrency: int) -> list[T]:
+    """Returns the results of ``work`` in the order of the items; see ``as_finished``."""
+
+    async def numbered(item: tuple[int, Item]) -> tuple[int, T]:
+        return item[0], await work(item[1])
+
+    found = dict([pair async for pair in as_finished(numbered, enumerate(items), concurrency)])
+    return [found[i] for i in range(len(found))]

@@ -1,0 +1,1 @@
+"""Sessions as files: reading, checking, importing, summarizing, and the words in them."""

@@ -1,0 +1,175 @@
+"""Sessions files: read with every problem told at once, written whole or not at all, split by user.
+
+One JSON object a line (``Session`` of ``rlenv.core.types``), plain or gzipped. Fields that rlenv does not know are kept
+and written back. Knows nothing of prompts, models or where the data came from (Section 4.1; ``rlenv.data.importers``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from rlenv.core.errors import ConfigError, DataError, Problem
+from rlenv.core.files import read_objects, to_line, write_atomic
+from rlenv.core.types import Message, Session
+from rlenv.data.checks import check_session, short_id
+
+Neighbours = Literal["merge", "reject", "keep"]
+PathLike = str | Path
+
+
+@dataclass
+class ReadReport:
+    """What reading did: counts only."""
+
+    num_sessions: int = 0
+    num_messages: int = 0
+    """After merging."""
+    num_merged: int = 0
+    """Messages that were joined to the one before, because the same speaker said both."""
+    merge_conflicts: Counter[str] = field(default_factory=Counter)
+    """Unknown message fields that differed between joined messages, by name: the first one's value stays."""
+
+
+def read_sessions(paths: PathLike | Sequence[PathLike], *, neighbours: Neighbours = "merge") -> list[Session]:
+    """Returns the sessions of all files, in order.
+
+    Args:
+        paths: JSON lines, plain or gzipped.
+        neighbours: messages in a row of one speaker are joined with a line break ("merge"), are a problem
+            ("reject"), or stay ("keep", for tools that must write back what they read).
+
+    Raises:
+        DataError: with every problem of every file.
+    """
+    return read_with_report(paths, neighbours=neighbours)[0]
+
+
+def read_with_report(
+    paths: PathLike | Sequence[PathLike], *, neighbours: Neighbours = "merge"
+) -> tuple[list[Session], ReadReport]:
+    """Returns what ``read_sessions`` does, and the counts of what reading did."""
+    problems: list[Problem] = []
+    sessions: list[Session] = []
+    first_seen: dict[str, str] = {}
+    for path in [paths] if isinstance(paths, (str, Path)) else paths:
+        for where, value in read_objects(path, problems):
+            session = check_session(value, where, problems, alternate=neighbours == "reject")
+            session_id = value.get("session_id")
+            if isinstance(session_id, str) and first_seen.setdefault(session_id, where) != where:
+                problems.append(_twice(where, session_id, first_seen[session_id]))
+            if session is not None:
+                sessions.append(session)
+    if problems:
+        raise DataError(problems)
+    report = ReadReport(num_sessions=len(sessions))
+    if neighbours == "merge":
+        sessions = [merge_neighbours(session, report) for session in sessions]
+    report.num_messages = sum(len(session.messages) for session in sessions)
+    return sessions, report
+
+
+def write_sessions(path: PathLike, sessions: Iterable[Session]) -> None:
+    """Writes sessions, one a line, whole or not at all; a name in ``.gz`` is gzipped.
+
+    What ``read_sessions(..., neighbours="keep")`` reads back equals what was written, unknown fields included.
+    Fields that were never set are left out, so a file read and written keeps its shape.
+    """
+    write_atomic(path, (to_line(session_dict(session)) for session in sessions))
+
+
+def session_dict(session: Session) -> dict[str, Any]:
+    """Returns the JSON object of a session, as it stands in a file."""
+    value = session.model_dump(exclude_unset=True)
+    value.setdefault("messages", ())
+    if session.user_id != session.session_id:
+        value["user_id"] = session.user_id
+    return value
+
+
+def num_neighbours(messages: Sequence[Message]) -> int:
+    """Returns how many messages come from the same speaker as the one before."""
+    return sum(one.role == two.role for one, two in pairwise(messages))
+
+
+def merge_neighbours(session: Session, report: ReadReport | None = None) -> Session:
+    """Returns the session with neighbouring messages of the same speaker joined, and counts them in ``report``.
+
+    Texts are joined by a line break (empty ones by nothing) and labels united in order. Of unknown fields, lists are
+    united too; of others that differ the first value stays, which ``report.merge_conflicts`` counts.
+    """
+    report = report if report is not None else ReadReport()
+    joined: list[Message] = []
+    for message in session.messages:
+        if joined and joined[-1].role == message.role:
+            joined[-1] = _join(joined[-1], message, report.merge_conflicts)
+            report.num_merged += 1
+        else:
+            joined.append(message)
+    if len(joined) == len(session.messages):
+        return session
+    return session.model_copy(update={"messages": tuple(joined)})
+
+
+def split_by_user(sessions: Sequence[Session], shares: Mapping[str, float], seed: int) -> dict[str, list[Session]]:
+    """Returns the sessions in named parts that share no user.
+
+    A user's part is a function of the seed and the user's id alone: adding users never moves others, and the order
+    of sessions and of ``shares`` does not matter. So shares are met on average over users, not exactly.
+
+    Args:
+        sessions: any order; kept within each part.
+        shares: part name to its share; they sum to 1, as in ``{"train": 0.8, "test": 0.2}``.
+        seed: another seed, another split.
+
+    Raises:
+        ConfigError: shares that are no shares, or a part that would be empty.
+    """
+    if not shares or not all(0 < share <= 1 for share in shares.values()) or not math.isclose(sum(shares.values()), 1):
+        raise ConfigError(f"shares of a split must be above 0 and sum to 1, got {dict(shares)}")
+    parts: dict[str, list[Session]] = {name: [] for name in shares}
+    for session in sessions:
+        parts[_part_of(session.user_id, shares, seed)].append(session)
+    if empty := [name for name, part in parts.items() if not part]:
+        num_users = len({session.user_id for session in sessions})
+        raise ConfigError(
+            f"split part(s) {', '.join(empty)} would be empty: {len(sessions)} sessions of {num_users} users in shares "
+            f"{dict(shares)} with seed {seed}; use more users, larger shares or another seed"
+        )
+    return parts
+
+
+def _part_of(user_id: str, shares: Mapping[str, float], seed: int) -> str:
+    digest = hashlib.blake2b(f"{seed}\0{user_id}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    point = int.from_bytes(digest, "big") / 2**64
+    edge = 0.0
+    for name in sorted(shares):
+        edge += shares[name]
+        if point < edge:
+            return name
+    return max(shares)  # the last edge, one rounding error below 1
+
+
+def _join(one: Message, two: Message, conflicts: Counter[str]) -> Message:
+    fields = one.model_dump(exclude_unset=True)
+    fields["content"] = "\n".join(text for text in (one.content, two.content) if text)
+    for name, value in two.model_dump(exclude_unset=True, exclude={"role", "content"}).items():
+        mine = fields.get(name)
+        if mine is None:
+            fields[name] = value
+        elif isinstance(mine, (list, tuple)) and isinstance(value, (list, tuple)):
+            fields[name] = type(mine)([*mine, *(item for item in value if item not in mine)])
+        elif value is not None and value != mine:
+            conflicts[name] += 1
+    return Message.model_validate(fields)
+
+
+def _twice(where: str, session_id: str, first: str) -> Problem:
+    hint = f"the same id is at {first}; remove or rename one"
+    return Problem(where, short_id(session_id), "session_id", "an id of its own", "one that was there before", hint)

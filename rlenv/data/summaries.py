@@ -1,0 +1,253 @@
+"""The parts of a context that a language model writes (Appendix A): of this session, of earlier ones, of the long run.
+
+One summary is asked for each session. A session's earlier summaries are those of the same user's sessions that stand
+before it in the file (the order of a file is time); its long-term context is drawn from all of them. What a person
+wrote is never overwritten. Knows nothing of where the language model runs (``rlenv.speakers.completers``).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlenv.core.aio import all_of
+from rlenv.core.errors import ConfigError, EngineError, OverlongError, PhaseError
+from rlenv.core.types import Session, SessionContext
+from rlenv.prompting.context_items import SPEAKERS
+from rlenv.prompting.cutting import MARK, CountTokens, cut_middle, encodable, estimate_tokens
+from rlenv.speakers.completers import CachedCompleter, ChatMessages
+
+Question = tuple[str, str, list[str]]
+"""Whose (a session id, for errors), the prompt, and the lines that it is about."""
+SESSION_PROMPT = """\
+You write the record of one mental health support session, for whoever must know it without reading it.
+In 3 to 6 plain sentences about "the user": why they came, the topics in their order, what they felt at the start and \
+at the end, what the chatbot tried, how the user took it, and what they came to see, if anything.
+Only what was said. No advice, no diagnosis, no headings, no quotes."""
+LONG_TERM_PROMPT = """\
+You are given the records of one user's mental health support sessions, oldest first.
+In 3 to 6 plain sentences about "the user": what keeps coming back, what has changed over time, and what stays open.
+Only what the records say. No advice, no diagnosis, no headings."""
+WRITE = "(Write the record now.)"
+"""Closes every question: small models go on with a transcript that has no end."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SummaryConfig:
+    """How summaries are made."""
+
+    num_previous: int = 5
+    """How many earlier summaries a session gets, the latest ones (Appendix A: 3 to 5)."""
+    num_recent_sessions: int = 1
+    """How many earlier sessions of the same user are added message by message, the latest ones; 0 adds none."""
+    input_tokens: int = 3000
+    """Longest transcript or list of summaries that is shown to the model; its middle goes first."""
+    max_tokens: int = 300
+    """Longest answer."""
+    concurrency: int = 8
+    """Requests under way at the same time."""
+    attempts: int = 3
+    """Tries where the model answers nothing, each with another seed."""
+    max_failures: int = 20
+    """After so many failed summaries no more are asked for."""
+    seed: int = 0
+    """Of the first try."""
+
+    def __post_init__(self) -> None:
+        least = {"num_recent_sessions": 0, "input_tokens": 64}
+        names = ("num_previous", "input_tokens", "max_tokens", "concurrency", "attempts", "max_failures")
+        wrong = [
+            f"{name} must be at least {least.get(name, 1)}, got {getattr(self, name)}"
+            for name in (*names, "num_recent_sessions")
+            if getattr(self, name) < least.get(name, 1)
+        ]
+        if wrong:
+            raise ConfigError("summaries: " + "; ".join(wrong))
+
+
+@dataclass
+class SummaryReport:
+    """What was written: counts only."""
+
+    num_sessions: int = 0
+    num_users: int = 0
+    num_asked: int = 0
+    num_cached: int = 0
+    """Answers that were known already."""
+    num_current: int = 0
+    """Sessions that got a current summary."""
+    num_previous: int = 0
+    """Sessions that got earlier summaries."""
+    num_long_term: int = 0
+    num_recent: int = 0
+    num_kept: int = 0
+    """Fields that people wrote, and that stay."""
+    num_empty: int = 0
+    """Sessions without a word to summarise."""
+    num_cut: int = 0
+    """Inputs whose middle was left out."""
+
+
+async def summarize(
+    sessions: Sequence[Session],
+    completer: CachedCompleter,
+    config: SummaryConfig,
+    count_tokens: CountTokens = estimate_tokens,
+    advance: Callable[[], None] = lambda: None,
+) -> tuple[list[Session], SummaryReport]:
+    """Returns the sessions with the summaries of their contexts filled in, and what was written.
+
+    Args:
+        sessions: in the order of time, at least within each user.
+        completer: remembers what was asked, so that a run that failed or was killed goes on.
+        config: sizes and limits.
+        count_tokens: of the completer's model.
+        advance: called once for each session's own summary.
+
+    Raises:
+        PhaseError: some summaries failed; nothing is lost, the same call goes on from there.
+        ConfigError: the endpoint can answer no request at all.
+    """
+    report = SummaryReport(num_sessions=len(sessions), num_users=len({s.user_id for s in sessions}))
+    asking = _Asking(completer, config, count_tokens, report)
+    known = await asking.all([session_chat(s) for s in sessions], [written_summary(s) for s in sessions], advance)
+    histories = _histories(sessions)
+    chats = [long_term_chat(s, [known[j] for j in histories[i]]) for i, s in enumerate(sessions)]
+    long_terms = await asking.all(chats, [None] * len(sessions))
+    asking.check(len(sessions))
+    done = []
+    for i, session in enumerate(sessions):
+        past = histories[i]
+        previous = tuple(text for j in past if (text := known[j]))[-config.num_previous :]
+        recent = tuple(sessions[j].messages for j in past)[len(past) - config.num_recent_sessions :]
+        recent = recent if config.num_recent_sessions else ()
+        report.num_empty += known[i] is None
+        done.append(_filled(session, known[i], previous, long_terms[i], recent, report))
+    report.num_asked, report.num_cached = completer.num_asked, completer.num_cached
+    return done, report
+
+
+class _Asking:
+    """The requests of one run: bounded, and with their failures kept."""
+
+    def __init__(
+        self, completer: CachedCompleter, config: SummaryConfig, count: CountTokens, report: SummaryReport
+    ) -> None:
+        self.completer, self.config, self.count, self.report = completer, config, count, report
+        self.failures: list[str] = []
+
+    async def all(
+        self,
+        chats: Sequence[Question | None],
+        known: Sequence[str | None],
+        advance: Callable[[], None] = lambda: None,
+    ) -> list[str | None]:
+        """Returns for each chat what is known, else the answer, else None; (who, prompt, lines) is a chat."""
+
+        async def answer(asked: tuple[Question | None, str | None]) -> str | None:
+            chat, text = asked
+            if text is None and chat is not None and len(self.failures) < self.config.max_failures:
+                text = await self.one(*chat)
+            advance()
+            return text
+
+        return await all_of(answer, zip(chats, known, strict=True), self.config.concurrency)
+
+    async def one(self, who: str, prompt: str, lines: list[str]) -> str | None:
+        kept = cut_middle(lines, self.config.input_tokens, self.count)
+        self.report.num_cut += kept != lines
+        shown = "\n".join([*kept, "", WRITE])
+        chat: ChatMessages = [{"role": "system", "content": prompt}, {"role": "user", "content": shown}]
+        try:
+            for attempt in range(self.config.attempts):
+                seed = self.config.seed + attempt
+                if answer := await self.completer.complete(chat, self.config.max_tokens, seed):
+                    return answer
+            self.failures.append(f"session {who}: no answer in {self.config.attempts} tries")
+        except OverlongError as error:
+            self.failures.append(f"session {who}: {error}; lower input_tokens ({self.config.input_tokens})")
+        except EngineError as error:
+            self.failures.append(f"session {who}: {error}")
+        log.warning("summary failed: %s", self.failures[-1])
+        return None
+
+    def check(self, num_sessions: int) -> None:
+        if self.failures:
+            num, most = len(self.failures), self.config.max_failures
+            stopped = f" (stopped after {most})" if num >= most else ""
+            raise PhaseError(
+                f"{num} summaries failed of {num_sessions} sessions{stopped}; the first: {self.failures[0]}. Nothing "
+                f"was written. {self.completer.num_asked} answers are kept: run the same command again to go on."
+            )
+
+
+def _histories(sessions: Sequence[Session]) -> list[list[int]]:
+    """Returns for each session the places of the same user's sessions before it, oldest first."""
+    seen: dict[str, list[int]] = defaultdict(list)
+    histories = []
+    for i, session in enumerate(sessions):
+        histories.append(list(seen[session.user_id]))
+        seen[session.user_id].append(i)
+    return histories
+
+
+def _filled(
+    session: Session,
+    current: str | None,
+    previous: tuple[str, ...],
+    long_term: str | None,
+    recent: tuple[Any, ...],
+    report: SummaryReport,
+) -> Session:
+    context, update = session.context, dict[str, Any]()
+    for name, value, counter in (
+        ("current_summary", current, "num_current"),
+        ("previous_summaries", previous, "num_previous"),
+        ("long_term_context", long_term, "num_long_term"),
+    ):
+        if by_person(context, name):
+            report.num_kept += 1
+        elif value:
+            update[name] = value
+            setattr(report, counter, getattr(report, counter) + 1)
+    if update:
+        update["generated"] = tuple(dict.fromkeys((*context.generated, *update)))
+    if recent and not context.recent_sessions:
+        update["recent_sessions"] = recent
+        report.num_recent += 1
+    return session.model_copy(update={"context": context.model_copy(update=update)}) if update else session
+
+
+def session_chat(session: Session) -> Question | None:
+    """Returns the question for a session's own summary; None for a session without a word."""
+    lines = [
+        SPEAKERS[m.role] + encodable(m.content).strip().replace("\n", "\n  ")
+        for m in session.messages
+        if m.content.strip()
+    ]
+    return (session.session_id, SESSION_PROMPT, lines) if lines else None
+
+
+def long_term_chat(session: Session, earlier: Sequence[str | None]) -> Question | None:
+    """The question for the long-term context; None with fewer than two earlier sessions, or where it stands."""
+    context = session.context
+    if by_person(context, "long_term_context"):
+        return None
+    texts = list(context.previous_summaries) if by_person(context, "previous_summaries") else earlier
+    lines = [f"- {encodable(text).strip()}" for text in texts if text and text != MARK]
+    return (session.session_id, LONG_TERM_PROMPT, lines) if len(lines) > 1 else None
+
+
+def written_summary(session: Session) -> str | None:
+    """Returns the current summary that a person wrote, if one did."""
+    return session.context.current_summary if by_person(session.context, "current_summary") else None
+
+
+def by_person(context: SessionContext, name: str) -> bool:
+    """Returns whether a field of the context is there and no model wrote it."""
+    return bool(getattr(context, name)) and name not in context.generated

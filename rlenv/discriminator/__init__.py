@@ -1,0 +1,1 @@
+"""The discriminator D_phi: model, token layout, controls and scores."""

@@ -1,0 +1,203 @@
+"""Controls of the discriminator: is it strong enough to mean something, and does it see only what it should?
+
+* Power: a simulator that is bad on purpose (``shuffle_words_within_user``) must be caught; a judge that calls it real
+  proves nothing by a low accuracy.
+* Referee: a cheap judge of another kind (TF-IDF and logistic regression) on the same split.
+* Leaks: lengths matched within pairs (``match_lengths``), and what trivial formatting alone tells (``leak_report``).
+
+The paper has none of these; its accuracies (Table 2) are read against them. Needs scikit-learn for the referee alone.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from rlenv.core.seeds import derive_seed
+from rlenv.core.types import Message, Record, Session
+from rlenv.discriminator.labelled import LabelledSession
+
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+
+
+def shuffle_words_within_user(sessions: Sequence[Session], seed: int = 0) -> list[Session]:
+    """Returns the sessions with the user's words shuffled over all of that user's messages in the session.
+
+    What is no word (spaces, line breaks, punctuation) stays in place, so every message keeps its number of words and
+    its punctuation, and every session its words: length is no cue, sense and word order are. The chatbot's messages
+    stay.
+    """
+    return [_shuffled(session, random.Random(derive_seed(seed, "shuffle", session.session_id))) for session in sessions]
+
+
+class Matched(Record):
+    """Pairs of equal length, and what it took."""
+
+    items: tuple[LabelledSession, ...]
+    """Real and simulated in turn."""
+    num_pairs: int
+    num_unpaired: int
+    """Sessions without a counterpart of the same context."""
+    num_empty: int
+    """Pairs left out because one side has no user message."""
+    turns_cut_real: int
+    turns_cut_simulated: int
+
+
+def match_lengths(real: Sequence[LabelledSession], simulated: Sequence[LabelledSession]) -> Matched:
+    """Returns pairs by context, both cut after the same user message: that of the shorter one.
+
+    At every turn there are then as many real as simulated sessions, and neither the number of turns (which a cap on
+    simulated sessions would give away) nor who spoke last says anything. Of several sessions of one context the first
+    real one goes with the first simulated one, and so on.
+    """
+    waiting: dict[str, list[LabelledSession]] = {}
+    for item in simulated:
+        waiting.setdefault(item.context_id, []).append(item)
+    items: list[LabelledSession] = []
+    counts = {"pairs": 0, "empty": 0, "real": 0, "simulated": 0}
+    for one in real:
+        if not waiting.get(one.context_id):
+            continue
+        other = waiting[one.context_id].pop(0)
+        lengths = len(one.session.user_messages()), len(other.session.user_messages())
+        turns = min(lengths)
+        if turns == 0:
+            counts["empty"] += 1
+            continue
+        counts["pairs"] += 1
+        counts["real"] += lengths[0] - turns
+        counts["simulated"] += lengths[1] - turns
+        items.extend([_cut(one, turns), _cut(other, turns)])
+    return Matched(
+        items=tuple(items),
+        num_pairs=counts["pairs"],
+        num_unpaired=len(real) + len(simulated) - 2 * (counts["pairs"] + counts["empty"]),
+        num_empty=counts["empty"],
+        turns_cut_real=counts["real"],
+        turns_cut_simulated=counts["simulated"],
+    )
+
+
+class RefereeScore(Record):
+    """The referee's accuracy on whole validation sessions."""
+
+    accuracy: float
+    num_train: int
+    num_validation: int
+
+
+def referee_accuracy(
+    train: Sequence[LabelledSession], validation: Sequence[LabelledSession], seed: int = 0
+) -> RefereeScore:
+    """Returns how well TF-IDF (characters 3 to 5 and words 1 to 2) with logistic regression tells the sessions apart.
+
+    It reads the user's messages of whole sessions. Lower-casing is off: case is a habit of people.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline, make_union
+
+    features = make_union(
+        TfidfVectorizer(analyzer="char", ngram_range=(3, 5), min_df=2, sublinear_tf=True, lowercase=False),
+        TfidfVectorizer(analyzer="word", ngram_range=(1, 2), sublinear_tf=True, lowercase=False, token_pattern=r"\S+"),
+    )
+    judge = make_pipeline(features, LogisticRegression(C=10.0, max_iter=2000, random_state=seed))
+    judge.fit([_user_text(item) for item in train], [item.real for item in train])
+    called = judge.predict([_user_text(item) for item in validation])
+    right = [bool(c) == item.real for c, item in zip(called, validation, strict=True)]
+    return RefereeScore(accuracy=sum(right) / len(right), num_train=len(train), num_validation=len(validation))
+
+
+def leak_report(items: Sequence[LabelledSession]) -> dict[str, float | None]:
+    """Returns for each trivial feature the AUC of telling real from simulated by it alone.
+
+    0.5 is no leak; 1 means that real sessions always have more of it, 0 that they always have less; None where a class
+    is missing. ``surrounding_space`` is of the text as stored: the discriminator's layout trims it.
+    """
+    labels = [item.real for item in items]
+    return {name: auc(labels, [feature(item.session) for item in items]) for name, feature in FEATURES.items()}
+
+
+def auc(labels: Sequence[bool], values: Sequence[float]) -> float | None:
+    """Returns the probability that a positive's value is above a negative's, ties counting half.
+
+    >>> auc([True, True, False], [2.0, 1.0, 1.0])
+    0.75
+    """
+    positive = np.asarray(labels, dtype=bool)
+    num_positive, num_negative = int(positive.sum()), int((~positive).sum())
+    if not num_positive or not num_negative:
+        return None
+    array = np.asarray(values, dtype=np.float64)
+    _, inverse, counts = np.unique(array, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    above = ranks[positive].sum() - num_positive * (num_positive + 1) / 2
+    return float(above / (num_positive * num_negative))
+
+
+def _rate(test: Callable[[str], bool]) -> Callable[[Session], float]:
+    def rate(session: Session) -> float:
+        texts = session.user_messages()
+        return sum(map(test, texts)) / len(texts) if texts else 0.0
+
+    return rate
+
+
+def _density(count: Callable[[str], int]) -> Callable[[Session], float]:
+    def density(session: Session) -> float:
+        text = "".join(session.user_messages())
+        return count(text) / len(text) if text else 0.0
+
+    return density
+
+
+FEATURES: dict[str, Callable[[Session], float]] = {
+    "num_user_turns": lambda s: float(len(s.user_messages())),
+    "num_messages": lambda s: float(len(s.messages)),
+    "user_opens": lambda s: float(bool(s.messages) and s.messages[0].role == "user"),
+    "user_ends": lambda s: float(bool(s.messages) and s.messages[-1].role == "user"),
+    "user_characters_per_turn": lambda s: sum(map(len, s.user_messages())) / max(1, len(s.user_messages())),
+    "surrounding_space": _rate(lambda t: t != t.strip()),
+    "empty_message": _rate(lambda t: not t.strip()),
+    "lower_case_start": _rate(lambda t: t.strip()[:1].islower()),
+    "final_full_stop": _rate(lambda t: t.strip().endswith(".")),
+    "newline_rate": _density(lambda t: t.count("\n")),
+    "double_space_rate": _density(lambda t: t.count("  ")),
+    "non_ascii_rate": _density(lambda t: sum(ord(c) > 127 for c in t)),
+    "digit_rate": _density(lambda t: sum(c.isdigit() for c in t)),
+    "upper_case_rate": _density(lambda t: sum(c.isupper() for c in t)),
+}
+"""Trivial features of a session's user side, and its shape."""
+
+
+def _shuffled(session: Session, rng: random.Random) -> Session:
+    words = [word for text in session.user_messages() for word in _WORD.findall(text)]
+    rng.shuffle(words)
+    left = iter(words)
+    messages = tuple(
+        Message(role="user", content=_WORD.sub(lambda _: next(left), m.content)) if m.role == "user" else m
+        for m in session.messages
+    )
+    return session.model_copy(
+        update={"session_id": f"{session.session_id}:shuffled", "source": "shuffled", "messages": messages}
+    )
+
+
+def cut_after_turn(session: Session, turns: int) -> Session:
+    """Returns the session up to and with user message ``turns``; whole where it has fewer."""
+    users = [i for i, m in enumerate(session.messages) if m.role == "user"]
+    if len(users) < turns:
+        return session
+    return session.model_copy(update={"messages": session.messages[: users[turns - 1] + 1]})
+
+
+def _cut(item: LabelledSession, turns: int) -> LabelledSession:
+    return item.model_copy(update={"session": cut_after_turn(item.session, turns)})
+
+
+def _user_text(item: LabelledSession) -> str:
+    return "\n".join(text.strip() for text in item.session.user_messages())

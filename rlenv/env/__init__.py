@@ -1,0 +1,1 @@
+"""The conversation environment: one core with two seats, and its Gymnasium faces. Knows neither torch nor Ray."""

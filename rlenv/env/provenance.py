@@ -1,0 +1,182 @@
+"""Who spoke in an episode, in which version, under which settings: what makes its results comparable, or not.
+
+Scores measured with different simulators are not comparable, so results are pooled only where every episode's
+simulator is the same (``check_poolable``). Knows nothing of models: speakers describe themselves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
+
+from rlenv.core.errors import ConfigError
+from rlenv.core.files import to_line
+from rlenv.core.protocols import Speaker
+from rlenv.core.types import ROLE_OF_SEAT, ConversationState, EndedBy, Record, Sampling, Seat, SessionContext
+from rlenv.env.ensemble import Ensemble
+
+SpeakerKind = Literal["engine", "endpoint", "callable", "population", "scripted", "unknown"]
+
+
+class SpeakerCard(Record):
+    """Who sits in a seat, as it describes itself with a method ``describe``."""
+
+    name: str
+    kind: SpeakerKind = "unknown"
+    version: str = ""
+    """What changes when it behaves differently: an adapter's version (base, it1 ...), a program's version."""
+    adapter_digest: str | None = None
+    """SHA-256 of the LoRA adapter's files."""
+    model: str | None = None
+    """The checkpoint, or an endpoint's name for it."""
+    sampling: Sampling | None = None
+    """How it is sampled; the seed is each reply's own."""
+
+    @property
+    def key(self) -> str:
+        """Equal for speakers whose results may be pooled: kind, name, version, model and weights, not the sampling."""
+        parts = (self.kind, self.name, self.version, self.model or "", (self.adapter_digest or "")[:12])
+        return " ".join(part for part in parts if part)
+
+
+class Provenance(Record):
+    """What one episode came from and how it ended. A function of seeds and actions, so it holds no clock time."""
+
+    simulator: SpeakerCard
+    """Who sat in the user's seat."""
+    chatbot: SpeakerCard
+    seat: Seat
+    """The agent's seat; the other is the world's."""
+    drawn_from: dict[str, float] | None = None
+    """Each candidate's ``SpeakerCard.key`` and share, where the world's seat was drawn; None where it was asked for."""
+    context_id: str
+    context_digest: str
+    """SHA-256 of the context's JSON, hexadecimal."""
+    user_id: str = ""
+    """The persona: whose context it is."""
+    seeds: tuple[int, ...]
+    """The conversation's seed; with each fork under another seed, that one too. The last is in force."""
+    num_user_turns: int = 0
+    num_messages: int = 0
+    num_tokens: int = 0
+    """Sampled tokens of both seats."""
+    ended_by: EndedBy | None = None
+    end_reason: str | None = None
+    rlenv_version: str = ""
+
+    @property
+    def simulator_key(self) -> str:
+        """What has to be equal for results to be pooled: the simulator, or the ensemble that it was drawn from."""
+        if self.seat == "user" or self.drawn_from is None:
+            return self.simulator.key
+        return "ensemble of " + ", ".join(f"{share:.3g} {key}" for key, share in sorted(self.drawn_from.items()))
+
+
+def describe(speaker: Speaker) -> SpeakerCard:
+    """Returns who a speaker is; of one that does not say (no method ``describe``), its name."""
+    own = getattr(speaker, "describe", None)
+    return own() if own is not None else SpeakerCard(name=speaker.name)
+
+
+def shares_by_key(ensemble: Ensemble) -> dict[str, float] | None:
+    """Returns ``Provenance.drawn_from`` of episodes whose partner is drawn; None where it is always the same."""
+    shares: dict[str, float] = {}
+    for name, speaker in ensemble.items():
+        key = describe(speaker).key
+        shares[key] = shares.get(key, 0.0) + ensemble.shares[name]
+    drawn = {key: share for key, share in shares.items() if share > 0}
+    return drawn if len(drawn) > 1 else None
+
+
+def origin_of(
+    state: ConversationState,
+    *,
+    seat: Seat,
+    agent: SpeakerCard,
+    world: SpeakerCard,
+    drawn_from: dict[str, float] | None,
+    user_id: str,
+    seeds: tuple[int, ...],
+) -> Provenance:
+    """Returns what is known of a conversation's provenance when it begins, and does not change; see ``so_far``.
+
+    Args:
+        state: the conversation.
+        seat: the agent's.
+        agent: who sits there.
+        world: who sits in the other seat.
+        drawn_from: see ``Provenance``.
+        user_id: see ``Provenance``.
+        seeds: see ``Provenance``.
+    """
+    return Provenance(
+        simulator=agent if seat == "user" else world,
+        chatbot=world if seat == "user" else agent,
+        seat=seat,
+        drawn_from=drawn_from,
+        context_id=state.context_id,
+        context_digest=context_digest(state.context),
+        user_id=user_id,
+        seeds=seeds,
+        rlenv_version=rlenv_version(),
+    )
+
+
+def so_far(origin: Provenance, state: ConversationState) -> Provenance:
+    """Returns a conversation's provenance as it stands; the agent's version is that of its last message's adapter.
+
+    Cheap, since every step of the env asks for it.
+    """
+    update: dict[str, object] = {
+        "num_user_turns": state.num_user_turns,
+        "num_messages": len(state.turns),
+        "num_tokens": sum([len(t.utterance.token_ids) for t in state.turns]),
+    }
+    if state.end is not None:
+        update |= {"ended_by": state.end.by, "end_reason": state.end.reason}
+    own = next((t.utterance for t in reversed(state.turns) if t.role == ROLE_OF_SEAT[origin.seat]), None)
+    if own is not None and own.adapter is not None:
+        name = "simulator" if origin.seat == "user" else "chatbot"
+        agent: SpeakerCard = getattr(origin, name)
+        if agent.adapter_digest != own.adapter.digest or agent.version != own.adapter.name:
+            agent = agent.model_copy(update={"version": own.adapter.name, "adapter_digest": own.adapter.digest})
+            update[name] = agent
+    return origin.model_copy(update=update)
+
+
+def check_poolable(provenances: Iterable[Provenance | None], allow_mixed: bool = False) -> None:
+    """Returns if the episodes' results may be pooled: all of one simulator, or of one ensemble with the same weights.
+
+    Args:
+        provenances: one an episode; None where it is not known, which is a simulator of its own.
+        allow_mixed: pool different simulators all the same.
+
+    Raises:
+        ConfigError: there are several simulators; with the episodes of each.
+    """
+    counts = Counter("an unknown simulator" if p is None else p.simulator_key for p in provenances)
+    if len(counts) > 1 and not allow_mixed:
+        listed = "; ".join(f"{number} of {key}" for key, number in sorted(counts.items()))
+        raise ConfigError(
+            f"episodes of {len(counts)} different simulators would be pooled: {listed}. Results of different "
+            "simulators are not comparable; keep them apart, or pass allow_mixed=True"
+        )
+
+
+def context_digest(context: SessionContext) -> str:
+    """Returns the SHA-256 of a context's JSON, hexadecimal."""
+    # pydantic's own JSON refuses lone surrogates, which people's messages hold
+    return hashlib.sha256(to_line(context.model_dump(mode="json"))).hexdigest()
+
+
+@cache
+def rlenv_version() -> str:
+    """Returns the installed version of this package: the version of its scripted parts."""
+    try:
+        return version("rlenv")
+    except PackageNotFoundError:
+        return "source"

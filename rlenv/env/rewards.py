@@ -1,0 +1,37 @@
+"""Weighted sums of rewards, and the seats in which a reward makes sense."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rlenv.core.protocols import Reward
+from rlenv.core.types import ConversationState, Seat
+
+
+@dataclass(frozen=True)
+class WeightedReward:
+    """The weighted sum of rewards. Parts are named as the rewards are; ``name/part`` where one has several."""
+
+    terms: Mapping[str, tuple[float, Reward]]
+    """Name to weight and reward."""
+
+    async def __call__(self, before: ConversationState, after: ConversationState) -> dict[str, float]:
+        """Returns every part, weighted."""
+        found = await asyncio.gather(*(reward(before, after) for _, reward in self.terms.values()))
+        return {
+            name if len(parts) == 1 else f"{name}/{part}": weight * value
+            for (name, (weight, _)), parts in zip(self.terms.items(), found, strict=True)
+            for part, value in parts.items()
+        }
+
+
+def misfits(reward: Reward, seat: Seat | None) -> list[str]:
+    """Returns why a reward makes no sense with the agent in ``seat``; empty where it does."""
+    if isinstance(reward, WeightedReward):
+        return [f"{name}: {why}" for name, (_, part) in reward.terms.items() for why in misfits(part, seat)]
+    seats = getattr(reward, "seats", None)
+    if seat is None or seats is None or seat in seats:
+        return []
+    return [f"makes sense with the agent in the seat {' or '.join(map(repr, seats))}, got seat {seat!r}"]

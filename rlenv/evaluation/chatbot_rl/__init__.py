@@ -1,0 +1,1 @@
+"""The figures of a chatbot's training: records, measures, paired tests, alarms."""

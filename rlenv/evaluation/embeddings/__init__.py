@@ -1,0 +1,1 @@
+"""Figure 3: session embeddings, who makes them, and their neighbours."""

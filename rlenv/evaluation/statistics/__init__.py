@@ -1,0 +1,1 @@
+"""Intervals, rates, divergences and correlations."""

@@ -1,0 +1,1 @@
+"""What is learnt from: preference pairs, advantages and training rows, made of conversations."""

@@ -1,0 +1,80 @@
+"""Which conversations a round of reinforcement learning holds, and which ones measure a chatbot before and after.
+
+A *group* is one context with its persona and one user, under several seeds. Everything follows from the seed and the
+round's number, so a round that is held again is the same round. Knows nothing of who holds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rlenv.core.errors import ConfigError
+from rlenv.core.seeds import derive_seed
+from rlenv.env.collect import Episode
+from rlenv.env.ensemble import Ensemble
+
+
+def plan_groups(
+    context_ids: Sequence[str], world: Ensemble, number: int, num_groups: int, group_size: int, seed: int
+) -> list[list[Episode]]:
+    """Returns the episodes of a round by group.
+
+    Contexts come in passes, each in an order of its own, so that none comes again before all others did; the user of
+    a group is drawn from the ensemble.
+
+    Args:
+        context_ids: to take from; one round has no context twice.
+        world: who may sit in the user's seat.
+        number: of the round, from 0.
+        num_groups: of the round.
+        group_size: conversations a group.
+        seed: of the run.
+
+    Raises:
+        ConfigError: fewer contexts than groups.
+    """
+    if len(context_ids) < num_groups:
+        raise ConfigError(f"a round has {num_groups} groups of a context each, and there are {len(context_ids)}")
+    groups = []
+    for context_id in _of_round(context_ids, number, num_groups, seed):
+        user = world.draw(derive_seed(seed, "group", number, context_id))
+        groups.append(
+            [
+                Episode(
+                    episode_id=f"{number}:{context_id}#{place}",
+                    context_id=context_id,
+                    world=user,
+                    seed=derive_seed(seed, "conversation", number, context_id, place),
+                )
+                for place in range(group_size)
+            ]
+        )
+    return groups
+
+
+def plan_measuring(
+    context_ids: Sequence[str], users: Ensemble, conversations_per_context: int, seed: int
+) -> list[Episode]:
+    """Returns the episodes that measure a chatbot with a group of users: the same ones for every version of it.
+
+    Args:
+        context_ids: each is talked about ``conversations_per_context`` times.
+        users: one is drawn for each conversation.
+        conversations_per_context: under a seed each.
+        seed: of the run.
+    """
+    episodes = []
+    for context_id in context_ids:
+        for place in range(conversations_per_context):
+            own = derive_seed(seed, "measure", context_id, place)
+            episode_id = f"{context_id}#{place}"
+            episodes.append(Episode(episode_id=episode_id, context_id=context_id, world=users.draw(own), seed=own))
+    return episodes
+
+
+def _of_round(context_ids: Sequence[str], number: int, num_groups: int, seed: int) -> list[str]:
+    """Returns the contexts of round ``number``: what is left of a pass too short for a round is left out of it."""
+    rounds_a_pass = len(context_ids) // num_groups
+    which, place = divmod(number, rounds_a_pass)
+    order = sorted(context_ids, key=lambda context_id: derive_seed(seed, "pass", which, context_id))
+    return order[place * num_groups : (place + 1) * num_groups]

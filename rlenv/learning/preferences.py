@@ -1,0 +1,194 @@
+"""Section 3.5: critical turns, alternatives by forking the conversation there, and preference pairs.
+
+scores = discriminator.log_odds(session)                     [T + 1]
+turns  = critical_turns(turn_rewards(scores))                highest and lowest reward
+alternatives = sample_alternatives(conversation, turn, ...)  8, from the current simulator
+pair   = best and worst of them by their own Eq. 4 reward, kept if r_chosen > 0 > r_rejected
+
+Critical turns, alternatives and pairs serve either seat; the chatbot's, by the env's reward, are made in
+``rlenv.learning.chatbot_preferences``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from rlenv.core.errors import ConfigError
+from rlenv.core.log_odds import branch_rewards, turn_rewards
+from rlenv.core.protocols import Discriminator
+from rlenv.core.types import Branch, ConversationState, PreferencePair, Session, SessionScores, Utterance
+from rlenv.env.conversation import before_message, reply_seed
+from rlenv.speakers.engine import EngineSpeaker
+
+Critical = Literal["highest", "lowest"]
+Compared = Literal["highest", "lowest", "first"]
+
+
+@dataclass(frozen=True)
+class PreferencesConfig:
+    """How preference pairs are made (Section 3.5)."""
+
+    num_alternatives: int = 8
+    """Alternatives sampled at each critical turn."""
+    concurrency: int = 256
+    """Sessions worked on at the same time."""
+
+    def __post_init__(self) -> None:
+        if self.num_alternatives < 2:
+            raise ConfigError(f"preferences.num_alternatives must be 2 or more, got {self.num_alternatives}")
+
+
+@dataclass(frozen=True)
+class PreferenceSet:
+    """The pairs that are kept, the scores they rest on, and what was counted on the way."""
+
+    pairs: list[PreferencePair]
+    scores: list[SessionScores]
+    """One record a session, its branches in the order highest, lowest."""
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def critical_turns(rewards: Sequence[float]) -> dict[Critical, int]:
+    """Returns the turns (from 1) of the highest and the lowest reward; one entry where they are the same.
+
+    >>> critical_turns([0.1, -2.0, 1.3])
+    {'highest': 3, 'lowest': 2}
+    >>> critical_turns([0.4])
+    {'highest': 1}
+    """
+    if not len(rewards):
+        return {}
+    highest, lowest = int(np.argmax(rewards)) + 1, int(np.argmin(rewards)) + 1
+    return {"highest": highest} if highest == lowest else {"highest": highest, "lowest": lowest}
+
+
+def keep(pair: PreferencePair) -> bool:
+    """Returns whether the pair is a confident one: r_chosen > 0 and r_rejected < 0."""
+    return pair.reward_chosen > 0 and pair.reward_rejected < 0
+
+
+async def sample_alternatives(
+    conversation: ConversationState, turn: int, speaker: EngineSpeaker, count: int
+) -> list[Utterance]:
+    """Returns ``count`` alternatives for the speaker's message ``turn``: the conversation forked there, a seed each."""
+    fork = before_message(conversation, speaker.seat, turn)
+    return list(await asyncio.gather(*(speaker.reply(fork, reply_seed(fork, "alternative", i)) for i in range(count))))
+
+
+def preference_pair(
+    conversation: ConversationState,
+    session_id: str,
+    turn: int,
+    critical: Compared,
+    alternatives: Sequence[Utterance],
+    rewards: Sequence[float],
+    speaker: EngineSpeaker,
+) -> PreferencePair:
+    """Returns the best alternative over the worst (first one on ties), with the prompt they share.
+
+    Args:
+        conversation: in which the speaker said its message ``turn``.
+        session_id: its id in the records.
+        turn: of the speaker's own messages, from 1.
+        critical: what makes the turn one to compare at.
+        alternatives: [n], each with sampled token ids.
+        rewards: [n], of each: Eq. 4 at ``turn``, or what the env gives.
+        speaker: who said them.
+    """
+    best, worst = int(np.argmax(rewards)), int(np.argmin(rewards))
+    prompt_ids = tuple(speaker.prompt(before_message(conversation, speaker.seat, turn)))
+    begin = len(speaker.format.begin)  # tokenizers that begin a text with it add it themselves
+    decode = speaker.format.tokenizer.decode
+    return PreferencePair(
+        prompt=decode(prompt_ids[begin:]),
+        chosen=decode(alternatives[best].token_ids),
+        rejected=decode(alternatives[worst].token_ids),
+        prompt_ids=prompt_ids,
+        chosen_ids=alternatives[best].token_ids,
+        rejected_ids=alternatives[worst].token_ids,
+        reward_chosen=float(rewards[best]),
+        reward_rejected=float(rewards[worst]),
+        session_id=session_id,
+        turn=turn,
+        critical=critical,
+        simulator=speaker.adapter.name if speaker.adapter else speaker.name,
+        rewards=tuple(float(r) for r in rewards),
+        seat=speaker.seat,
+    )
+
+
+async def build_preferences(
+    conversations: Sequence[tuple[Session, ConversationState]],
+    simulator: EngineSpeaker,
+    discriminator: Discriminator,
+    config: PreferencesConfig,
+    progress: Callable[[], None] = lambda: None,
+) -> PreferenceSet:
+    """Returns the preference set of Algorithm 1, lines 6 to 8, in the order of ``conversations``.
+
+    Alternatives that leave without a word have no message to score; they are counted and left out, and so is
+    a critical turn with fewer than two that can be ranked.
+    """
+    limit = asyncio.Semaphore(config.concurrency)
+
+    async def one(session: Session, state: ConversationState) -> tuple[list[PreferencePair], SessionScores, Counter]:
+        async with limit:
+            result = await _session_pairs(session, state, simulator, discriminator, config)
+        progress()
+        return result
+
+    results = await asyncio.gather(*(one(*item) for item in conversations))
+    counts: Counter[str] = Counter(sessions=len(results))
+    for name in ("critical_turns", "alternatives", "without_text", "too_few", "made", "kept"):
+        counts[name] = 0
+    for _, _, counted in results:
+        counts.update(counted)
+    return PreferenceSet([p for pairs, _, _ in results for p in pairs], [s for _, s, _ in results], dict(counts))
+
+
+async def _session_pairs(
+    session: Session,
+    state: ConversationState,
+    simulator: EngineSpeaker,
+    discriminator: Discriminator,
+    config: PreferencesConfig,
+) -> tuple[list[PreferencePair], SessionScores, Counter]:
+    trunk = await discriminator.log_odds(session)
+    turns = critical_turns(turn_rewards(trunk.log_odds).tolist())
+    sampled = await asyncio.gather(
+        *(sample_alternatives(state, turn, simulator, config.num_alternatives) for turn in turns.values())
+    )
+    counts: Counter[str] = Counter(critical_turns=len(turns))
+    rankable = []
+    for utterances in sampled:
+        with_text = [u for u in utterances if u.text]
+        counts["alternatives"] += len(utterances)
+        counts["without_text"] += len(utterances) - len(with_text)
+        rankable.append(with_text)
+    branches = [
+        Branch(turn=turn, texts=tuple(u.text for u in utterances))
+        for turn, utterances in zip(turns.values(), rankable, strict=True)
+    ]
+    scores = await discriminator.log_odds(session, branches) if branches else trunk
+    pairs = []
+    for (critical, turn), utterances, log_odds in zip(turns.items(), rankable, scores.branches, strict=True):
+        if len({u.text for u in utterances}) < 2:
+            counts["too_few"] += 1
+            continue
+        rewards = branch_rewards(scores.log_odds, turn, log_odds)
+        pair = preference_pair(state, session.session_id, turn, critical, utterances, rewards.tolist(), simulator)
+        counts["made"] += 1
+        if keep(pair):
+            counts["kept"] += 1
+            pairs.append(pair)
+        elif pair.reward_chosen <= 0:
+            counts["dropped_chosen_not_positive"] += 1
+        else:
+            counts["dropped_rejected_not_negative"] += 1
+    return pairs, scores, counts

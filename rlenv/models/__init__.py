@@ -1,0 +1,1 @@
+"""Small base models with no hub, and the hardware that models compute on."""

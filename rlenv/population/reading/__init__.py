@@ -1,0 +1,1 @@
+"""How a text is read by rules: acts, cues, faults, register, similarity."""

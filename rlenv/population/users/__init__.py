@@ -1,0 +1,1 @@
+"""A synthetic user: traits, agenda, mind, voice and replies."""

@@ -1,0 +1,70 @@
+"""What moves in a user while a conversation runs: mood, trust, patience, and what was already said.
+
+The hidden state of ``PopulationUser``: a frozen record that travels as JSON in ``Utterance.memory``.
+"""
+
+from __future__ import annotations
+
+from rlenv.core.seeds import derive_seed
+from rlenv.core.types import ConversationState, Record
+from rlenv.population.users.traits import Traits, traits_of
+
+
+class Mind(Record):
+    """One user's hidden state after one of their messages. Levels are in [0, 1]."""
+
+    user: int
+    session: int
+    seed: int
+    trust: float
+    mood: float
+    patience: float
+    eased: float = 0.0
+    """How far the user's goal for this session is reached."""
+    told: tuple[str, ...] = ()
+    """Ids of the facts disclosed, in order."""
+    used: tuple[str, ...] = ()
+    """Lines already said, as pool:index."""
+    named: tuple[str, ...] = ()
+    """People already introduced, as slot names."""
+    leaving: int = 0
+    """How often the user has said that they must go."""
+    risk_told: bool = False
+    vulnerable: bool = False
+    """The last message laid open a feeling or something hard."""
+    last: tuple[str, ...] = ()
+    """The reactions in the last message."""
+    heard: int = 0
+    """Chatbot messages heard so far."""
+    issues: tuple[str, ...] = ()
+    """What was wrong with the last chatbot message heard (Appendix E)."""
+
+    @property
+    def traits(self) -> Traits:
+        return traits_of(self.user, self.seed)
+
+
+def mind_of(state: ConversationState, seed: int) -> Mind:
+    """Returns the user's hidden state before their next message.
+
+    A conversation without one takes user, session and seed from the context's field ``population``; a context
+    without that field gets a user born from the conversation's seed.
+    """
+    if state.user_memory is not None:
+        return Mind.model_validate(state.user_memory)
+    origin = (state.context.model_extra or {}).get("population")
+    if not isinstance(origin, dict):
+        origin = {"user": derive_seed("population-born", state.seed, seed) % 1_000_000, "session": 0, "seed": 0}
+    return newborn(int(origin["user"]), int(origin.get("session", 0)), int(origin.get("seed", 0)))
+
+
+def newborn(user: int, session: int, seed: int) -> Mind:
+    """Returns the hidden state with which a user enters a session."""
+    traits = traits_of(user, seed)
+    trust = min(0.9, traits.trust + 0.05 * min(session, 4))
+    return Mind(user=user, session=session, seed=seed, trust=trust, mood=0.3, patience=0.4 + 0.5 * traits.patience)
+
+
+def level(value: float) -> float:
+    """Returns the value cut to [0, 1] and rounded, so that memories stay short."""
+    return round(min(1.0, max(0.0, value)), 3)

@@ -1,0 +1,146 @@
+"""The hidden traits of one user of the population: drawn from a seed, the same in every session and process.
+
+Knows nothing of conversations; ``rlenv.population.users.mind`` holds what changes while one runs.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from random import Random
+
+from rlenv.core.seeds import derive_seed
+from rlenv.core.types import Record
+from rlenv.population.grammar import render
+from rlenv.population.wording import Concern, concerns, first_names, pool, shared_slots
+
+GOALS = ("vent", "get advice", "understand myself", "make a plan", "get through tonight")
+STYLES = ("formal", "plain", "casual", "texting", "rambling")
+PARTNERS = ("wife", "husband", "girlfriend", "boyfriend", "fiance")
+_NO_PARTNER = (
+    "break_up",
+    "relationship_trouble",
+    "loneliness",
+    "conflict_with_parents",
+    "exam_pressure",
+    "grief",
+    "social_anxiety",
+)
+_AGES = {
+    "exam_pressure": (18, 26),
+    "caring_relative": (36, 62),
+    "job_loss": (30, 58),
+    "anger": (26, 50),
+    "new_parent": (24, 40),
+}
+
+
+class Traits(Record):
+    """Who a user is. Numbers without a unit are in [0, 1]."""
+
+    name: str
+    age: int
+    job: str
+    concern: str
+    goal: str
+    role: str
+    """What the main person is to the user, as in "boss"."""
+    style: str
+    """Formal, plain, casual, texting or rambling."""
+    words: float
+    """Typical length of a message, in words."""
+    resistance: float
+    openness: float
+    patience: float
+    trust: float
+    """Trust before the first message."""
+    hedging: float
+    emoji: float
+    typos: float
+    announces: float
+    """How likely the user says that they must leave, and waits, before leaving."""
+    stamina: float
+    """How many turns the user means to stay."""
+    fillers: tuple[int, ...]
+    """Stock phrases that the user falls back on, as line numbers of the pool."""
+    links: tuple[int, ...]
+    """Pet words that the user starts messages and sentences with."""
+    inner_links: tuple[int, ...]
+    """Pet words that the user goes on with."""
+    filling: float
+    """How often they come."""
+    at_risk: bool
+    """Has thoughts of not wanting to live."""
+    slots: dict[str, str]
+    """The fixed facts: names, pronouns, places, times."""
+
+    @property
+    def about(self) -> Concern:
+        return concerns()[self.concern]
+
+
+@lru_cache(maxsize=8192)
+def traits_of(user: int, seed: int) -> Traits:
+    """Returns user number ``user`` of the population ``seed``: a function of the two alone."""
+    rng = Random(derive_seed("population-user", seed, user))
+    about = rng.choice(list(concerns().values()))
+    low, high = _AGES.get(about.concern_id, (19, 60))
+    role, gender = _role(rng, about)
+    job = "student" if about.concern_id == "exam_pressure" else rng.choice(shared_slots()["job"])
+    style = rng.choices(STYLES, (14, 30, 28, 16, 12))[0]
+    words = min(70.0, max(5.0, rng.lognormvariate(3.05, 0.5)))
+    if style == "rambling":
+        words = max(28.0, words * 1.3)
+    if style == "texting":
+        words = min(26.0, words * 0.8)
+    age = rng.randint(low, high)
+    name = rng.choice(first_names("m" if about.concern_id == "anger" else rng.choice("fm")))
+    return Traits(
+        name=name,
+        age=age,
+        job=job,
+        concern=about.concern_id,
+        goal=rng.choices(GOALS, (34, 22, 18, 14, 12))[0],
+        role=role,
+        style=style,
+        words=words,
+        resistance=rng.betavariate(2, 3),
+        openness=rng.betavariate(3, 2.5),
+        patience=rng.betavariate(3, 2.5),
+        trust=0.35 + 0.4 * rng.random(),
+        hedging=rng.betavariate(1.5, 5),
+        emoji=rng.random() * 0.35 if style in ("casual", "texting") and rng.random() < 0.5 else 0.0,
+        typos={"texting": 0.25, "casual": 0.1, "rambling": 0.08}.get(style, 0.0) * rng.random() * 2,
+        announces=rng.random(),
+        stamina=min(24.0, max(3.0, rng.gauss(14.3, 4.8))),
+        at_risk=rng.random() < (0.12 if about.concern_id in ("low_mood", "grief", "caring_relative") else 0.02),
+        fillers=tuple(rng.sample(range(len(pool("reactions.yaml", "fillers"))), 6)),
+        links=tuple(rng.sample(range(len(pool("reactions.yaml", "links"))), 2)),
+        inner_links=tuple(rng.sample(range(len(pool("reactions.yaml", "inner_links"))), 3)),
+        filling=rng.betavariate(5, 1.8),
+        slots=_slots(rng, about, role, gender, {"age": str(age), "job": job}, name),
+    )
+
+
+def _role(rng: Random, about: Concern) -> tuple[str, str]:
+    role, _, gender = rng.choice(about.roles).partition(":")
+    return role.replace("_", " "), gender or rng.choice("fm")
+
+
+def _slots(rng: Random, about: Concern, role: str, gender: str, known: dict[str, str], own_name: str) -> dict[str, str]:
+    slots = {name: rng.choice(options) for name, options in {**shared_slots(), **about.slots}.items()}
+    friend_gender = rng.choice("fm")
+    who_name = rng.choice([n for n in first_names(gender) if n != own_name])
+    friend = rng.choice([n for n in first_names(friend_gender) if n not in (own_name, who_name)])
+    slots |= {**known, "role": role, "who_name": who_name, "friend": friend, "Topic": about.topic}
+    slots |= dict(zip(("he", "him", "his"), _pronouns(gender), strict=True))
+    slots |= dict(zip(("fhe", "fhim", "fhis"), _pronouns(friend_gender), strict=True))
+    slots = {name: render(value, rng, slots.__getitem__) for name, value in slots.items()}
+    if role in PARTNERS:
+        slots["partner"] = f"my {role}"
+    if about.concern_id in _NO_PARTNER:
+        slots["partner"] = "my flatmate"
+    return slots
+
+
+def _pronouns(gender: str) -> tuple[str, str, str]:
+    return ("she", "her", "her") if gender == "f" else ("he", "him", "his")

@@ -1,0 +1,205 @@
+"""Conversations as token ids: the chat template taken apart once, the role swap, and what a seat is trained on.
+
+A chat model speaks as ``assistant``. So for the seat that a model sits in, its own messages are the template's
+assistant messages and the other seat's are the template's user messages: that is the whole role swap, and it is
+``ChatFormat.prompt``'s ``seat`` argument. SFT, sampling, forking and DPO all read this file, hence the same tokens.
+
+The template is split into its literal pieces by rendering it with markers, so ChatML and Llama-3 need no code of
+their own; a template whose rendering of a prefix changes when a message is added is refused. Needs a tokenizer
+(transformers), knows nothing of torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlenv.core.errors import ConfigError
+from rlenv.core.types import ROLE_OF_SEAT, Message, Role, Seat, Turn, Utterance
+from rlenv.prompting.cutting import encodable
+
+END_OF_SESSION_NAMES = ("<|endoftext|>", "<|end_of_text|>")
+"""Tokens that a chat model was pretrained to end a text with, and does not end a turn with."""
+
+
+def spoken(text: str) -> str:
+    """Returns a message as a model reads and writes it: without surrounding white space.
+
+    Chat templates trim; sampled text rarely ends in the blanks that people leave. Without one rule for both,
+    a discriminator could tell real from simulated by a trailing space. Lone surrogates, which no tokenizer
+    takes, become the replacement character.
+    """
+    return encodable(text.strip())
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The literal text around a message's content in the template: ``before`` content ``after``."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """A tokenizer's chat template as token pieces. Build it with :func:`chat_format`."""
+
+    tokenizer: Any
+    begin: tuple[int, ...]
+    system: Piece
+    own: Piece
+    """The template's assistant message; ``after`` begins with the end-of-turn token."""
+    other: Piece
+    """The template's user message."""
+    end_of_turn: int
+    end_of_session: int
+
+    @property
+    def stop_token_ids(self) -> tuple[int, int]:
+        """The tokens that end a sampled message: end of turn, end of session."""
+        return self.end_of_turn, self.end_of_session
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Returns the ids of plain text; special tokens written in it stay text."""
+        ids = self.tokenizer.encode(spoken(text), add_special_tokens=False, split_special_tokens=True)
+        return tuple(ids)
+
+    def system_ids(self, text: str) -> tuple[int, ...]:
+        """Returns the ids that open every prompt: begin-of-text and the system message."""
+        return (*self.begin, *self.system.before, *self.encode(text), *self.system.after)
+
+    def message_ids(self, role: Role, seat: Seat, utterance: Utterance) -> tuple[int, ...]:
+        """Returns one past message as ``seat`` sees it: its own as sampled, the other's encoded from text."""
+        if role != ROLE_OF_SEAT[seat]:
+            return (*self.other.before, *self.encode(utterance.text), *self.other.after)
+        sampled = utterance.token_ids or self.encode(utterance.text)
+        if sampled and sampled[-1] in self.stop_token_ids:
+            sampled = sampled[:-1]
+        return (*self.own.before, *sampled, *self.own.after)
+
+    def prompt(self, system: str, turns: Sequence[Turn], seat: Seat) -> list[int]:
+        """Returns the ids after which ``seat`` speaks next, [n]."""
+        ids = list(self.system_ids(system))
+        for turn in turns:
+            ids.extend(self.message_ids(turn.role, seat, turn.utterance))
+        ids.extend(self.own.before)
+        return ids
+
+    def reply_ids(self, text: str, *, ends_session: bool = False) -> tuple[int, ...]:
+        """Returns the ids a seat would have sampled to say ``text``, its end token included."""
+        return (*self.encode(text), self.end_of_session if ends_session else self.end_of_turn)
+
+    def read_reply(self, token_ids: Sequence[int]) -> tuple[str, bool, bool]:
+        """Returns (text, ends_session, truncated) of sampled ids."""
+        ids = list(token_ids)
+        last = ids[-1] if ids else None
+        if last in self.stop_token_ids:
+            ids.pop()
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return spoken(text), last == self.end_of_session, last not in self.stop_token_ids
+
+    def training_example(
+        self,
+        system: str,
+        messages: Sequence[Message],
+        seat: Seat,
+        *,
+        max_tokens: int | None = None,
+    ) -> tuple[list[int], list[int]]:
+        """Returns (token ids [n], mask [n]) of a whole session; the mask is 1 on what ``seat`` says.
+
+        All of the seat's messages are trained in one pass. The user's seat also learns when a session ends: its
+        last word closes with the end-of-session token, and where the chatbot spoke last an empty last message of
+        that token is added, which is how a user leaves without a word. A session over ``max_tokens`` is cut after
+        a whole message and then has no end to learn.
+        """
+        learn_end = seat == "user"
+        ids = list(self.system_ids(system))
+        mask = [0] * len(ids)
+        last = len(messages) - 1
+
+        def add(piece: Sequence[int], trained: int) -> None:
+            ids.extend(piece)
+            mask.extend([trained] * len(piece))
+
+        for i, message in enumerate(messages):
+            own = message.role == ROLE_OF_SEAT[seat]
+            ends = learn_end and own and i == last
+            body = self.reply_ids(message.content, ends_session=ends) if own else self.encode(message.content)
+            size = len(body) + len(self.own.before) + len(self.own.after)
+            if max_tokens is not None and len(ids) + size > max_tokens:
+                return ids, mask
+            piece = self.own if own else self.other
+            add(piece.before, 0)
+            add(body, int(own))
+            add(piece.after[1:] if own else piece.after, 0)
+        if learn_end and messages and messages[-1].role != ROLE_OF_SEAT[seat]:
+            add(self.own.before, 0)
+            add((self.end_of_session,), 1)
+        return ids, mask
+
+
+def chat_format(tokenizer: Any, end_of_session: str | None = None) -> ChatFormat:
+    """Returns the tokenizer's chat template as pieces.
+
+    Args:
+        tokenizer: a transformers tokenizer with a chat template.
+        end_of_session: the token that closes a session; None takes the model's own end-of-text token.
+
+    Raises:
+        ConfigError: no template, a template that is not prefix-preserving, or no token to end a session with.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise ConfigError("the tokenizer has no chat template; use an instruction-tuned model or set one")
+    name = str(getattr(tokenizer, "name_or_path", "") or "tokenizer")
+    marks = {"s": "\u241fSYS\u241f", "u": "\u241fUSR\u241f", "a": "\u241fAST\u241f"}
+
+    def render(*roles: str, generate: bool = False) -> str:
+        names = {"s": "system", "u": "user", "a": "assistant"}
+        chat = [{"role": names[r], "content": marks[r]} for r in roles]
+        return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=generate)
+
+    full = render("s", "u", "a", "u", "a")
+    head, _, rest = full.partition(marks["s"])
+    after_system_and_user, _, rest = rest.partition(marks["u"])
+    user_to_assistant, _, rest = rest.partition(marks["a"])
+    assistant_to_user, _, rest = rest.partition(marks["u"])
+    second, _, assistant_after = rest.partition(marks["a"])
+    own_before = render("s", "u", generate=True)[len(render("s", "u")) :]
+    other_after = user_to_assistant.removesuffix(own_before)
+    other_before = assistant_to_user.removeprefix(assistant_after)
+    system_after = after_system_and_user.removesuffix(other_before)
+    rebuilt = (head + marks["s"] + system_after + other_before + marks["u"] + other_after + own_before + marks["a"]) + (
+        assistant_after + other_before + marks["u"] + other_after + own_before + marks["a"] + assistant_after
+    )
+    if rebuilt != full or second != user_to_assistant or not own_before or not assistant_after:
+        raise ConfigError(
+            f"the chat template of {name} renders a message differently when others follow; "
+            "a conversation could not be extended token by token. Use a prefix-preserving template."
+        )
+
+    def ids(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer.encode(text, add_special_tokens=False))
+
+    bos = tokenizer.bos_token if tokenizer.bos_token and head.startswith(tokenizer.bos_token) else ""
+    # ChatML's begin token opens every message, so it belongs to the pieces, not to the beginning of the text.
+    bos = "" if bos and other_before.startswith(bos) else bos
+    own_after = ids(assistant_after)
+    vocabulary = tokenizer.get_vocab()
+    candidates = [end_of_session] if end_of_session else [*END_OF_SESSION_NAMES]
+    found = [vocabulary[c] for c in candidates if c in vocabulary and vocabulary[c] != own_after[0]]
+    if not found:
+        raise ConfigError(
+            f"no end-of-session token in {name}: tried {', '.join(map(str, candidates))}; "
+            "set end_of_session to a special token that does not end a turn"
+        )
+    return ChatFormat(
+        tokenizer=tokenizer,
+        begin=ids(bos) if bos else (),
+        system=Piece(ids(head.removeprefix(bos)), ids(system_after)),
+        own=Piece(ids(own_before), own_after),
+        other=Piece(ids(other_before), ids(other_after)),
+        end_of_turn=own_after[0],
+        end_of_session=found[0],
+    )

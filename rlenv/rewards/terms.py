@@ -1,0 +1,121 @@
+"""What a step of the agent is worth: realism (Eq. 4), freedom from issues, good and bad user actions, a judge.
+
+A step is the agent's message and the world's answer. In the chatbot's seat an issue of the agent's message and the
+actions of the user's answer belong to that step; in the user's seat realism judges the agent's own message. Each
+reward names the ``seats`` in which it makes sense. By name and weight: ``rlenv.rewards.registry``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from rlenv.core.errors import ConfigError
+from rlenv.core.log_odds import turn_rewards
+from rlenv.core.protocols import Discriminator, Judge
+from rlenv.core.taxonomy import Taxonomy, load_taxonomy
+from rlenv.core.types import ConversationState, Role, Seat
+from rlenv.env.conversation import to_session
+from rlenv.rewards.labels import LabelSource, oracle_issues, said_actions
+
+
+@dataclass(frozen=True)
+class RealismReward:
+    """Eq. 4 for the user's seat: what the agent's message did to a served discriminator's log-odds of real."""
+
+    discriminator: Discriminator
+    seats: ClassVar[tuple[Seat, ...]] = ("user",)
+
+    async def __call__(self, before: ConversationState, after: ConversationState) -> dict[str, float]:
+        """Returns ``realism``, log-odds after the message minus before it."""
+        turn = before.num_user_turns + 1
+        if after.num_user_turns < turn:
+            return {"realism": 0.0}  # left without a word: nothing was said that could be judged
+        session = to_session(after, session_id=after.context_id, source="env", chatbot="env")
+        scores = await self.discriminator.log_odds(session)
+        return {"realism": float(turn_rewards(scores.log_odds)[turn - 1])}
+
+
+@dataclass(frozen=True)
+class IssueFreeReward:
+    """Minus a weight for each issue (Appendix E) of the agent's message, at the step of that message.
+
+    A sum of penalties alone is largest where the user leaves at once; ``clean`` speaks against that. Some issues exist
+    only if the user shows them; the answer is part of the step, so they too are charged to the message that caused
+    them.
+    """
+
+    categories: Mapping[str, float] = field(default_factory=dict)
+    """Issue id to weight."""
+    default: float = 1.0
+    """Weight of all other issues."""
+    issues: LabelSource = oracle_issues
+    """Who says what is wrong with a message."""
+    clean: float = 0.0
+    """Worth of a message without an issue."""
+    seats: ClassVar[tuple[Seat, ...]] = ("chatbot",)
+
+    async def __call__(self, before: ConversationState, after: ConversationState) -> dict[str, float]:
+        """Returns ``issue_free``: ``clean``, or minus the issues' weights."""
+        if _count(after, "assistant") == _count(before, "assistant"):
+            return {"issue_free": 0.0}
+        found = (await self.issues(after))[_count(before, "assistant")]
+        if not found:
+            return {"issue_free": self.clean}
+        return {"issue_free": 0.0 - sum(self.categories.get(issue, self.default) for issue in found)}
+
+
+@dataclass(frozen=True)
+class UserActionsReward:
+    """Indicators of Appendix D in the user's answer: plus for each good action, minus for each bad one."""
+
+    good: float = 1.0
+    """Of an action of the group "good"."""
+    bad: float = 1.0
+    """Of an action of the group "bad"; given as a positive number."""
+    actions: LabelSource = said_actions
+    """Who says what the user does in a message."""
+    taxonomy: Taxonomy = field(default_factory=load_taxonomy)
+    """Which actions are good and bad; all others count nothing."""
+    seats: ClassVar[tuple[Seat, ...]] = ("chatbot",)
+
+    async def __call__(self, before: ConversationState, after: ConversationState) -> dict[str, float]:
+        """Returns ``user_actions``; 0 where the user did not answer, or left without a word."""
+        if after.num_user_turns == before.num_user_turns:
+            return {"user_actions": 0.0}
+        done = (await self.actions(after))[before.num_user_turns]
+        good = len(set(done) & set(self.taxonomy.action_ids("good")))
+        bad = len(set(done) & set(self.taxonomy.action_ids("bad")))
+        return {"user_actions": self.good * good - self.bad * bad}
+
+
+@dataclass(frozen=True)
+class JudgeReward:
+    """A judge's score of the whole conversation, given at the step that ends it: one call an episode.
+
+    A conversation that is cut between steps, because the agent's own prompt no longer fits, has no such step.
+    """
+
+    judge: Judge
+    seats: ClassVar[tuple[Seat, ...]] = ("user", "chatbot")
+
+    async def __call__(self, before: ConversationState, after: ConversationState) -> dict[str, float]:
+        """Returns ``judge``: 0 until the conversation has ended.
+
+        Raises:
+            ConfigError: the judge gives no scores.
+        """
+        if after.end is None:
+            return {"judge": 0.0}
+        session = to_session(after, session_id=after.context_id, source="env", chatbot="env")
+        score = (await self.judge.annotate(session)).score
+        if score is None:
+            raise ConfigError(
+                f"conversation {after.context_id}: the judge gave no score; Annotation.score is its reward"
+            )
+        return {"judge": float(score)}
+
+
+def _count(state: ConversationState, role: Role) -> int:
+    return sum(turn.role == role for turn in state.turns)

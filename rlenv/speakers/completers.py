@@ -1,0 +1,224 @@
+"""Who writes summaries and judges: a language model behind an OpenAI-compatible endpoint, or one of our own engines.
+
+Both are one method, ``complete``; a cache on disk stands before either, so that nothing is asked twice. Knows
+nothing of sessions. openai is imported where a request is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from rlenv.core.files import write_atomic
+from rlenv.core.protocols import Engine
+from rlenv.core.types import Sampling, Turn, Utterance
+from rlenv.prompting.chat_format import chat_format
+from rlenv.prompting.cutting import encodable
+from rlenv.speakers.openai_client import as_ours, connect
+
+ChatMessages = list[dict[str, str]]
+"""``{"role": "system" | "user" | "assistant", "content": text}``, in order."""
+Schema = dict[str, Any]
+"""A JSON schema that an answer is to follow."""
+
+
+class Completer(Protocol):
+    """A language model that answers one chat."""
+
+    name: str
+    """Model and settings: part of the cache's key."""
+
+    async def complete(self, messages: ChatMessages, max_tokens: int, seed: int, schema: Schema | None = None) -> str:
+        """Returns the answer's text, stripped; empty if the model said nothing.
+
+        With a schema the answer is JSON that follows it, where whoever samples can see to that; check it all the same.
+
+        Raises:
+            EngineError: the model failed, after retries.
+            OverlongError: the chat does not fit the model.
+            ConfigError: no request can succeed (a wrong key, an unknown model).
+        """
+        ...
+
+
+class EndpointCompleter:
+    """A model behind an OpenAI-compatible endpoint.
+
+    Args:
+        base_url: the API's root, for example ``http://localhost:8000/v1``.
+        model: the model's name there.
+        key_env: NAME of the environment variable that holds the key; None for a server without one.
+        temperature: of sampling.
+        reasoning_effort: of a reasoning model, as "low"; None leaves it to the server.
+        timeout_s: of one try.
+        retries: of one request, where trying again can help (overload, time-outs, broken connections).
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        key_env: str | None = None,
+        *,
+        temperature: float = 0.3,
+        reasoning_effort: str | None = None,
+        timeout_s: float = 120.0,
+        retries: int = 4,
+    ) -> None:
+        self.base_url = base_url
+        self.model = model
+        effort = f", reasoning {reasoning_effort}" if reasoning_effort else ""
+        self.name = f"{model} at {base_url}, temperature {temperature}{effort}"
+        self._key_env = key_env
+        self._temperature = temperature
+        self._effort = reasoning_effort
+        self._timeout_s = timeout_s
+        self._retries = retries
+        self._reasons = False
+        """The model takes neither a temperature nor ``max_tokens``, as reasoning models do: found out by asking."""
+        self._formats = True
+        """The server takes ``response_format``: until it refuses."""
+        self._client: Any = None
+
+    async def complete(self, messages: ChatMessages, max_tokens: int, seed: int, schema: Schema | None = None) -> str:
+        """Returns the endpoint's answer; see ``Completer``."""
+        import openai
+
+        limits: dict[str, Any] = {"temperature": self._temperature, "max_tokens": max_tokens}
+        if self._reasons:
+            limits = {"max_completion_tokens": max_tokens}
+        more: dict[str, Any] = {"reasoning_effort": self._effort} if self._effort else {}
+        if schema is not None and self._formats:
+            form = {"name": "reply", "schema": schema, "strict": True}
+            more["response_format"] = {"type": "json_schema", "json_schema": form}
+        try:
+            response = await self._connect().chat.completions.create(
+                model=self.model, messages=messages, seed=seed, **limits, **more
+            )
+        except openai.APIError as error:
+            if isinstance(error, openai.BadRequestError):
+                if error.param in limits and not self._reasons:
+                    self._reasons = True
+                    return await self.complete(messages, max_tokens, seed, schema)
+                if "response_format" in more and "response_format" in f"{error.param} {error}":
+                    self._formats = False
+                    return await self.complete(messages, max_tokens, seed, schema)
+            place = f"{self.model} at {self.base_url}"
+            raise as_ours(error, place, self._key_env, self._retries) from None
+        if not response.choices:
+            return ""
+        return (response.choices[0].message.content or "").strip()
+
+    def _connect(self) -> Any:
+        if self._client is None:
+            self._client = connect(self.base_url, self._key_env, self._timeout_s, self._retries)
+        return self._client
+
+
+class EngineCompleter:
+    """A model in an engine of ours.
+
+    Args:
+        engine: token ids in, token ids out.
+        tokenizer: the model's, from transformers, with a chat template.
+        name: the model's name, for the cache's key.
+        temperature: of sampling.
+        structured: the engine can hold an answer to a schema; otherwise it answers freely.
+    """
+
+    def __init__(
+        self, engine: Engine, tokenizer: Any, name: str, *, temperature: float = 0.3, structured: bool = False
+    ) -> None:
+        self.engine = engine
+        self.name = f"{name}, temperature {temperature}"
+        self._structured = structured
+        self._chat = chat_format(tokenizer)
+        self._temperature = temperature
+
+    async def complete(self, messages: ChatMessages, max_tokens: int, seed: int, schema: Schema | None = None) -> str:
+        """Returns the engine's answer; see ``Completer``."""
+        system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
+        turns = [
+            Turn(role="user" if m["role"] == "user" else "assistant", utterance=Utterance(text=m["content"]))
+            for m in messages
+            if m["role"] != "system"
+        ]
+        sampling = Sampling(
+            temperature=self._temperature,
+            top_p=1.0,
+            max_tokens=max_tokens,
+            seed=seed,
+            stop_token_ids=self._chat.stop_token_ids,
+            json_schema=json.dumps(schema) if schema is not None and self._structured else None,
+        )
+        generation = await self.engine.generate(self._chat.prompt(system, turns, "chatbot"), sampling)
+        return self._chat.read_reply(generation.token_ids)[0]
+
+    def count_tokens(self, text: str) -> int:
+        """Returns the number of tokens of a text, special ones not counted."""
+        return len(self._chat.encode(text))
+
+
+class CachedCompleter:
+    """A completer that remembers its answers in a folder: a run that was killed goes on where it was.
+
+    The key is a hash of model, messages, length and seed; the prompts themselves are not stored. Equal requests that
+    are under way at the same time are asked once.
+    """
+
+    def __init__(self, completer: Completer, folder: str | Path) -> None:
+        self.name = completer.name
+        self.num_asked = 0
+        self.num_cached = 0
+        self._completer = completer
+        self._folder = Path(folder)
+        self._under_way: dict[str, asyncio.Task[str]] = {}
+
+    async def complete(self, messages: ChatMessages, max_tokens: int, seed: int, schema: Schema | None = None) -> str:
+        """Returns the answer, remembered or asked for; see ``Completer``. Empty answers are not remembered."""
+        key = _key(self.name, messages, max_tokens, seed, schema)
+        if (known := self._known(key)) is not None:
+            self.num_cached += 1
+            return known
+        if key in self._under_way:
+            self.num_cached += 1
+            return await asyncio.shield(self._under_way[key])
+        task = asyncio.ensure_future(self._ask(key, messages, max_tokens, seed, schema))
+        self._under_way[key] = task
+        try:
+            return await task
+        finally:
+            del self._under_way[key]
+
+    def forget(self, messages: ChatMessages, max_tokens: int, seed: int, schema: Schema | None = None) -> None:
+        """Removes an answer that proved useless, so that the next run asks again."""
+        self._path(_key(self.name, messages, max_tokens, seed, schema)).unlink(missing_ok=True)
+
+    async def _ask(self, key: str, messages: ChatMessages, max_tokens: int, seed: int, schema: Schema | None) -> str:
+        text = encodable(await self._completer.complete(messages, max_tokens, seed, schema)).strip()
+        self.num_asked += 1
+        if text:
+            write_atomic(self._path(key), [json.dumps({"text": text, "model": self.name}).encode()])
+        return text
+
+    def _known(self, key: str) -> str | None:
+        try:
+            text = json.loads(self._path(key).read_bytes())["text"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # not there, or damaged: asked again
+        return text if isinstance(text, str) and text else None
+
+    def _path(self, key: str) -> Path:
+        return self._folder / key[:2] / f"{key}.json"
+
+
+def _key(
+    name: str, messages: Sequence[dict[str, str]], max_tokens: int, seed: int, schema: Schema | None = None
+) -> str:
+    asked = [name, list(messages), max_tokens, seed, *([schema] if schema is not None else [])]
+    content = json.dumps(asked, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()

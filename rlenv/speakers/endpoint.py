@@ -1,0 +1,170 @@
+"""A seat behind an OpenAI-compatible endpoint, or behind a Python callable: text in, text out.
+
+Zero-shot models sit in the user's seat this way, with the simulator's prompt (Section 4.2). Text alone crosses
+the wire, so what they say cannot be trained on; it can be judged, compared and evaluated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from rlenv.core.errors import ConfigError, EngineError
+from rlenv.core.types import ROLE_OF_SEAT, ConversationState, Sampling, Seat, Utterance
+from rlenv.env.provenance import SpeakerCard
+from rlenv.prompting.system_texts import SystemText
+from rlenv.speakers.openai_client import as_ours, connect
+
+END_MARK = "[END]"
+"""How a prompted user says that the session is over; asked for in the prompt, cut from the text."""
+
+
+def chat_messages(state: ConversationState, seat: Seat, system: str) -> list[dict[str, str]]:
+    """Returns the conversation in the API's roles: the seat's own messages are the assistant's."""
+    messages = [{"role": "system", "content": system}]
+    for turn in state.turns:
+        role = "assistant" if turn.role == ROLE_OF_SEAT[seat] else "user"
+        messages.append({"role": role, "content": turn.utterance.text})
+    if len(messages) == 1:
+        messages.append({"role": "user", "content": "(The session begins. Send your first message.)"})
+    return messages
+
+
+def _instructed(system: str, seat: Seat) -> str:
+    """A prompted user is told how to leave; a chatbot never leaves."""
+    if seat == "chatbot":
+        return system
+    return f"{system}\n\nWhen you would leave or the conversation is over, end your message with {END_MARK}."
+
+
+class EndpointSpeaker:
+    """A seat played by a model behind an OpenAI-compatible endpoint.
+
+    Args:
+        name: who it is in records.
+        seat: which seat.
+        base_url: the API's root, for example ``http://localhost:8000/v1``.
+        model: the model's name there.
+        api_key_env: name of the environment variable that holds the key; None for a server without one.
+        system_text: from a context to the system message.
+        sampling: temperature, top_p, max_tokens; the seed is set for each reply.
+        concurrency: requests under way at the same time.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        seat: Seat,
+        base_url: str,
+        model: str,
+        api_key_env: str | None,
+        system_text: SystemText,
+        sampling: Sampling,
+        *,
+        concurrency: int = 32,
+        timeout_s: float = 120.0,
+        retries: int = 4,
+    ) -> None:
+        self.name = name
+        self.seat = seat
+        self.base_url = base_url
+        self.model = model
+        self.system_text = system_text
+        self.sampling = sampling
+        self._key_env = api_key_env
+        self._timeout_s = timeout_s
+        self._retries = retries
+        self._limit = asyncio.Semaphore(concurrency)
+        self._client: Any = None
+
+    def describe(self) -> SpeakerCard:
+        """Returns who this is; an endpoint tells no version but its model's name."""
+        return SpeakerCard(name=self.name, kind="endpoint", model=self.model, sampling=self.sampling)
+
+    def _connect(self) -> Any:
+        if self._client is None:
+            self._client = connect(self.base_url, self._key_env, self._timeout_s, self._retries)
+        return self._client
+
+    async def reply(self, state: ConversationState, seed: int) -> Utterance:
+        """Returns the seat's next message.
+
+        Raises:
+            OverlongError: the conversation does not fit the model.
+            EngineError: the endpoint failed after all retries.
+            ConfigError: no request can succeed (a wrong key, an unknown model).
+        """
+        import openai
+
+        system = _instructed(self.system_text(state.context), self.seat)
+        try:
+            async with self._limit:
+                response = await self._connect().chat.completions.create(
+                    model=self.model,
+                    messages=chat_messages(state, self.seat, system),
+                    temperature=self.sampling.temperature,
+                    top_p=self.sampling.top_p,
+                    max_tokens=self.sampling.max_tokens,
+                    seed=seed,
+                )
+        except openai.APIError as error:
+            place = f"{self.name}: {self.model} at {self.base_url}"
+            raise as_ours(error, place, self._key_env, self._retries) from None
+        choice = response.choices[0]
+        text = (choice.message.content or "").strip()
+        ends = self.seat == "user" and END_MARK in text
+        return Utterance(
+            text=text.replace(END_MARK, "").strip(), ends_session=ends, truncated=choice.finish_reason == "length"
+        )
+
+
+Reply = Callable[[list[dict[str, str]], int], str | Awaitable[str]]
+"""What a callable speaker is: (chat messages, seed) to text."""
+
+
+class CallableSpeaker:
+    """A seat played by a Python function ``reply(messages, seed) -> str``, plain or async."""
+
+    def __init__(self, name: str, seat: Seat, function: Reply, system_text: SystemText) -> None:
+        self.name = name
+        self.seat = seat
+        self.function = function
+        self.system_text = system_text
+
+    def describe(self) -> SpeakerCard:
+        """Returns who this is; its version is the function's name."""
+        function = self.function
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        return SpeakerCard(name=self.name, kind="callable", version=f"{function.__module__}:{name}")
+
+    async def reply(self, state: ConversationState, seed: int) -> Utterance:
+        """Returns the function's reply. A function that raises fails the conversation, not the run."""
+        messages = chat_messages(state, self.seat, _instructed(self.system_text(state.context), self.seat))
+        try:
+            said = self.function(messages, seed)
+            text = await said if inspect.isawaitable(said) else said
+        except Exception as error:
+            raise EngineError(f"{self.name}: the callable raised {type(error).__name__}") from error
+        if not isinstance(text, str):
+            raise EngineError(f"{self.name}: the callable returned {type(text).__name__}, expected str")
+        ends = self.seat == "user" and END_MARK in text
+        return Utterance(text=text.replace(END_MARK, "").strip(), ends_session=ends)
+
+
+def import_callable(path: str) -> Callable[..., Any]:
+    """Returns the object at ``package.module:name``.
+
+    Raises:
+        ConfigError: no such module or name.
+    """
+    module_name, _, name = path.partition(":")
+    try:
+        target = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError):
+        raise ConfigError(f"no callable at {path!r}; expected package.module:name") from None
+    if not callable(target):
+        raise ConfigError(f"{path!r} is {type(target).__name__}, expected something callable")
+    return target

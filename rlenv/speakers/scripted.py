@@ -1,0 +1,306 @@
+"""Seeded stand-ins for every protocol: all that a run needs of a model, without one. For tests, dry runs, load tests.
+
+    ScriptedEngine          tokens drawn under (prompt, seed, adapter), with latencies that have a long tail
+    ScriptedDiscriminator   log-odds that are a causal function of the texts
+    ScriptedJudge           labels and a score that are a function of the texts
+    ScriptedUser            leaves after a while
+    ScriptedChatbot         never leaves
+
+Everything is a function of its arguments and a seed: no state, hence equal on every machine and in any order of calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlenv.core.errors import ConfigError, OverlongError
+from rlenv.core.seeds import derive_seed
+from rlenv.core.taxonomy import load_taxonomy
+from rlenv.core.types import (
+    ROLE_OF_SEAT,
+    Adapter,
+    Annotation,
+    Branch,
+    ConversationState,
+    Generation,
+    Sampling,
+    Seat,
+    Session,
+    SessionScores,
+    Utterance,
+)
+from rlenv.env.provenance import SpeakerCard, rlenv_version
+
+LINES: Mapping[Seat, tuple[str, ...]] = {
+    "user": (
+        "I slept badly again.",
+        "It is mostly work, I think.",
+        "I don't know.",
+        "Maybe. I had not seen it that way.",
+        "My sister says the same.",
+        "Can we talk about something else?",
+        "That helps a little.",
+        "I tried that and it did not help.",
+    ),
+    "chatbot": (
+        "That sounds hard. What happened?",
+        "How long has this been going on?",
+        "What would make today a little easier?",
+        "Thank you for telling me.",
+        "You said it is mostly work. Tell me more.",
+        "What have you tried so far?",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long a stand-in takes: log-normal, and now and then a straggler. The default takes no time at all."""
+
+    median_s: float = 0.0
+    """Seconds of a usual reply."""
+    sigma: float = 0.5
+    """Spread: standard deviation of the logarithm."""
+    straggler_rate: float = 0.02
+    """Share of replies that take ``straggler_factor`` times as long."""
+    straggler_factor: float = 20.0
+    """How much longer."""
+
+    def __post_init__(self) -> None:
+        if self.median_s < 0 or self.sigma < 0 or not 0 <= self.straggler_rate <= 1 or self.straggler_factor < 1:
+            raise ConfigError(f"latency: expected times of 0 or more and a share within 0 and 1, got {self}")
+
+    def seconds(self, seed: int) -> float:
+        """Returns the seconds that a reply under ``seed`` takes.
+
+        >>> Latency().seconds(7)
+        0.0
+        """
+        if not self.median_s:
+            return 0.0
+        rng = np.random.default_rng(seed)
+        slow = self.straggler_factor if rng.random() < self.straggler_rate else 1.0
+        return self.median_s * slow * math.exp(self.sigma * rng.standard_normal())
+
+    async def wait(self, seed: int) -> None:
+        """Returns when the reply is due."""
+        seconds = self.seconds(seed)
+        if seconds:
+            await asyncio.sleep(seconds)
+
+
+@dataclass(frozen=True)
+class EngineScript:
+    """How a ``ScriptedEngine`` replies."""
+
+    mean_tokens: float = 12.0
+    """Mean length of a reply that no cap cuts (geometric)."""
+    end_rate: float = 0.1
+    """Share of finished replies that close with the last stop token (end of session) and not with the first."""
+    latency: Latency = Latency()
+    """Seconds of a reply."""
+    seed: int = 0
+    """Another seed is another model."""
+
+
+class ScriptedEngine:
+    """An ``Engine`` without a model: uniform tokens, as a function of prompt, sampling seed and adapter digest.
+
+    At temperature 0 the sampling seed has no part in it, as with a greedy model.
+
+    Args:
+        vocabulary: ids that replies are made of; stop tokens come from the request.
+        script: lengths, endings, latency.
+        max_model_len: positions of prompt and reply together.
+    """
+
+    def __init__(
+        self, vocabulary: Sequence[int], script: EngineScript = EngineScript(), max_model_len: int = 1_000_000
+    ) -> None:
+        if not vocabulary:
+            raise ConfigError("a scripted engine needs at least one token to say, got none")
+        self.vocabulary = tuple(vocabulary)
+        self.script = script
+        self.max_model_len = max_model_len
+
+    async def generate(
+        self,
+        token_ids: Sequence[int],
+        sampling: Sampling,
+        adapter: Adapter | None = None,
+        conversation: str | None = None,
+    ) -> Generation:
+        """Returns the one continuation that belongs to these arguments; see ``rlenv.core.protocols.Engine``."""
+        if len(token_ids) + sampling.max_tokens > self.max_model_len:
+            raise OverlongError(
+                f"a prompt of {len(token_ids)} tokens and a reply of up to {sampling.max_tokens} do not fit the "
+                f"engine's {self.max_model_len} positions"
+            )
+        drawn_under = "greedy" if sampling.temperature == 0 else str(sampling.seed)
+        prompt = ",".join(map(str, token_ids))
+        seed = derive_seed(self.script.seed, prompt, drawn_under, adapter.digest if adapter else "")
+        await self.script.latency.wait(seed)
+        rng = np.random.default_rng(seed)
+        stops = sampling.stop_token_ids
+        words = [t for t in self.vocabulary if t not in stops] or list(self.vocabulary)
+        length = int(rng.geometric(1 / max(1.0, self.script.mean_tokens)))
+        tokens = [words[i] for i in rng.integers(len(words), size=min(length, sampling.max_tokens))]
+        if stops and length < sampling.max_tokens:
+            tokens.append(stops[-1] if rng.random() < self.script.end_rate else stops[0])
+        elif not stops:
+            tokens += [words[i] for i in rng.integers(len(words), size=sampling.max_tokens - len(tokens))]
+        stopped = bool(stops) and tokens[-1] in stops
+        return Generation(
+            token_ids=tuple(tokens),
+            logprobs=(-math.log(len(words)),) * len(tokens),
+            finish_reason="stop" if stopped else "length",
+            adapter=adapter,
+        )
+
+
+class ScriptedDiscriminator:
+    """A ``Discriminator`` without a model: each user message moves the log-odds by a normal draw.
+
+    The draw is a function of the messages up to and including it, so later edits change nothing earlier, and an
+    alternative with the text that was said scores what was scored.
+
+    Args:
+        seed: another seed is another judge.
+        scale: standard deviation of one message's move.
+        latency: seconds of a call.
+    """
+
+    def __init__(self, seed: int = 0, scale: float = 1.0, latency: Latency = Latency()) -> None:
+        self.seed = seed
+        self.scale = scale
+        self.latency = latency
+
+    async def log_odds(self, session: Session, branches: Sequence[Branch] = ()) -> SessionScores:
+        """Returns log-odds [T + 1] and those of each branch's alternatives; see ``rlenv.core.protocols.Discriminator``.
+
+        Raises:
+            IndexError: a branch at a turn that the session has not.
+        """
+        await self.latency.wait(derive_seed(self.seed, session.session_id))
+        scores, pasts, past = [0.0], [], ""
+        for message in session.messages:
+            if message.role == "user":
+                pasts.append(past)
+                scores.append(scores[-1] + self._move(past, message.content))
+            past += f"\x1e{message.role}\x1f{message.content}"
+        branched = []
+        for branch in branches:
+            if branch.turn > len(pasts):
+                raise IndexError(f"turn {branch.turn} of session {session.session_id}, which has {len(pasts)}")
+            before = pasts[branch.turn - 1]
+            branched.append(tuple(scores[branch.turn - 1] + self._move(before, text) for text in branch.texts))
+        return SessionScores(session_id=session.session_id, log_odds=tuple(scores), branches=tuple(branched))
+
+    def _move(self, past: str, text: str) -> float:
+        rng = np.random.default_rng(derive_seed(self.seed, past, text))
+        return float(self.scale * rng.standard_normal())
+
+
+class ScriptedJudge:
+    """A ``Judge`` without a model: one label of the taxonomy on some messages, and a score in [0, 1).
+
+    Args:
+        seed: another seed is another judge.
+        rate: share of messages with a label.
+        latency: seconds of a call.
+    """
+
+    def __init__(self, seed: int = 0, rate: float = 0.3, latency: Latency = Latency()) -> None:
+        self.seed = seed
+        self.rate = rate
+        self.latency = latency
+
+    async def annotate(self, session: Session) -> Annotation:
+        """Returns labels and score; see ``rlenv.core.protocols.Judge``. Later messages change no earlier label."""
+        await self.latency.wait(derive_seed(self.seed, session.session_id))
+        taxonomy = load_taxonomy()
+        known = {"user": taxonomy.action_ids(), "assistant": taxonomy.issue_ids()}
+        labels, past = [], str(self.seed)
+        for message in session.messages:
+            past += f"\x1e{message.role}\x1f{message.content}"
+            rng = np.random.default_rng(derive_seed(past))
+            ids = known[message.role]
+            labels.append((ids[int(rng.integers(len(ids)))],) if rng.random() < self.rate else ())
+        score = float(np.random.default_rng(derive_seed("score", past)).random())
+        return Annotation(labels=tuple(labels), score=score)
+
+
+class ScriptedSpeaker:
+    """A ``Speaker`` without a model: lines drawn under the seed, and a memory that counts its own messages.
+
+    Args:
+        name: who it is in records.
+        seat: where it sits.
+        leave_rate: chance that a message of its is the last.
+        latency: seconds of a reply.
+        fails: from a conversation to the error that replying to it raises, or None.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        seat: Seat,
+        leave_rate: float = 0.0,
+        latency: Latency = Latency(),
+        fails: Callable[[ConversationState], Exception | None] = lambda _: None,
+    ) -> None:
+        self.name = name
+        self.seat = seat
+        self.leave_rate = leave_rate
+        self.latency = latency
+        self.fails = fails
+
+    def describe(self) -> SpeakerCard:
+        """Returns who this is."""
+        return SpeakerCard(name=self.name, kind="scripted", version=rlenv_version())
+
+    async def reply(self, state: ConversationState, seed: int) -> Utterance:
+        """Returns the next message: a function of ``state`` and ``seed`` alone."""
+        await self.latency.wait(seed)
+        error = self.fails(state)
+        if error is not None:
+            raise error
+        said = [turn.utterance.text for turn in state.turns]
+        rng = np.random.default_rng(derive_seed(self.name, seed, *said))
+        lines = LINES[self.seat]
+        own = sum(turn.role == ROLE_OF_SEAT[self.seat] for turn in state.turns)
+        return Utterance(
+            text=lines[int(rng.integers(len(lines)))],
+            ends_session=bool(rng.random() < self.leave_rate),
+            memory={"num_said": own + 1},
+        )
+
+
+class ScriptedUser(ScriptedSpeaker):
+    """A ``UserSimulator`` without a model."""
+
+    def __init__(
+        self,
+        name: str = "scripted-user",
+        leave_rate: float = 0.15,
+        latency: Latency = Latency(),
+        fails: Callable[[ConversationState], Exception | None] = lambda _: None,
+    ) -> None:
+        super().__init__(name, "user", leave_rate, latency, fails)
+
+
+class ScriptedChatbot(ScriptedSpeaker):
+    """A ``ChatbotPolicy`` without a model."""
+
+    def __init__(
+        self,
+        name: str = "scripted-chatbot",
+        latency: Latency = Latency(),
+        fails: Callable[[ConversationState], Exception | None] = lambda _: None,
+    ) -> None:
+        super().__init__(name, "chatbot", 0.0, latency, fails)

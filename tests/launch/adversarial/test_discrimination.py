@@ -1,0 +1,20 @@
+"""The discriminators' data: what the controls read."""
+
+from launch.adversarial.discrimination import label_shuffled
+from launch.run.settings import load_config
+from rlenv.data.linguistics import words
+from rlenv.population.corpus import generate_sessions
+
+
+def test_the_power_control_judges_real_sessions_cut_as_simulated_ones_are_with_the_same_words_shuffled() -> None:
+    settings = ["env.max_turns=3", "discriminator.num_train_sessions=12", "discriminator.num_validation_sessions=6"]
+    sessions = generate_sessions(12, 1, seed=1)
+    data = label_shuffled({"adversarial": sessions[:8], "evaluation": sessions[8:]}, load_config(None, settings))
+    assert len(data.train.items) == 12 and len(data.validation.items) == 6
+    by_context: dict[str, dict[bool, list[str]]] = {}
+    for item in (*data.train.items, *data.validation.items):
+        by_context.setdefault(item.context_id, {})[item.real] = item.session.user_messages()
+    for pair in by_context.values():
+        assert len(pair[True]) == len(pair[False]) == 3
+        assert pair[True] != pair[False]
+        assert sorted(words(" ".join(pair[True]))) == sorted(words(" ".join(pair[False])))

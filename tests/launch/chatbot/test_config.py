@@ -1,0 +1,103 @@
+"""What can be wrong with the settings of a chatbot's training is told before anything starts, all of it at once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from launch.chatbot import phases as chatbot_phases
+from launch.chatbot.config import load_chatbot_config
+from launch.chatbot.phases import Stage, check_room, groups_of_users, refresh_settings, stages
+from launch.run.directory import RunDirectory
+from rlenv.core.errors import ConfigError
+from rlenv.core.types import Adapter
+
+GOOD = {
+    "ensemble": {"base": 1, "it1": 2},
+    "held_out": ["it2", "people"],
+    "users": {"people": {"kind": "population"}},
+    "rewards": {"issue_free": 1},
+    "chatbot": {"engine": "simulator", "adapter": "trained"},
+}
+
+
+@pytest.fixture
+def load(finished_run, tmp_path):
+    """Returns a loader of the good settings with overrides."""
+
+    def load(*overrides: str, **changes):
+        path = tmp_path / "chatbot.yaml"
+        path.write_text(yaml.safe_dump({"run": str(finished_run), **GOOD, **changes}))
+        return load_chatbot_config(path, overrides)
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("chatbot.kind=population", "chatbot: expected kind engine with an adapter to start from"),
+        ("chatbot.engine=chat", "chatbot.engine: no engine 'chat' in settings.engines; there are simulator"),
+        ("chatbot.sampling.top_p=0.9", "chatbot.sampling: expected top_p 1 and top_k 0"),
+        ("chatbot.sampling.temperature=0.7", r"expected the learner's, rl.temperature = 1.0, got 0.7"),
+        ("rewards=null", "rewards"),
+        ("ensemble.it2=1", "held_out: 'it2' has a weight in ensemble"),
+        ("split=evaluation", "measuring.split: the chatbot is trained on evaluation; choose another"),
+        ("measuring.split=test", "measuring.split: no split 'test'"),
+        ("alternate_every=-1", "alternate_every: expected 0 or more"),
+        ("refresh.weight=0", "refresh: expected num_iterations of 1 or more and a weight above 0"),
+        ("rl.group_size=1", "chatbot_rl.group_size: expected 2 or more, got 1"),
+        ("users.x.adapter=trained", "users.x.adapter: 'trained' is for a run's own chatbots"),
+        ("rl.learning_rat=1", "Did you mean"),
+        ("run=nowhere", "nowhere: no run directory"),
+    ],
+)
+def test_a_wrong_setting_is_told(load, override, told) -> None:
+    with pytest.raises(ConfigError, match=told):
+        load(override)
+
+
+def test_problems_are_told_together(load) -> None:
+    with pytest.raises(ConfigError, match=r"(?s)top_p 1.*alternate_every.*chatbots: that is for the user's seat"):
+        load("chatbot.sampling.top_p=0.5", "alternate_every=-2", "chatbots.x.kind=population")
+
+
+def test_groups_are_named_by_whether_the_chatbot_is_trained_with_them(load) -> None:
+    groups = groups_of_users(load())
+    assert [(users.name, users.kind) for users, _ in groups] == [
+        ("training", "training"), ("it2", "held_out"), ("people", "population"),
+    ]  # fmt: skip
+    assert groups[0][1] == {"base": 1.0, "it1": 2.0} and groups[2][1] == {"people": 1.0}
+    with pytest.raises(ConfigError, match="held_out: no simulator 'it9'; there are base, it1, it2, people"):
+        groups_of_users(load("held_out=[it9]"))
+    with pytest.raises(ConfigError, match="'it2' is trained with"):
+        groups_of_users(load(ensemble={}))
+
+
+def test_stages_end_where_the_simulator_is_refreshed(load) -> None:
+    config = load("rl.num_rounds=5")
+    assert stages(config) == [Stage(1, 0, 5)]
+    assert stages(replace(config, alternate_every=2)) == [Stage(1, 0, 2), Stage(2, 2, 2), Stage(3, 4, 1)]
+
+
+def test_a_refresh_begins_with_the_newest_simulator_and_the_new_chatbot(load, finished_run, tmp_path) -> None:
+    config = load("settings.backbone=a/model", out_dir=str(tmp_path / "run"))
+    chatbot = Adapter(name="rl1", path="/a/chatbot", digest="d")
+    nested = refresh_settings(RunDirectory(config.out_dir), config, 1, chatbot)
+    assert nested.simulator.adapter == str((finished_run / "it2" / "adapter").resolve())
+    assert nested.num_iterations == 1 and nested.chatbots["chatbot"].adapter == "/a/chatbot"
+    assert nested.data == config.settings.data and nested.out_dir == str(tmp_path / "run" / "refresh1")
+    users = {**config.users, "refresh1": replace(config.chatbot, adapter="/a/refresh1")}
+    later = refresh_settings(RunDirectory(config.out_dir), replace(config, users=users), 2, chatbot)
+    assert later.simulator.adapter == "/a/refresh1"
+
+
+def test_engines_and_learner_must_fit_side_by_side(load, monkeypatch) -> None:
+    config = load("settings.train.num_cpus=2")
+    monkeypatch.setattr(chatbot_phases.ray, "cluster_resources", lambda: {"CPU": 2.0})
+    with pytest.raises(ConfigError, match=r"engines ask for 0.5 CPU, the learner for 2, and the cluster has 2;"):
+        check_room(config)
+    monkeypatch.setattr(chatbot_phases.ray, "cluster_resources", lambda: {"CPU": 2.5})
+    check_room(config)

@@ -1,0 +1,87 @@
+"""``rlenv taxonomy``, ``annotate`` and ``agreement`` as people run them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+from typer.testing import CliRunner
+
+from launch.cli import annotate as annotate_commands
+from rlenv.core.taxonomy import load_taxonomy
+from rlenv.core.types import Session
+from rlenv.data.sessions import read_sessions, write_sessions
+from rlenv.population.corpus import generate_sessions
+
+
+def rlenv(*args):
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.callback()(lambda: None)
+    annotate_commands.register(app)
+    result = CliRunner(env={"COLUMNS": "300"}).invoke(app, [str(arg) for arg in args])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert "Traceback" not in result.output
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_the_taxonomy_is_copied_edited_and_shown(tmp_path):
+    own = tmp_path / "own.yaml"
+    assert rlenv("taxonomy", "--copy-to", own)[0] == 0
+    assert load_taxonomy(own) == load_taxonomy()
+    own.write_text(own.read_text().replace("\n  app_bug:\n", "\n  app_bug:\n    crash: [Crash, It crashes.]\n"))
+    code, out, _ = rlenv("taxonomy", own)
+    assert code == 0 and "App Bugs" in out and "It crashes." in out
+    code, _, err = rlenv("taxonomy", "--copy-to", own)
+    assert (code, "a file already" in err) == (1, True)
+    own.write_text(own.read_text().replace("app_bug", "bugs"))
+    code, _, err = rlenv("taxonomy", own)
+    assert code == 1 and "own.yaml" in err and "'user_distress'" in err
+
+
+def unlabelled(sessions: Sequence[Session]) -> list[Session]:
+    """The sessions without anybody's issues."""
+    return [
+        s.model_copy(update={"messages": tuple(m.model_copy(update={"issues": None}) for m in s.messages)})
+        for s in sessions
+    ]
+
+
+def test_annotate_labels_what_nobody_labelled_marks_it_and_keeps_what_people_wrote(tmp_path: Path) -> None:
+    truth = generate_sessions(8, 1, seed=3)
+    bare, half, out = tmp_path / "bare.jsonl", tmp_path / "half.jsonl", tmp_path / "out.jsonl"
+    write_sessions(bare, unlabelled(truth))
+    assert rlenv("annotate", bare, out, "--judge", "oracle")[0] == 0
+    done = read_sessions(out, neighbours="keep")
+    chatbot = [m for s in done for m in s.messages if m.role == "assistant"]
+    assert all(m.issues is not None and m.generated == ("issues",) for m in chatbot)
+    assert all(s.judges["issues"].startswith("population oracle") for s in done)
+    assert not any("issues" in m.generated for s in done for m in s.messages if m.role == "user")
+
+    write_sessions(half, [*truth[:4], *unlabelled(truth[4:])])
+    code, shown, _ = rlenv("annotate", half, out, "--judge", "detectors")
+    assert code == 0 and "labels of people, kept" in shown
+    again = read_sessions(out, neighbours="keep")
+    assert [s.messages for s in again[:4]] == [s.messages for s in truth[:4]]
+    assert all("issues" in m.generated for s in again[4:] for m in s.messages if m.role == "assistant")
+
+
+def test_agreement_with_a_judge_is_of_what_the_judge_labels_alone(tmp_path: Path) -> None:
+    truth = generate_sessions(8, 1, seed=3)
+    file, other = tmp_path / "truth.jsonl", tmp_path / "oracle.jsonl"
+    write_sessions(file, truth)
+    code, shown, _ = rlenv("agreement", file, "--judge", "oracle")
+    assert code == 0 and "kappa" in shown
+    actions = {a for s in truth for m in s.messages for a in m.actions or ()}
+    assert actions and not any(f" {action} " in shown for action in actions)
+    write_sessions(other, truth)
+    code, shown, _ = rlenv("agreement", file, other)
+    assert code == 0 and any(f" {action} " in shown for action in actions) and "1.000" in shown
+
+
+def test_agreement_without_anything_in_common_is_an_error(tmp_path: Path) -> None:
+    file, other = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    write_sessions(file, generate_sessions(2, 1, seed=3))
+    write_sessions(other, generate_sessions(2, 1, seed=4))
+    for arguments in ([file], [file, other, "--judge", "oracle"], [file, "--judge", "endpoint"]):
+        assert rlenv("agreement", *arguments)[0] == 1

@@ -1,0 +1,199 @@
+"""``launch/submit.sh``: what a job takes along, and one job on a real cluster of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from launch.cli.submission import absolute_paths, stage
+from launch.run.settings import load_config
+from rlenv.core.errors import ConfigError
+from rlenv.data.sessions import write_sessions
+from rlenv.population.corpus import generate_sessions
+
+ROOT = Path(__file__).parents[3]
+RAY = str(Path(sys.executable).parent / "ray")
+
+
+def test_a_job_takes_along_code_and_one_configuration_alone(tmp_path):
+    repository, folder = tmp_path / "repository", tmp_path / "staging"
+    wanted = [
+        "rlenv/__init__.py",
+        "rlenv/wording/a.yaml",
+        "actors/pool.py",
+        "trainers/sft/fit.py",
+        "launch/cli/main.py",
+    ]
+    unwanted = [
+        ".git/config", ".venv/lib/a.py", "runs/x/config.yaml", "data/sessions.jsonl.gz", "rlenv/sessions.jsonl", ".env",
+        "launch/.env", "launch/.secret.yaml", "rlenv/__pycache__/a.py", "wandb/run.json", "key.json",
+        "models/m.safetensors",
+    ]  # fmt: skip
+    for name in wanted + unwanted:
+        path = repository / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    (repository / "rlenv" / "link.py").symlink_to(repository / "key.json")
+    config = tmp_path / "c.yaml"
+    config.write_text("seed: 3\n")
+    stage(repository, config, ["dpo.beta=0.5", "name=it's $HOME; {x}"], tmp_path, folder)
+    assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()) == sorted([*wanted, "run.yaml"])
+    staged = load_config(folder / "run.yaml")
+    assert (staged.seed, staged.dpo.beta, staged.name) == (3, 0.5, "it's $HOME; {x}")
+
+
+def test_what_is_staged_of_this_repository_imports_by_itself(tmp_path):
+    stage(ROOT, ROOT / "conf" / "quickstart.yaml", [], tmp_path, tmp_path / "s")
+    code = (
+        "import launch.adversarial.algorithm as a, rlenv.population.corpus as c; print(a.__file__); "
+        "c.generate_sessions(1, 1, 0)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "s", capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == str(tmp_path / "s" / "launch" / "adversarial" / "algorithm.py")
+
+
+def test_paths_become_absolute_and_names_stay(tmp_path):
+    (tmp_path / "my-model").mkdir()
+    overrides = ["data.path=d.jsonl", "simulator.model=my-model", "backbone=small-llama", "chatbots.a.adapter=trained"]
+    from launch.run.settings import to_dict
+
+    settings = absolute_paths(to_dict(load_config(None, overrides)), tmp_path)
+    assert settings["out_dir"] == str(tmp_path / "runs" / "adversarial")
+    assert settings["data"]["path"] == str(tmp_path / "d.jsonl")
+    assert settings["simulator"]["model"] == str(tmp_path / "my-model")
+    assert (settings["backbone"], settings["engines"]["simulator"]["model"]) == ("small-llama", "auto")
+    assert settings["chatbots"]["a"]["adapter"] == "trained"
+    hub = absolute_paths(to_dict(load_config(None, ["out_dir=/shared/x"])), tmp_path)
+    assert (hub["simulator"]["model"], hub["out_dir"]) == ("meta-llama/Llama-3.3-70B-Instruct", "/shared/x")
+    assert hub["data"]["path"] is None
+
+
+def test_a_wrong_configuration_is_told_before_anything_is_submitted(tmp_path):
+    with pytest.raises(ConfigError, match="betta"):
+        stage(ROOT, ROOT / "conf" / "quickstart.yaml", ["dpo.betta=1"], tmp_path, tmp_path / "s")
+    command = [ROOT / "launch" / "submit.sh", ROOT / "conf" / "quickstart.yaml", "dpo.betta=1"]
+    said = subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True)
+    assert said.returncode == 1 and "betta" in said.stderr and "Traceback" not in said.stderr
+    usage = subprocess.run(command[:1], capture_output=True, text=True)
+    assert usage.returncode == 2 and "usage" in usage.stderr
+
+
+@pytest.mark.parametrize(
+    ("last", "code"), [("Job 'x' succeeded", 0), ("Job 'x' failed", 1), ("Job 'x' was stopped", 1)]
+)
+def test_a_lost_connection_is_no_success_the_jobs_own_status_decides(last, code, tmp_path):
+    python, ray = tmp_path / "python", tmp_path / "ray"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    ray.write_text(
+        f"""#!/bin/sh
+echo "$@" >> {tmp_path}/calls
+if [ "$2" = submit ]; then echo "Job is currently running."; exit 0; fi
+if [ "$(grep -c 'job status' {tmp_path}/calls)" -lt 3 ]; then echo "Status for job 'x': RUNNING"; else echo "{last}"; fi
+"""
+    )
+    for file in (python, ray):
+        file.chmod(0o755)
+    command = [ROOT / "launch" / "submit.sh", ROOT / "conf" / "quickstart.yaml"]
+    environment = {**os.environ, "PYTHON": str(python), "POLL_S": "0", "RAY_ADDRESS": "http://h:1"}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert done.returncode == code and len(calls) == 4
+    assert all("--address http://h:1" in call for call in calls)
+    assert calls[0].endswith("-- python -m launch adversarial run.yaml") and "runtime-env" not in calls[0]
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+PORTS = ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port", "metrics-export-port")
+
+
+def stop(process: subprocess.Popen) -> None:
+    """Ends a head and whatever it started."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+        process.send_signal(signal.SIGTERM)
+        _, alive = psutil.wait_procs(family, timeout=30)
+        for left in alive:
+            left.kill()
+    process.wait()
+
+
+def start_head(folder: Path, ray_folder: Path, environment: dict[str, str]) -> tuple[subprocess.Popen, str]:
+    """Returns a head's process and its dashboard's address once it says that it runs; the process may have ended."""
+    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+    options = [f"--{name}={port}" for name, port in ports.items()]
+    options += ["--head", "--block", "--num-cpus=2", "--num-gpus=8", "--node-ip-address=127.0.0.1"]
+    options += ["--min-worker-port=0", "--max-worker-port=0", "--object-store-memory=200000000"]
+    options += [f"--temp-dir={tempfile.mkdtemp(dir=ray_folder)}"]
+    log = folder / "head.log"
+    with open(log, "w") as stream:
+        process = subprocess.Popen(
+            [RAY, "start", *options], env=environment, stdout=stream, stderr=stream, start_new_session=True, cwd=folder
+        )
+    while process.poll() is None and "Ray runtime started" not in log.read_text():
+        time.sleep(0.2)
+    return process, f"http://127.0.0.1:{ports['dashboard-port']}"
+
+
+@pytest.fixture
+def head(tmp_path, ray_folder):
+    """A cluster of two CPUs and eight logical GPUs that asks for a token; gives the environment to reach it with."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "WANDB_"))}
+    environment |= {
+        "HOME": str(tmp_path), "RAY_AUTH_MODE": "token", "PATH": f"{Path(RAY).parent}:{environment['PATH']}",
+        "PYTHON": sys.executable, "RAY_USAGE_STATS_ENABLED": "0",
+    }  # fmt: skip
+    subprocess.run([RAY, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
+    for _ in range(3):  # a busy machine can miss Ray's own 30 seconds
+        process, address = start_head(tmp_path, ray_folder, environment)
+        if process.poll() is None:
+            break
+        stop(process)
+    assert process.poll() is None, (tmp_path / "head.log").read_text()
+    try:
+        yield environment | {"RAY_ADDRESS": address}
+    finally:
+        stop(process)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_submitted_run_ends_in_its_run_directory_with_wandbs_offline_files(head, tmp_path, tiny_llama, write_config):
+    write_sessions(tmp_path / "sessions.jsonl.gz", generate_sessions(30, 1, 5))
+    engine = {"backend": "scripted", "num_gpus": 4, "max_model_len": 1024}
+    config = write_config(
+        name="submitted",
+        num_iterations=0,
+        backbone=str(tiny_llama),
+        simulator={"model": str(tiny_llama)},
+        engines={"simulator": engine},
+        discriminator={"max_tokens": 1024},
+        collect={"num_contexts": 10},
+        tracking={"wandb": True},
+    )
+    command = [str(ROOT / "launch" / "submit.sh"), str(config), "data.path=sessions.jsonl.gz", "out_dir=runs/submitted"]
+    done = subprocess.run(command, env=head, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    run = tmp_path / "runs" / "submitted"
+    assert f"run directory: {run}" in done.stdout
+    assert (run / "metrics.jsonl").is_file() and (run / "base" / "simulated" / "sessions.jsonl").is_file()
+    assert list(run.glob("wandb/offline-run-*/*.wandb"))
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    assert saved["data"]["path"] == str(tmp_path / "sessions.jsonl.gz")

@@ -1,0 +1,112 @@
+"""Metrics: rows of numbers in metrics.jsonl, and the same rows in W&B's own offline files."""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from launch.run.tracking import Tracker, TrackingConfig, read_metrics
+from rlenv.core.errors import ConfigError
+
+ROWS = [
+    (0, "base", {"disc/accuracy": 0.75, "collect/sessions": 12}),
+    (1, "it1", {"disc/accuracy": 0.5, "sft/loss": 2.25}),
+]
+BLOCK = 32768
+
+
+def wandb_records(path: Path) -> Iterator[object]:
+    """Yields the records of a ``.wandb`` file: a LevelDB log of protocol buffers behind a 7-byte header."""
+    from wandb.proto import wandb_internal_pb2
+
+    data, position, whole = path.read_bytes(), 7, b""
+    assert data[:4] == b":W&B"
+    while position + 7 <= len(data):
+        if BLOCK - position % BLOCK < 7:
+            position += BLOCK - position % BLOCK
+            continue
+        _, length, kind = struct.unpack("<IHB", data[position : position + 7])
+        whole += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # full, or last of several
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(whole)
+            whole = b""
+            yield record
+
+
+def wandb_history(folder: Path) -> list[dict[str, float]]:
+    """Returns the rows that W&B's offline files of a run directory hold, in order."""
+    rows = []
+    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
+        for record in wandb_records(path):
+            if record.WhichOneof("record_type") == "history":
+                items = {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in record.history.item}
+                rows.append(items)
+    return rows
+
+
+def log_all(folder: Path, wandb: bool) -> None:
+    tracker = Tracker(folder, TrackingConfig(wandb=wandb), "a/run", {"seed": 0})
+    for step, version, metrics in ROWS:
+        tracker.log(step, version, metrics)
+    tracker.close()
+
+
+def test_rows_are_kept_in_order_with_sorted_numbers(tmp_path):
+    log_all(tmp_path, wandb=False)
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": s, "version": v, **m} for s, v, m in ROWS]
+    assert (tmp_path / "metrics.jsonl").read_text().splitlines()[0] == (
+        '{"step": 0, "version": "base", "collect/sessions": 12, "disc/accuracy": 0.75}'
+    )
+
+
+def test_a_resumed_run_leaves_the_same_file(tmp_path):
+    log_all(tmp_path, wandb=False)
+    once = (tmp_path / "metrics.jsonl").read_bytes()
+    log_all(tmp_path, wandb=False)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == once
+
+
+def test_what_is_not_finite_is_left_out_and_what_is_no_number_is_refused(tmp_path):
+    tracker = Tracker(tmp_path, TrackingConfig(), "r", {})
+    tracker.log(0, "base", {"a/x": float("nan"), "a/y": None, "a/z": float("inf"), "a/n": 1})
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 0, "version": "base", "a/n": 1}]
+    for wrong in ("a message", ["a message"], {"text": 1}):
+        with pytest.raises(ConfigError, match="a/text") as error:
+            tracker.log(1, "it1", {"a/text": wrong, "a/n": 2})
+        assert "message" not in str(error.value)
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1
+
+
+@pytest.mark.slow
+def test_wandb_offline_files_hold_each_row_once_also_after_a_resume(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    tracker = Tracker(tmp_path, TrackingConfig(wandb=True), "a/run", {"seed": 0})
+    tracker.log(*ROWS[0])
+    tracker.close()
+    time.sleep(1.1)  # W&B names a run's folder by the second
+    log_all(tmp_path, wandb=True)  # the same command again: both rows are measured or read
+    deadline = time.monotonic() + 30
+    while len(rows := wandb_history(tmp_path)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)  # W&B's own process may write a little later
+    assert [row["_step"] for row in rows] == [0, 1], sorted(p.name for p in tmp_path.glob("wandb/*/*.wandb"))
+    for row, (_, _, metrics) in zip(rows, ROWS, strict=True):
+        assert {k: v for k, v in row.items() if not k.startswith("_")} == metrics
+
+
+@pytest.mark.slow
+def test_two_runs_of_one_name_are_two_in_wandb(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    ids = set()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        log_all(tmp_path / name, wandb=True)
+        ids |= {path.stem for path in tmp_path.glob(f"{name}/wandb/offline-run-*/*.wandb")}
+    assert len(ids) == 2

@@ -1,0 +1,251 @@
+"""The served user, asked by the real ``openai`` client over HTTP: it says what the env's user says under that seed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import openai
+import psutil
+import pytest
+import uvicorn
+
+from launch.cli.main import app as command_line
+from launch.serving.user_endpoint import user_app
+from rlenv.core.errors import EngineError, OverlongError
+from rlenv.core.types import Sampling, SessionContext
+from rlenv.env.conversation import Limits
+from rlenv.env.core import ConversationCore, Scenario
+from rlenv.env.scenarios import Scenarios
+from rlenv.speakers.engine import EngineSpeaker
+from rlenv.speakers.scripted import ScriptedUser
+
+SAYS = ("Hello, what brings you here?", "Since when?", "That sounds hard.", "Who knows of it?")
+SCENARIOS = [
+    Scenario(
+        context_id=f"c{i}", user_id=f"u{i // 2}", context=SessionContext(profile=f"person {i}"), opener="assistant"
+    )
+    for i in range(4)
+]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@contextmanager
+def served(user, key: str | None = None, **options):
+    """Gives (client, application) of a running server."""
+    app = user_app({"it2": user}, Scenarios(SCENARIOS), api_key=key, **options)
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    try:
+        yield openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key or "none", max_retries=0), app
+    finally:
+        server.should_exit = True
+        thread.join(30)
+
+
+def ask(client, messages, n=1, model="it2", seed=7, **extra):
+    return client.chat.completions.create(model=model, messages=messages, seed=seed, n=n, extra_body=extra)
+
+
+def talk(client, seed=7, **extra) -> tuple[list[str], bool]:
+    """Returns what the user said to ``SAYS`` until it left, and whether it did."""
+    messages, said, ended = [], [], False
+    for line in SAYS:
+        messages.append({"role": "assistant", "content": line})
+        choice = ask(client, messages, seed=seed, **extra).choices[0]
+        said.append(choice.message.content)
+        messages.append({"role": "user", "content": said[-1]})
+        if ended := choice.rlenv["ended"]:
+            break
+    return said, ended
+
+
+def in_the_env(user, seed=7, context_id="c1") -> tuple[list[str], bool]:
+    """Returns the same of the env."""
+
+    async def play():
+        core = ConversationCore(SCENARIOS, {"it2": user}, "chatbot", Limits(max_turns=50))
+        await core.reset(seed=seed, context_id=context_id)
+        for line in SAYS:
+            await core.step(line)
+            if core.over:
+                break
+        left = core.state.end is not None
+        said = [t.utterance.text for t in core.state.turns if t.role == "user"]
+        return ([*said, ""] if left and core.state.end.said else said), left, core.state
+
+    said, left, state = asyncio.run(play())
+    return (said, left), state
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_stand_in_says_over_http_what_it_says_in_the_env(seed):
+    user = ScriptedUser(leave_rate=0.3)
+    with served(user) as (client, _):
+        assert talk(client, seed, context_id="c1") == in_the_env(user, seed)[0]
+        assert [m.id for m in client.models.list().data] == ["it2"]
+
+
+def test_a_model_reads_the_tokens_that_it_sampled_and_text_where_they_are_forgotten(tiny_llama, tmp_path):
+    from transformers import AutoTokenizer
+
+    from actors.engines.config import EngineConfig
+    from actors.engines.transformers_engine import TransformersEngine
+    from rlenv.prompting.chat_format import chat_format
+
+    class Noting(TransformersEngine):
+        prompts: list[tuple[int, ...]]
+
+        async def generate(self, token_ids, sampling, adapter=None, conversation=None):
+            self.prompts.append(tuple(token_ids))
+            return await super().generate(token_ids, sampling, adapter, conversation)
+
+    settings = {"backend": "transformers", "dtype": "float32", "max_model_len": 1024}
+    engine = Noting(EngineConfig(model=str(tiny_llama), log_dir=str(tmp_path), **settings))
+    asyncio.run(engine.start())
+    chat = chat_format(AutoTokenizer.from_pretrained(tiny_llama))
+    user = EngineSpeaker("it2", engine, chat, "user", lambda c: c.profile or "", Sampling(max_tokens=12))
+    engine.prompts = []
+    expected, state = in_the_env(user)
+    in_env = list(engine.prompts)
+    differs = [t for t in state.turns if t.role == "user" and chat.reply_ids(t.utterance.text) != t.utterance.token_ids]
+    assert differs  # encoding the text again would give other tokens
+    with served(user) as (client, app):
+        engine.prompts.clear()
+        assert talk(client, context_id="c1") == expected and engine.prompts == in_env
+        first = [{"role": "assistant", "content": SAYS[0]}]
+        one, forks = ask(client, first, context_id="c1"), ask(client, first, n=4, context_id="c1")
+        assert one.choices[0].message == forks.choices[0].message
+        assert len({choice.message.content for choice in forks.choices}) > 2
+        assert one.usage.prompt_tokens == len(in_env[0]) and 0 < one.usage.completion_tokens <= 12
+        assert one.model_extra["rlenv"]["context_id"] == "c1"
+        assert len(app.state.known) >= 4 + len(forks.choices) - 1
+    with served(user, most_messages=1) as (client, app):
+        engine.prompts.clear()
+        ask(client, [{"role": "assistant", "content": SAYS[0]}], n=3, context_id="c1")
+        assert len(app.state.known) == 1
+        assert talk(client, context_id="c1")[0][0] == expected[0][0]
+    engine.close()
+
+
+def test_the_user_may_open_and_may_be_anybody():
+    with served(ScriptedUser()) as (client, _):
+        for who in ({"persona": "u1"}, {"profile": "a nurse"}, {"context": {"profile": "x", "situation": "y"}}, {}):
+            answer = ask(client, [{"role": "system", "content": "You are a chatbot."}], **who)
+            assert answer.choices[0].message.content
+            expected = {"c2", "c3"} if "persona" in who else {"own"} if who else {f"c{i}" for i in range(4)}
+            assert answer.model_extra["rlenv"]["context_id"] in expected
+        answer = client.chat.completions.create(model="it2", messages=[], seed=1, temperature=0.3)
+        assert answer.model_extra["rlenv"]["ignored"] == ["temperature"]
+
+
+SPOKEN = [{"role": "assistant", "content": "private words"}]
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "told"),
+    [
+        ({"messages": [*SPOKEN, *SPOKEN]}, 400, "messages\\[1\\].*must alternate"),
+        ({"messages": [{"role": "user", "content": "private words"}]}, 400, "the last message is the user's"),
+        ({"messages": SPOKEN, "model": "it3"}, 404, "there are it2; did you mean 'it2'"),
+        ({"messages": SPOKEN, "context_id": "d1"}, 400, "no context 'd1'"),
+        ({"messages": SPOKEN, "context_id": "c1", "persona": "u1"}, 400, "context_id and persona were given"),
+        ({"messages": SPOKEN, "seed": None}, 400, "who is the user"),
+        ({"messages": SPOKEN, "n": 65}, 400, "n: .*64"),
+        ({"messages": SPOKEN, "stream": True}, 400, "comes whole"),
+        ({"messages": [{"role": "tool", "content": "private words"}]}, 400, "messages.0.role"),
+        ({"messages": SPOKEN, "context": {"profile": 3}}, 400, "context.profile"),
+    ],
+)
+def test_what_cannot_be_answered_is_told_in_openais_shape_without_the_words(request_, status, told):
+    with served(ScriptedUser()) as (client, _), pytest.raises(openai.APIStatusError, match=told) as caught:
+        ask(client, **request_)
+    assert caught.value.status_code == status and "private" not in str(caught.value)
+    assert set(caught.value.body) == {"message", "type", "param", "code"}
+
+
+def test_a_wrong_key_an_overlong_conversation_and_a_dead_engine_have_their_codes():
+    with served(ScriptedUser(), key="s3cret") as (client, _):
+        assert client.models.list().data
+        wrong = client.with_options(api_key="other")
+        with pytest.raises(openai.AuthenticationError):
+            wrong.models.list()
+        with pytest.raises(openai.AuthenticationError):
+            ask(wrong, SPOKEN)
+        with pytest.raises(openai.NotFoundError):
+            client.embeddings.create(model="it2", input="x")
+    for error, kind in (
+        (OverlongError("too long"), openai.BadRequestError),
+        (EngineError("gone"), openai.APIStatusError),
+    ):
+        with served(ScriptedUser(fails=lambda _, e=error: e)) as (client, _), pytest.raises(kind) as caught:
+            ask(client, SPOKEN)
+        assert caught.value.code == ("context_length_exceeded" if isinstance(error, OverlongError) else "engine_error")
+
+
+def test_the_command_line_tells_what_is_missing(finished_run, monkeypatch):
+    from typer.testing import CliRunner
+
+    monkeypatch.delenv("KEY_OF_THE_TEST", raising=False)
+    for arguments, told in (
+        (["--api-key-env", "KEY_OF_THE_TEST"], "KEY_OF_THE_TEST is not set"),
+        (["split=nothing"], "no split 'nothing'"),
+    ):
+        result = CliRunner().invoke(command_line, ["serve-user", str(finished_run), *arguments])
+        assert result.exit_code and told in str(result.exception)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_command_serves_a_runs_simulator_as_a_process_of_its_own_and_ends_cleanly_on_a_signal(
+    finished_run, ray_folder, still_running
+):
+    port = free_port()
+    environment = {**os.environ, "RAY_TMPDIR": str(ray_folder), "THE_KEY": "s3cret"}
+    environment.pop("RAY_ADDRESS", None)
+    command = ["serve-user", str(finished_run), "--version", "it1", "--port", str(port), "--api-key-env", "THE_KEY"]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "launch", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="s3cret", max_retries=0)
+        while True:
+            try:
+                assert [m.id for m in client.models.list().data] == ["it1"]
+                break
+            except openai.APIConnectionError:
+                assert server.poll() is None, server.stdout.read()[-2000:]
+                time.sleep(0.2)
+        said = [ask(client, [{"role": "assistant", "content": SAYS[0]}], model="it1", seed=s) for s in (3, 3, 4)]
+        words = [answer.choices[0].message.content for answer in said]
+        assert words[0] == words[1] != words[2] and " it1 " in said[0].model_extra["rlenv"]["simulator"]
+        with pytest.raises(openai.AuthenticationError):
+            ask(client.with_options(api_key="wrong"), [{"role": "assistant", "content": SAYS[0]}], model="it1")
+        family = psutil.Process(server.pid).children(recursive=True)
+        assert family  # Ray's processes, and the engine in one of them
+        server.terminate()
+        output, _ = server.communicate(timeout=60)
+        assert server.returncode == 0 and "Traceback" not in output and SAYS[0] not in output
+        assert still_running(family) == []
+    finally:
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()

@@ -1,0 +1,126 @@
+"""The power control keeps lengths, pairs are cut alike, leaks show as numbers, and the referee judges."""
+
+import random
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from rlenv.core.errors import ConfigError
+from rlenv.core.types import Message, Session
+from rlenv.discriminator.controls import auc, leak_report, match_lengths, referee_accuracy, shuffle_words_within_user
+from rlenv.discriminator.labelled import LabelledSession, split_by_context
+
+WORDS = ["I", "can't", "sleep;", "so", "tired,", "you", "know.", "My", "sister", "left", "a", "café", "closed!"]
+
+
+def session(name: str, turns: int, seed: int = 0, opener: str = "user", tail: bool = True) -> Session:
+    rng = random.Random(f"{name}{seed}")
+    messages = [] if opener == "user" else [Message(role="assistant", content="Hello.")]
+    for turn in range(turns):
+        messages.append(Message(role="user", content=" ".join(rng.choices(WORDS, k=rng.randint(4, 12)))))
+        if tail or turn < turns - 1:
+            messages.append(Message(role="assistant", content="Tell me more."))
+    return Session(session_id=name, messages=tuple(messages))
+
+
+def labelled(context: str, real: bool, turns: int, **more: object) -> LabelledSession:
+    name = f"{context}-{'real' if real else 'sim'}"
+    return LabelledSession(context_id=context, real=real, session=session(name, turns, **more))
+
+
+def test_shuffled_words_stay_in_their_session_and_counts_stay_in_their_message() -> None:
+    sessions = [session(f"s{i}", 6) for i in range(5)]
+    shuffled = shuffle_words_within_user(sessions, seed=3)
+    changed = 0
+    for before, after in zip(sessions, shuffled, strict=True):
+        assert Counter(re.findall(r"[\w']+", " ".join(before.user_messages()))) == Counter(
+            re.findall(r"[\w']+", " ".join(after.user_messages()))
+        )
+        for old, new in zip(before.messages, after.messages, strict=True):
+            if old.role == "assistant":
+                assert old == new
+                continue
+            assert len(old.content.split()) == len(new.content.split())
+            assert re.sub(r"[\w']+", "", old.content) == re.sub(r"[\w']+", "", new.content)
+            changed += old.content != new.content
+        assert sum(map(len, before.user_messages())) == sum(map(len, after.user_messages()))
+    assert changed > 20
+    assert shuffle_words_within_user(sessions, seed=3) == shuffled
+    assert shuffle_words_within_user(sessions, seed=4) != shuffled
+
+
+def test_pairs_are_cut_after_the_same_user_message() -> None:
+    real = [labelled("a", True, 7), labelled("b", True, 2), labelled("c", True, 3), labelled("d", True, 0)]
+    fake = [labelled("b", False, 5), labelled("a", False, 4, tail=False), labelled("d", False, 3)]
+    matched = match_lengths(real, fake)
+    assert matched.num_pairs == 2 and matched.num_unpaired == 1 and matched.num_empty == 1
+    assert (matched.turns_cut_real, matched.turns_cut_simulated) == (3, 3)
+    lengths = {}
+    for item in matched.items:
+        assert item.session.messages[-1].role == "user"
+        lengths.setdefault(item.context_id, set()).add(len(item.session.user_messages()))
+    assert lengths == {"a": {4}, "b": {2}}
+    report = leak_report(matched.items)
+    assert report["num_user_turns"] == report["user_ends"] == 0.5
+
+
+def test_a_planted_leak_shows_in_its_own_feature_alone() -> None:
+    items = [labelled(f"c{i}", real, 4) for i in range(40) for real in (True, False)]
+    assert leak_report(items)["surrounding_space"] == 0.5
+    planted = [
+        item
+        if item.real
+        else item.model_copy(
+            update={
+                "session": item.session.model_copy(
+                    update={
+                        "messages": tuple(
+                            m.model_copy(update={"content": m.content + " "}) for m in item.session.messages
+                        )
+                    }
+                )
+            }
+        )
+        for item in items
+    ]
+    report = leak_report(planted)
+    assert report["surrounding_space"] == 0.0
+    assert report["num_user_turns"] == report["newline_rate"] == 0.5
+    assert leak_report(items[:1])["num_user_turns"] is None
+
+
+def test_auc_equals_scikit_learns_with_ties() -> None:
+    rng = np.random.default_rng(0)
+    labels, values = rng.random(200) < 0.4, rng.integers(0, 6, 200)
+    assert auc(list(labels), list(values)) == pytest.approx(roc_auc_score(labels, values))
+
+
+def test_the_referee_catches_other_words_and_is_blind_to_none() -> None:
+    same = [labelled(f"c{i}", real, 5) for i in range(120) for real in (True, False)]
+    train, validation = split_by_context(same, 160, 80)
+    assert referee_accuracy(train, validation).accuracy == pytest.approx(0.5, abs=0.15)
+    fake = [
+        item.model_copy(update={"session": session(item.session.session_id, 5).model_copy(update={"messages": told})})
+        for item in same
+        if not item.real
+        for told in [tuple(m.model_copy(update={"content": "as an assistant I feel"}) for m in item.session.messages)]
+    ]
+    train, validation = split_by_context([*[i for i in same if i.real], *fake], 160, 80)
+    score = referee_accuracy(train, validation)
+    assert score.accuracy > 0.95 and (score.num_train, score.num_validation) == (160, 80)
+
+
+def test_no_context_stands_on_both_sides_whatever_the_order() -> None:
+    items = [labelled(f"c{i}", real, 2) for i in range(50) for real in (True, False)]
+    train, validation = split_by_context(items, 60, 40, seed=1)
+    assert (len(train), len(validation)) == (60, 40)
+    assert not {i.context_id for i in train} & {i.context_id for i in validation}
+    assert sum(i.real for i in train) == 30 and sum(i.real for i in validation) == 20
+    again = split_by_context(items[::-1], 60, 40, seed=1)
+    assert {i.context_id for i in again[0]} == {i.context_id for i in train}
+    assert {i.context_id for i in split_by_context(items, 60, 40, seed=2)[0]} != {i.context_id for i in train}
+    with pytest.raises(ConfigError, match="there are 100"):
+        split_by_context(items, 80, 40)

@@ -1,0 +1,201 @@
+"""A language model as a judge, over a real server: what is asked and read, retries, failures, nothing paid twice."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rlenv.core import aio
+from rlenv.core.errors import ConfigError, EngineError, PhaseError
+from rlenv.core.taxonomy import load_taxonomy
+from rlenv.core.types import Generation, Message, Session, SessionContext
+from rlenv.judges.annotate import judged
+from rlenv.judges.llm import LLMJudge, LLMJudgeConfig
+from rlenv.judges.questions import MalformedReply, issue_question, read_issues
+from rlenv.speakers.completers import CachedCompleter, EndpointCompleter, EngineCompleter
+from rlenv.speakers.local_endpoint import serve
+
+SECRET = "word-from-a-message"
+TAXONOMY = load_taxonomy()
+SESSION = Session(
+    session_id="s7",
+    context=SessionContext(situation="Works at night."),
+    messages=(
+        Message(role="assistant", content="Hello."),
+        Message(role="user", content=f"I am angry {SECRET}"),
+        Message(role="assistant", content="Get over it."),
+        Message(role="user", content=" "),
+    ),
+)
+
+
+def issues(*found: tuple[str, list[int]]) -> str:
+    return json.dumps({"issues": [{"category": c, "messages": n} for c, n in found]})
+
+
+def wants(body, kind: str) -> bool:
+    return kind in body["response_format"]["json_schema"]["schema"]["properties"]
+
+
+def greeting(i: int) -> tuple[Message, ...]:
+    return (Message(role="user", content=f"hi {i}"), Message(role="assistant", content=f"hello {i}"))
+
+
+def answer(body) -> str:
+    """A good judge's reply to either question."""
+    if wants(body, "issues"):
+        return issues(("unempathetic_responses", [2]), ("premature_wrap_up", [2, 2]))
+    return '{"actions": ["negative_affect", "negative_affect"]}'
+
+
+def judge(endpoint, folder, **config) -> LLMJudge:
+    completer = EndpointCompleter(endpoint.base_url, "m", temperature=0.0)
+    return LLMJudge(CachedCompleter(completer, folder), TAXONOMY, LLMJudgeConfig(**config))
+
+
+def ask(who: LLMJudge, session: Session = SESSION):
+    return aio.run(who.annotate(session)).labels
+
+
+def test_issues_land_on_the_messages_named_and_actions_on_the_one_asked_about(tmp_path):
+    with serve(answer) as endpoint:
+        assert ask(judge(endpoint, tmp_path)) == (
+            (), ("negative_affect",), ("unempathetic_responses", "premature_wrap_up"), (),
+        )  # fmt: skip
+        assert len(endpoint.requests) == 2  # an empty message is not asked about
+        whole = next(b for b in endpoint.requests if wants(b, "issues"))
+        single = next(b for b in endpoint.requests if wants(b, "actions"))
+    text = whole["messages"][1]["content"]
+    assert "Chatbot [1]: Hello.\nUser: I am angry" in text and "Chatbot [2]: Get over it." in text
+    assert "- Works at night." in text
+    for issue in TAXONOMY.issues:
+        assert f"- {issue.id}: {issue.name}. {issue.description}" in whole["messages"][0]["content"]
+    item = whole["response_format"]["json_schema"]["schema"]["properties"]["issues"]["items"]["properties"]
+    assert item["category"]["enum"] == list(TAXONOMY.issue_ids())
+    assert item["messages"]["items"] == {"type": "integer", "minimum": 1, "maximum": 2}
+    assert single["messages"][1]["content"] == f"Said before:\nChatbot: Hello.\n\nThe message:\nI am angry {SECRET}"
+    assert whole["response_format"]["json_schema"]["strict"] is True
+
+
+def test_nothing_is_paid_twice_and_another_taxonomy_text_or_model_is_paid_anew(tmp_path):
+    with serve(answer) as endpoint:
+        first = ask(judge(endpoint, tmp_path))
+        assert ask(judge(endpoint, tmp_path)) == first
+        assert len(endpoint.requests) == 2
+        ask(judge(endpoint, tmp_path, kinds=("issues",)))
+        assert len(endpoint.requests) == 2
+        shorter = TAXONOMY.model_copy(update={"issues": TAXONOMY.issues[:10]})
+        cached = CachedCompleter(EndpointCompleter(endpoint.base_url, "m", temperature=0.0), tmp_path)
+        ask(LLMJudge(cached, shorter, LLMJudgeConfig(kinds=("issues",))))
+        assert len(endpoint.requests) == 3
+        other = SESSION.model_copy(update={"messages": (*SESSION.messages, Message(role="assistant", content="Hm."))})
+        ask(judge(endpoint, tmp_path, kinds=("issues",)), other)
+        assert len(endpoint.requests) == 4
+    assert all(SECRET not in path.read_text() for path in tmp_path.rglob("*.json"))
+
+
+MALFORMED = (
+    f"I think {SECRET}",
+    '{"issues": [{"category": "unempathetic_responses", "messages": [2',
+    '{"problems": []}',
+    '{"issues": ["unempathetic_responses"]}',
+    issues((SECRET, [1])),
+    issues(("unempathetic_responses", [3])),
+    issues(("unempathetic_responses", [0])),
+    '{"issues": [{"category": "unempathetic_responses", "messages": [true]}]}',
+    '{"issues": [{"category": ["x"], "messages": [1]}]}',
+    "[]",
+)
+
+
+@pytest.mark.parametrize("reply", MALFORMED)
+def test_a_malformed_reply_is_told_without_its_text(reply):
+    question = issue_question(SESSION, TAXONOMY)
+    with pytest.raises(MalformedReply) as caught:
+        read_issues(reply, question, TAXONOMY)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_malformed_reply_is_asked_again_and_a_rerun_asks_nothing(tmp_path):
+    replies = iter([f"Sure! {SECRET}", '```json\n{"issues": []}\n```'])
+    with serve(lambda body: next(replies)) as endpoint:
+        who = judge(endpoint, tmp_path, kinds=("issues",))
+        assert ask(who) == ((), (), (), ())
+        one, two = endpoint.requests
+        assert one["seed"] != two["seed"]
+        assert "An earlier reply could not be used: a reply of" in two["messages"][1]["content"]
+        assert ask(judge(endpoint, tmp_path, kinds=("issues",))) == ((), (), (), ())
+        assert len(endpoint.requests) == 2
+
+
+def test_a_judge_that_never_answers_as_asked_is_an_error_with_the_session_and_can_be_asked_anew(tmp_path):
+    with serve(lambda body: SECRET) as endpoint:
+        who = judge(endpoint, tmp_path, kinds=("issues",), attempts=2)
+        with pytest.raises(EngineError, match=r"session s7: m at http.*no usable reply in 2 tries") as caught:
+            ask(who)
+        assert SECRET not in str(caught.value)
+        endpoint.answer = lambda body: '{"issues": []}'
+        assert ask(judge(endpoint, tmp_path, kinds=("issues",), attempts=2)) == ((), (), (), ())
+        assert len(endpoint.requests) == 3
+
+
+def test_a_server_that_knows_no_schemas_is_asked_freely_from_then_on(tmp_path):
+    def refuse(body):
+        if "response_format" in body:
+            return 400, {"message": "unknown field response_format", "param": "response_format"}
+        return '{"issues": []}' if "issues that its messages" in body["messages"][0]["content"] else '{"actions": []}'
+
+    with serve(refuse) as endpoint:
+        assert ask(judge(endpoint, tmp_path, concurrency=1)) == ((), (), (), ())
+        assert ["response_format" in body for body in endpoint.requests] == [True, False, False]
+
+
+def test_requests_are_bounded_over_all_sessions_and_failures_are_counted(tmp_path):
+    sessions = [SESSION.model_copy(update={"session_id": f"s{i}", "messages": greeting(i)}) for i in range(12)]
+    with serve(answer_first) as endpoint:
+        found = aio.run(judged(sessions, judge(endpoint, tmp_path, concurrency=3), concurrency=12))
+        assert len(found) == 12 and len(endpoint.requests) == 24
+        assert endpoint.most_at_once <= 3
+        endpoint.answer = lambda body: (400, {"message": SECRET})
+        with pytest.raises(PhaseError, match="12 of 12 sessions were not judged; the first: session s") as caught:
+            aio.run(judged(sessions, judge(endpoint, tmp_path / "new"), concurrency=1))
+        assert SECRET not in str(caught.value)
+
+
+def answer_first(body) -> str:
+    return '{"issues": []}' if wants(body, "issues") else '{"actions": []}'
+
+
+def test_a_wrong_key_stops_at_once(tmp_path):
+    with (
+        serve(lambda body: (401, {"message": "no"})) as endpoint,
+        pytest.raises(ConfigError, match="status 401"),
+    ):
+        ask(judge(endpoint, tmp_path))
+
+
+def test_settings_that_make_no_sense_are_told_together():
+    with pytest.raises(ConfigError, match=r"attempts must be at least 1, got 0; kinds must be some of"):
+        LLMJudgeConfig(kinds=("moods",), attempts=0)
+
+
+class Echo:
+    """An engine that notes how it is asked and says nothing."""
+
+    def __init__(self):
+        self.schemas = []
+
+    async def generate(self, token_ids, sampling, adapter=None, conversation=None):
+        self.schemas.append(sampling.json_schema)
+        return Generation(token_ids=(), logprobs=(), finish_reason="stop")
+
+
+@pytest.mark.parametrize("structured", [True, False])
+def test_an_engine_is_held_to_the_schema_where_it_can_be(tiny_llama, structured):
+    from transformers import AutoTokenizer
+
+    engine = Echo()
+    completer = EngineCompleter(engine, AutoTokenizer.from_pretrained(tiny_llama), "tiny", structured=structured)
+    aio.run(completer.complete([{"role": "user", "content": "hi"}], 5, 0, {"type": "object"}))
+    assert engine.schemas == ['{"type": "object"}' if structured else None]

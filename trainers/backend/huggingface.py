@@ -1,0 +1,168 @@
+"""What the two transformers-based loops (SFT and DPO) share: arguments, checkpoints, and the adapter's folder.
+
+Knows nothing of losses or data. Imports transformers, peft and torch only inside functions, so that the configs of the
+train loops can be read without them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rlenv.core.adapters import tidy_adapter
+from rlenv.core.errors import PhaseError
+from rlenv.models.hardware import resolve_precision
+from trainers.backend.config import AdapterTraining
+from trainers.backend.ray_train import Worker, temporary_folder
+
+CHECKPOINT = "checkpoint"
+
+
+def training_arguments(worker: Worker, config: AdapterTraining, **changes: Any) -> dict[str, Any]:
+    """Returns the arguments of transformers' ``TrainingArguments`` that both loops set alike.
+
+    Args:
+        worker: where it runs.
+        config: the settings.
+        changes: replace or add arguments.
+    """
+    arguments: dict[str, Any] = {
+        "output_dir": str(worker.scratch / "transformers"),
+        "num_train_epochs": config.epochs,
+        "per_device_train_batch_size": config.batch_size,
+        "gradient_accumulation_steps": config.gradient_accumulation,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": config.schedule,
+        "warmup_steps": config.warmup,
+        "max_grad_norm": config.max_grad_norm,
+        "weight_decay": config.weight_decay,
+        "bf16": resolve_precision(config.dtype, worker.device) == "bfloat16",
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False} if config.gradient_checkpointing else None,
+        "use_cpu": worker.device == "cpu",
+        "seed": config.seed,
+        "data_seed": config.seed,
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "steps" if config.save_every else "no",
+        "save_steps": config.save_every or 500,
+        "save_total_limit": 1,
+        "report_to": [],
+        "disable_tqdm": True,
+        "dataloader_pin_memory": worker.device != "cpu",
+        "remove_unused_columns": False,
+    }
+    if config.shard:
+        arguments["fsdp"] = True
+        arguments["fsdp_config"] = {
+            "version": 2,
+            "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+            "cpu_ram_efficient_loading": False,
+        }
+    return arguments | changes
+
+
+def callbacks(worker: Worker) -> list[Any]:
+    """Returns the callbacks that write progress, hand checkpoints to Ray Train, and see that sharding takes place."""
+    import torch
+    from torch.distributed.tensor import DTensor
+    from transformers import TrainerCallback
+
+    class ShardingCallback(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+            if args.fsdp and not any(isinstance(p, DTensor) for p in model.parameters()):
+                raise PhaseError(
+                    "shard: the model is not sharded (accelerate leaves FSDP out on the CPU and with one worker); "
+                    "set shard to false, or train on two or more GPUs"
+                )
+
+    class ProgressCallback(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+            if logs and "loss" in logs:
+                numbers = {k: float(v) for k, v in logs.items() if isinstance(v, (int, float, str)) and _is_number(v)}
+                worker.progress.write(state.global_step, state.max_steps, **numbers)
+
+    class CheckpointCallback(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if torch.distributed.is_initialized():
+                torch.distributed.barrier()  # every rank has written its part
+            folder = None
+            if worker.rank == 0:
+                folder = temporary_folder(worker)
+                source = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+                shutil.copytree(source, Path(folder) / CHECKPOINT)
+                drop_frozen_adapters(Path(folder) / CHECKPOINT)
+            worker.report({"step": float(state.global_step)}, folder)
+            if folder:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    return [ShardingCallback(), ProgressCallback(), CheckpointCallback()]
+
+
+def drop_frozen_adapters(checkpoint: Path) -> None:
+    """Removes the adapters that a checkpoint keeps in subfolders: DPO's frozen ``ref``, made anew from its source.
+
+    Where there are any, transformers' resume loads them alone and leaves the trained adapter, in the folder itself,
+    unread: the run would silently go on from the reference.
+    """
+    for folder in [p for p in checkpoint.iterdir() if (p / "adapter_config.json").is_file()]:
+        shutil.rmtree(folder)
+
+
+def train_and_resume(trainer: Any, worker: Worker) -> None:
+    """Runs a transformers Trainer, from the run's last checkpoint where there is one."""
+    with worker.resume() as folder:
+        trainer.train(resume_from_checkpoint=str(folder / CHECKPOINT) if folder else None)
+
+
+def load_base(base_model: str, dtype: str, device: str) -> Any:
+    """Returns the causal model to put an adapter on."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base_model, dtype=getattr(torch, resolve_precision(dtype, device)))
+    model.config.use_cache = False
+    return model
+
+
+def linear_names(model: Any) -> list[str]:
+    """Returns the short names of a backbone's linear layers: Table 6's "all-linear", which leaves out the heads."""
+    import torch
+
+    backbone = getattr(model, model.base_model_prefix)
+    return sorted({n.rsplit(".", 1)[-1] for n, m in backbone.named_modules() if isinstance(m, torch.nn.Linear)})
+
+
+def require_positions(base_model: str, longest: int, what: str) -> None:
+    """Raises PhaseError where the longest training row does not fit the model's positions."""
+    from transformers import AutoConfig
+
+    limit = getattr(AutoConfig.from_pretrained(base_model).get_text_config(), "max_position_embeddings", None)
+    if limit is not None and longest > limit:
+        raise PhaseError(
+            f"{what}: the longest row has {longest} tokens, the model has {limit} positions; "
+            "lower the context budget (context.budget_tokens) or the sessions' max_tokens"
+        )
+
+
+def save_adapter(trainer: Any, worker: Worker, out_dir: str) -> None:
+    """Writes the adapter named ``default`` as an ordinary PEFT folder, the same bytes for the same weights.
+
+    Every rank must call it: a sharded model is gathered first. The folder is whole when any rank returns.
+    """
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if worker.rank == 0:
+        model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+        model.save_pretrained(out_dir, selected_adapters=["default"], state_dict=state)
+        tidy_adapter(out_dir)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True

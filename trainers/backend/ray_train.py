@@ -1,0 +1,274 @@
+"""One way into Ray Train for every train loop: launch, logs of our own, resume, and errors that say what happened.
+
+``run_training(loop, payload, ...)`` runs ``loop(payload, worker)`` on every worker of a ``TorchTrainer`` and returns
+what rank 0 returns. Workers write to files of ours (never to the console: third-party bars and warnings stay out of the
+driver's terminal). A lost worker is replaced and the loop runs again; it must begin with ``worker.resume()``. Knows
+nothing of what is trained.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import logging
+import os
+import random
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from rlenv.core.errors import PhaseError
+from rlenv.core.progress import Progress
+from rlenv.models.hardware import keep_freed_memory
+from trainers.backend.config import TrainResources
+
+logger = logging.getLogger(__name__)
+LOG_LINES = 15
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One worker's place in the run, as its loop sees it; as it is, of a run in this process, without Ray."""
+
+    scratch: Path
+    """A folder that every worker of the run sees, kept across restarts and removed after success."""
+    progress: Progress = dataclasses.field(default_factory=lambda: Progress(None, "local"))
+    rank: int = 0
+    world_size: int = 1
+    device: str = "cpu"
+
+    def report(self, metrics: dict[str, float], checkpoint: str | Path | None = None) -> None:
+        """Reports a step; every rank must call it, and rank 0 alone brings the checkpoint's folder, which is copied."""
+
+    @contextlib.contextmanager
+    def resume(self) -> Iterator[Path | None]:
+        """Gives the folder of the last checkpoint, None at a fresh start."""
+        yield None
+
+
+class RayWorker(Worker):
+    """A worker of a Ray Train run."""
+
+    def report(self, metrics: dict[str, float], checkpoint: str | Path | None = None) -> None:
+        """Reports to Ray Train; waits for every rank."""
+        from ray import train
+
+        ours = train.Checkpoint.from_directory(str(checkpoint)) if checkpoint and self.rank == 0 else None
+        train.report(metrics=metrics, checkpoint=ours)
+
+    @contextlib.contextmanager
+    def resume(self) -> Iterator[Path | None]:
+        """Gives the folder of the last checkpoint that was reported, None at a fresh start."""
+        from ray import train
+
+        checkpoint = train.get_checkpoint()
+        if checkpoint is None:
+            yield None
+        else:
+            with checkpoint.as_directory() as folder:
+                yield Path(folder)
+
+
+Loop = Callable[[Any, Worker], Any]
+
+
+def run_training(
+    loop: Loop,
+    payload: Any,
+    resources: TrainResources,
+    storage_path: str | Path,
+    name: str,
+    *,
+    progress_path: str | Path | None = None,
+) -> Any:
+    """Returns what ``loop(payload, worker)`` returned on rank 0.
+
+    Args:
+        loop: runs on every worker; importable from there.
+        payload: picklable; goes through Ray's object store.
+        resources: the workers.
+        storage_path: a folder that all workers see; checkpoints and logs go to ``storage_path/name``.
+        name: of the run. A second run of the same name and payload goes on from the first one's last checkpoint.
+        progress_path: rank 0 appends progress lines here (``rlenv.core.progress``).
+
+    Raises:
+        PhaseError: with the run's name, the cause, the last log lines and how to resume.
+    """
+    import ray
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.v2.api.config import LoggingConfig
+
+    if not ray.is_initialized():
+        raise PhaseError(f"{name}: Ray is not running; call ray.init() before training")
+    storage = Path(storage_path).resolve()
+    root = storage / name
+    logs, scratch = storage / f"{name}.logs", root / "scratch"
+    _keep_or_clear(root, _fingerprint(payload))
+    for folder in (logs, scratch):
+        folder.mkdir(parents=True, exist_ok=True)
+    progress = str(Path(progress_path).resolve()) if progress_path else None
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")  # 60 s are few on a busy node
+    if not _has_dashboard():
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # for spot nodes; locally it only warns
+    threads = resources.num_threads()
+
+    def train_loop() -> Any:
+        return _run_worker(loop, payload, str(logs), str(scratch), progress, name, threads)
+
+    trainer = _quiet_trainer()(
+        train_loop,
+        scaling_config=ScalingConfig(
+            num_workers=resources.num_workers,
+            use_gpu=resources.num_gpus > 0,
+            resources_per_worker={"CPU": resources.num_cpus}
+            | ({"GPU": resources.num_gpus} if resources.num_gpus else {}),
+        ),
+        run_config=RunConfig(  # type: ignore[call-arg]  # the class of V2, which the stubs do not know
+            name=name,
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=resources.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except Exception as error:
+        raise PhaseError(_explain(name, error, logs)) from error
+    shutil.rmtree(root, ignore_errors=True)
+    return result.return_value
+
+
+def _run_worker(
+    loop: Loop, payload: Any, logs: str, scratch: str, progress: str | None, name: str, threads: int
+) -> Any:
+    from ray import train
+
+    context = train.get_context()
+    rank = context.get_world_rank()
+    _log_to(Path(logs) / f"worker-{rank}.log")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    import torch
+
+    torch.set_num_threads(threads)
+    device = str(train.torch.get_device()) if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        keep_freed_memory()
+    worker = RayWorker(
+        rank=rank,
+        world_size=context.get_world_size(),
+        device=device,
+        progress=Progress(progress if rank == 0 else None, name),
+        scratch=Path(scratch),
+    )
+    return loop(payload, worker)
+
+
+def _log_to(path: Path) -> None:
+    """Sends this process's output, C libraries' included, to ``path``."""
+    stream = path.open("a", buffering=1)
+    for fd in (1, 2):
+        os.dup2(stream.fileno(), fd)
+    sys.stdout = sys.stderr = stream
+    logging.basicConfig(stream=stream, level=logging.INFO, force=True, format="%(asctime)s %(name)s %(message)s")
+    for noisy in ("httpx", "httpcore", "fsspec", "datasets", "filelock", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python's, numpy's and torch's generators of this process."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def temporary_folder(worker: Worker) -> str:
+    """Returns a new folder to assemble a checkpoint in; Ray Train copies it at ``worker.report``."""
+    return tempfile.mkdtemp(dir=worker.scratch)
+
+
+def _fingerprint(payload: Any) -> str:
+    """Returns a digest of the payload's values, the same in every process (a pickle is not: sets have no order)."""
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        digest.update(type(value).__name__.encode())
+        if isinstance(value, BaseModel):
+            digest.update(value.model_dump_json().encode())
+        elif isinstance(value, Mapping):
+            for key in value:
+                add(key)
+                add(value[key])
+        elif isinstance(value, (list, tuple)) and not (value and isinstance(value[0], int)):
+            for item in value:
+                add(item)
+        elif dataclasses.is_dataclass(value):
+            for field in dataclasses.fields(value):
+                if field.compare:  # handles of actors, for example, tell nothing of what is trained
+                    add(getattr(value, field.name))
+        else:
+            digest.update(repr(value).encode("utf-8", "surrogatepass"))
+
+    add(payload)
+    return digest.hexdigest()
+
+
+def _keep_or_clear(root: Path, fingerprint: str) -> None:
+    """Keeps an unfinished run's checkpoints if they are of the same payload, and clears them if not."""
+    mark = root / "payload.sha256"
+    if root.exists() and (not mark.exists() or mark.read_text() != fingerprint):
+        logger.info("%s: the unfinished run there had another payload; starting afresh", root.name)
+        shutil.rmtree(root)
+    root.mkdir(parents=True, exist_ok=True)
+    mark.write_text(fingerprint)
+
+
+def _explain(name: str, error: BaseException, logs: Path) -> str:
+    failures = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
+    rank, cause = sorted(failures.items())[0]
+    file = logs / f"worker-{rank}.log"
+    lines = file.read_text(errors="replace").splitlines()[-LOG_LINES:] if file.exists() else ["(no log was written)"]
+    return (
+        f"training {name} failed on worker {rank}: {type(cause).__name__}: {_last_line(cause)}\n"
+        f"last lines of {file}:\n  " + "\n  ".join(lines) + "\n"
+        "Run the same command again: training goes on from its last checkpoint."
+    )
+
+
+def _has_dashboard() -> bool:
+    import ray
+
+    return bool(ray._private.worker.get_dashboard_url())
+
+
+def _quiet_trainer() -> Any:
+    """Returns TorchTrainer, without the placement-group cleaner where there is no dashboard for it to ask.
+
+    The cleaner frees a run's resources if its controller dies, asking the dashboard once a second; without one it
+    can do nothing but warn.
+    """
+    from ray.train.torch import TorchTrainer
+
+    class QuietTorchTrainer(TorchTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
+            if _has_dashboard():
+                return callbacks
+            return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
+
+    return QuietTorchTrainer
+
+
+def _last_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1].removeprefix(f"{type(error).__name__}: ") if lines else "(no message)"

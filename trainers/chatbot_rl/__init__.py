@@ -1,0 +1,1 @@
+"""Reinforcement learning of the chatbot, on TRL's GRPOTrainer."""

@@ -1,0 +1,215 @@
+"""The chatbot learns from conversations with simulated users: GRPO or RLOO, by session or by turn, from an SFT start.
+
+TRL's ``GRPOTrainer`` on conversations that are held elsewhere (``trainers.chatbot_rl.rounds``). The loss is TRL's:
+PPO's clipping, KL to the starting adapter (a frozen copy, as in ``trainers.dpo``), and a capped correction for
+the sampler, whose log-probs are not quite the learner's. The subclass adds what TRL has no place for: an advantage for
+each token, and that correction where the sampler is not TRL's own vLLM.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from rlenv.core.adapters import adapter_at
+from rlenv.core.files import new_folder
+from rlenv.core.types import Adapter
+from trainers.backend.config import TrainResources
+from trainers.backend.huggingface import callbacks, load_base, save_adapter, train_and_resume, training_arguments
+from trainers.backend.ray_train import Worker, run_training, seed_everything
+from trainers.chatbot_rl.config import ChatbotRlConfig, ChatbotRlResult
+from trainers.chatbot_rl.rounds import ConversationRounds, Rollouts, conversation_return
+
+
+def fit_chatbot(
+    start: Adapter,
+    rollouts: Rollouts,
+    config: ChatbotRlConfig,
+    base_model: str | Path,
+    out_dir: str | Path,
+    name: str,
+    *,
+    resources: TrainResources = TrainResources(),
+    storage_path: str | Path | None = None,
+    progress_path: str | Path | None = None,
+) -> ChatbotRlResult:
+    """Returns the adapter after ``num_rounds`` rounds, written to ``out_dir`` (which must not exist).
+
+    Args:
+        start: the chatbot to begin as and to be held to, from SFT.
+        rollouts: who holds the conversations; called on rank 0.
+        config: hyper-parameters.
+        base_model: the folder that ``start`` was trained on.
+        out_dir: the adapter's folder; appears whole or not at all.
+        name: the new version's name.
+        resources: the workers.
+        storage_path: checkpoints, logs and the rounds' adapters; None is beside ``out_dir``. Samplers must see it.
+        progress_path: progress lines are appended here.
+
+    Raises:
+        ConfigError: a round does not divide into steps.
+        PhaseError: training failed.
+    """
+    config.updates_per_round(resources.num_workers)
+    storage = Path(storage_path) if storage_path else Path(out_dir).resolve().parent
+    with new_folder(out_dir) as folder:
+        payload = (rollouts, config, str(base_model), start.path, str(folder))
+        summary = run_training(
+            train_chatbot, payload, resources, storage, f"chatbot-rl-{Path(out_dir).name}", progress_path=progress_path
+        )
+    return ChatbotRlResult(adapter=adapter_at(out_dir, name), **summary)
+
+
+def conversation_trainer() -> Any:
+    """Returns TRL's ``GRPOTrainer`` with an advantage for each token and a sampler outside of it."""
+    import torch
+    from trl import GRPOTrainer
+    from trl.trainer.utils import pad
+
+    class ConversationTrainer(GRPOTrainer):
+        """Takes ``token_advantages`` from its ``rollout_func``.
+
+        Args:
+            correct_sampler: weigh tokens by learner over sampler; the gap between the two is measured in any case.
+        """
+
+        def __init__(self, *args: Any, correct_sampler: bool = True, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.correct_sampler = correct_sampler
+            self.use_vllm = True  # for TRL there is a sampler to correct only where it runs vLLM itself
+
+        def _generate(self, prompts: list[Any]) -> Any:
+            self._last_loaded_step = self.state.global_step  # the sampler has its weights from the round's folder
+            return super()._generate(prompts)
+
+        def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+            output = super()._generate_and_score_completions(inputs)
+            rows = [torch.tensor(row["token_advantages"], dtype=torch.float32) for row in inputs]
+            width: Any = self.pad_to_multiple_of
+            advantages = pad(rows, padding_value=0, padding_side="right", pad_to_multiple_of=width)
+            output["advantages"] = advantages.to(output["completion_ids"].device)
+            mask = output["completion_mask"] * output["tool_mask"]
+            gap = sampler_kl(output["old_per_token_logps"], output["sampling_per_token_logps"], mask)
+            total, count = self.accelerator.reduce(gap, reduction="sum").tolist()
+            self._metrics["train"]["sampling/kl"].append(total / max(count, 1.0))
+            if not self.correct_sampler:
+                output["importance_sampling_ratio"] = torch.ones_like(output["importance_sampling_ratio"])
+            return output
+
+    return ConversationTrainer
+
+
+def sampler_kl(learner: Any, sampler: Any, mask: Any) -> Any:
+    """Returns (sum, number of tokens) of k3 = exp(d) - 1 - d with d = learner - sampler, an estimate of KL(sampler ||
+    learner) on the sampler's own tokens.
+
+    Args:
+        learner: log-probs, [B, C].
+        sampler: log-probs, [B, C]; NaN where the engine had none, which counts nowhere.
+        mask: 1 on the tokens that count, [B, C].
+    """
+    import torch
+
+    mask = mask.bool() & ~torch.isnan(sampler)
+    gap = (learner - sampler)[mask]
+    return torch.stack([(torch.exp(gap) - 1 - gap).sum(), mask.sum().to(gap.dtype)])
+
+
+def rl_arguments(worker: Worker, config: ChatbotRlConfig) -> Any:
+    """Returns TRL's ``GRPOConfig`` of ``config``."""
+    from trl import GRPOConfig
+
+    updates = config.updates_per_round(worker.world_size)
+    corrects = config.sampler_correction != "none"
+    return GRPOConfig(
+        **training_arguments(
+            worker,
+            config,
+            max_steps=config.num_rounds * updates,
+            save_steps=config.save_every * updates or 500,
+            num_generations=config.group_size,
+            generation_batch_size=config.num_groups * config.group_size,
+            num_iterations=int(config.epochs),
+            max_completion_length=config.max_tokens,
+            temperature=config.temperature,
+            scale_rewards=config.credit.scale,
+            loss_type=config.loss_type,
+            epsilon=config.clip_low,
+            epsilon_high=config.clip_high,
+            importance_sampling_level=config.ratio,
+            beta=config.beta,
+            vllm_importance_sampling_mode=config.sampler_correction if corrects else "token_truncate",
+            vllm_importance_sampling_clip_max=config.sampler_cap,
+            disable_dropout=True,
+            shuffle_dataset=False,
+        )
+    )
+
+
+def make_trainer(
+    rollouts: Rollouts, config: ChatbotRlConfig, base_model: str, start: str, worker: Worker, **changes: Any
+) -> Any:
+    """Returns the trainer of one run, before its first round; ``changes`` replace its arguments."""
+    from datasets import Dataset
+    from peft import PeftModel
+    from transformers import AutoTokenizer
+
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func may change; the version is pinned
+    policy = PeftModel.from_pretrained(load_base(base_model, config.dtype, worker.device), start, is_trainable=True)
+    rounds = ConversationRounds(
+        rollouts,
+        num_groups=config.num_groups,
+        group_size=config.group_size,
+        updates=config.updates_per_round(worker.world_size),
+        credit=config.credit,
+        max_staleness=config.max_staleness,
+        worker=worker,
+        start_digest=adapter_at(start, "start").digest,
+    )
+    arguments: dict[str, Any] = {
+        "model": policy,
+        "reward_funcs": conversation_return,
+        "args": rl_arguments(worker, config),
+        "train_dataset": Dataset.from_dict({"prompt": [""] * config.num_groups}),  # contexts are the rollouts' affair
+        "processing_class": AutoTokenizer.from_pretrained(base_model),
+        "callbacks": callbacks(worker),
+        "rollout_func": rounds,
+        "correct_sampler": config.sampler_correction != "none",
+    }
+    return conversation_trainer()(**arguments | changes)
+
+
+def train_chatbot(payload: tuple[Rollouts, ChatbotRlConfig, str, str, str], worker: Worker) -> dict[str, Any]:
+    """Returns the summary of one run; the adapter is written on rank 0."""
+    rollouts, config, base_model, start, out_dir = payload
+    seed_everything(config.seed)
+    trainer = make_trainer(rollouts, config, base_model, start, worker)
+    train_and_resume(trainer, worker)
+    save_adapter(trainer, worker, out_dir)
+    if worker.rank > 0:  # the rounds' figures are in the first worker's history
+        return {}
+    return _summary(trainer.state.log_history, config, trainer.state.global_step)
+
+
+def _summary(history: list[dict[str, Any]], config: ChatbotRlConfig, num_updates: int) -> dict[str, Any]:
+    rounds = [entry for entry in history if "rollouts/conversations" in entry]
+    some = max(1, len(rounds) // 10)
+
+    def mean(key: str, entries: list[dict[str, Any]]) -> float:
+        return float(sum(entry[key] for entry in entries) / len(entries))
+
+    return {
+        "num_rounds": config.num_rounds,
+        "num_updates": num_updates,
+        "num_conversations": int(sum(entry["rollouts/conversations"] for entry in rounds)),
+        "num_failed": int(sum(entry["rollouts/failed"] for entry in rounds)),
+        "trained_tokens": int(sum(entry["rollouts/trained_tokens"] for entry in rounds)),
+        "reward_first": mean("reward", rounds[:some]),
+        "reward_last": mean("reward", rounds[-some:]),
+        "kl_last": mean("kl", rounds[-some:]) if config.beta else None,
+        "sampler_gap_mean": mean("sampling/sampling_logp_difference/mean", rounds),
+        "sampler_gap_max": max(float(entry["sampling/sampling_logp_difference/max"]) for entry in rounds),
+        "sampler_kl": mean("sampling/kl", rounds),
+        "rollout_seconds": float(sum(entry["rollouts/seconds"] for entry in rounds)),
+    }

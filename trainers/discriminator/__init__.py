@@ -1,0 +1,1 @@
+"""Training of the discriminator and its controls (Eq. 3)."""

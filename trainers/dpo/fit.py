@@ -1,0 +1,146 @@
+"""One adversarial update: DPO with the previous iteration's simulator as reference (Section 3.5, Eq. 5).
+
+TRL's ``DPOTrainer``, with the smallest subclass that takes token ids as they were sampled instead of tokenising text.
+The reference is right because of how the policy is handed over: a trainable ``PeftModel`` and no ``peft_config`` make
+TRL copy the loaded adapter into a frozen one named ``ref``; with a ``peft_config`` the reference would silently be the
+bare base model. ``max_length`` is None: TRL's default cuts prompts from the right, and a row without completion tokens
+learns nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlenv.core.adapters import adapter_at
+from rlenv.core.errors import PhaseError
+from rlenv.core.files import new_folder
+from rlenv.core.types import Adapter, PreferencePair
+from trainers.backend.config import TrainResources
+from trainers.backend.huggingface import (
+    callbacks,
+    load_base,
+    require_positions,
+    save_adapter,
+    train_and_resume,
+    training_arguments,
+)
+from trainers.backend.ray_train import Worker, run_training, seed_everything
+from trainers.dpo.config import DpoConfig, DpoResult
+
+KEYS = ("prompt_ids", "chosen_ids", "rejected_ids")
+
+
+def fit_dpo(
+    reference: Adapter,
+    pairs: Sequence[PreferencePair],
+    config: DpoConfig,
+    base_model: str | Path,
+    out_dir: str | Path,
+    name: str,
+    *,
+    resources: TrainResources = TrainResources(),
+    storage_path: str | Path | None = None,
+    progress_path: str | Path | None = None,
+) -> DpoResult:
+    """Returns the adapter after Eq. 5, written to ``out_dir`` (which must not exist).
+
+    Args:
+        reference: the previous iteration's simulator: the policy begins as it, and is held to it.
+        pairs: the preference set; their ids are trained on as they are.
+        config: hyper-parameters.
+        base_model: the folder that ``reference`` was trained on.
+        out_dir: the adapter's folder; appears whole or not at all.
+        name: the new version's name.
+        resources: the workers.
+        storage_path: checkpoints and logs; None is beside ``out_dir``.
+        progress_path: progress lines are appended here.
+
+    Raises:
+        PhaseError: no pairs, a pair without tokens, or training failed.
+    """
+    check_pairs(pairs)
+    rows = {key: [list(getattr(pair, key)) for pair in pairs] for key in KEYS}
+    storage = Path(storage_path) if storage_path else Path(out_dir).resolve().parent
+    with new_folder(out_dir) as folder:
+        payload = (rows, config, str(base_model), reference.path, str(folder))
+        summary = run_training(
+            train_dpo, payload, resources, storage, f"dpo-{Path(out_dir).name}", progress_path=progress_path
+        )
+    return DpoResult(adapter=adapter_at(out_dir, name), **summary)
+
+
+def check_pairs(pairs: Sequence[PreferencePair]) -> None:
+    """Raises PhaseError, with every problem, where a pair lacks tokens or there is no pair at all."""
+    if not pairs:
+        raise PhaseError("dpo: no preference pairs; sample more alternatives or loosen preferences.keep")
+    problems = [
+        f"pair {i} (session {pair.session_id}, turn {pair.turn}): {key} is empty; every row needs tokens"
+        for i, pair in enumerate(pairs)
+        for key in KEYS
+        if not getattr(pair, key)
+    ]
+    if problems:
+        raise PhaseError("dpo: " + "\n".join(problems[:20]))
+
+
+def pairs_trainer() -> Any:
+    """Returns TRL's ``DPOTrainer`` taking ``prompt_ids``, ``chosen_ids`` and ``rejected_ids`` as they are."""
+    from trl import DPOTrainer
+
+    class PairsTrainer(DPOTrainer):
+        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+            return dataset
+
+    return PairsTrainer
+
+
+def dpo_arguments(worker: Worker, config: DpoConfig) -> Any:
+    """Returns the ``DPOConfig`` of ``config``."""
+    from trl import DPOConfig
+
+    loss: dict[str, Any] = {"loss_type": ["sigmoid"]}
+    if config.chosen_nll:
+        loss = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, config.chosen_nll]}
+    return DPOConfig(**training_arguments(worker, config, beta=config.beta, max_length=None, **loss))
+
+
+def train_dpo(payload: tuple[Any, DpoConfig, str, str, str], worker: Worker) -> dict[str, Any]:
+    """Returns the summary of one run; the adapter is written on rank 0."""
+    from datasets import Dataset
+    from peft import PeftModel
+    from transformers import AutoTokenizer
+
+    rows, config, base_model, reference, out_dir = payload
+    require_positions(base_model, _longest(rows), "dpo")
+    seed_everything(config.seed)
+    policy = PeftModel.from_pretrained(load_base(base_model, config.dtype, worker.device), reference, is_trainable=True)
+    trainer = pairs_trainer()(
+        model=policy,
+        args=dpo_arguments(worker, config),
+        train_dataset=Dataset.from_dict(rows),
+        processing_class=AutoTokenizer.from_pretrained(base_model),
+        callbacks=callbacks(worker),
+    )
+    train_and_resume(trainer, worker)
+    save_adapter(trainer, worker, out_dir)
+    history = [entry for entry in trainer.state.log_history if "rewards/margins" in entry]
+    tail = history[-max(1, len(history) // 10) :]
+
+    def last(key: str) -> float:
+        return float(sum(entry[key] for entry in tail) / len(tail))
+
+    return {
+        "num_pairs": len(rows["prompt_ids"]),
+        "loss_step0": float(history[0]["loss"]),
+        "loss_last": last("loss"),
+        "margin": last("rewards/margins"),
+        "accuracy": last("rewards/accuracies"),
+        "rate_max": max(float(entry["learning_rate"]) for entry in history),
+    }
+
+
+def _longest(rows: dict[str, list[list[int]]]) -> int:
+    replies = [max(len(c), len(r)) for c, r in zip(rows["chosen_ids"], rows["rejected_ids"], strict=True)]
+    return max(len(p) + n for p, n in zip(rows["prompt_ids"], replies, strict=True))

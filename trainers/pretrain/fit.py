@@ -1,0 +1,53 @@
+"""The small Llama: a byte-level BPE tokenizer and a causal model of a few million parameters, made from sessions alone.
+
+For runs without a downloaded model: an iteration on a laptop, the tests, the tutorial. What comes out is an ordinary
+checkpoint (Llama class, ChatML template) that LoRA, the discriminator and every engine load like a large one. Whole
+conversations are learnt in ``ChatFormat``'s layout, both seats, so that fine-tuning has something to stand on. No part
+of the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlenv.core.errors import PhaseError
+from rlenv.core.files import new_folder
+from trainers.backend.config import TrainResources
+from trainers.backend.ray_train import run_training
+from trainers.pretrain.config import PretrainConfig, PretrainResult
+from trainers.sft.config import SftExample
+
+
+def fit_base_model(
+    examples: Sequence[SftExample],
+    config: PretrainConfig,
+    out_dir: str | Path,
+    *,
+    resources: TrainResources = TrainResources(),
+    storage_path: str | Path | None = None,
+    progress_path: str | Path | None = None,
+) -> PretrainResult:
+    """Returns a small chat model trained from nothing, written to ``out_dir`` (which must not exist).
+
+    Args:
+        examples: conversations with their system texts; give each once a seat to have both learnt.
+        config: shape and training.
+        out_dir: an ordinary transformers checkpoint with its tokenizer; appears whole or not at all.
+        resources: the workers.
+        storage_path: checkpoints and logs; None is beside ``out_dir``.
+        progress_path: progress lines are appended here.
+
+    Raises:
+        PhaseError: training failed, or the conversations do not fill one batch.
+    """
+    from trainers.pretrain.loop import train_base_model
+
+    if not examples:
+        raise PhaseError("pretrain: no conversations to learn from")
+    storage = Path(storage_path) if storage_path else Path(out_dir).resolve().parent
+    with new_folder(out_dir) as folder:
+        payload = (tuple(examples), config, str(folder))
+        name = f"pretrain-{Path(out_dir).name}"
+        summary = run_training(train_base_model, payload, resources, storage, name, progress_path=progress_path)
+    return PretrainResult(path=Path(out_dir), **summary)

@@ -1,0 +1,150 @@
+"""The base user simulator: LoRA fine-tuning on what one seat really said (Section 3.3, Eq. 1, Table 6).
+
+One pass over a session trains all its turns: causal attention makes every message's prediction depend on what stood
+before it alone, and a mask leaves the loss to the seat's own tokens (its end-of-turn and end-of-session tokens
+included). Serves both seats: the user simulator, and an adapter for a supporter chatbot. Knows nothing of how the
+system text was built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlenv.core.adapters import adapter_at
+from rlenv.core.errors import PhaseError
+from rlenv.core.files import new_folder, read_records
+from rlenv.prompting.chat_format import ChatFormat, chat_format
+from trainers.backend.config import TrainResources
+from trainers.backend.huggingface import (
+    callbacks,
+    linear_names,
+    load_base,
+    require_positions,
+    save_adapter,
+    train_and_resume,
+    training_arguments,
+)
+from trainers.backend.ray_train import Worker, run_training, seed_everything
+from trainers.sft.config import SftConfig, SftExample, SftResult
+
+
+def fit_sft(
+    examples: Sequence[SftExample] | str | Path,
+    config: SftConfig,
+    base_model: str | Path,
+    out_dir: str | Path,
+    name: str = "base",
+    *,
+    resources: TrainResources = TrainResources(),
+    storage_path: str | Path | None = None,
+    progress_path: str | Path | None = None,
+) -> SftResult:
+    """Returns the adapter trained with Eq. 1, written to ``out_dir`` (which must not exist).
+
+    Args:
+        examples: the sessions; or a JSON lines file of them that every worker sees, for large sets.
+        config: hyper-parameters.
+        base_model: a folder with a chat model and its tokenizer.
+        out_dir: the adapter's folder; appears whole or not at all.
+        name: the adapter's version name.
+        resources: the workers.
+        storage_path: checkpoints and logs; None is beside ``out_dir``.
+        progress_path: progress lines are appended here.
+
+    Raises:
+        PhaseError: training failed, or there is nothing to learn.
+    """
+    source = str(Path(examples).resolve()) if isinstance(examples, (str, Path)) else tuple(examples)
+    if not source:
+        raise PhaseError("sft: no sessions to learn from")
+    storage = Path(storage_path) if storage_path else Path(out_dir).resolve().parent
+    with new_folder(out_dir) as folder:
+        payload = (source, config, str(base_model), str(folder))
+        summary = run_training(
+            train_sft, payload, resources, storage, f"sft-{Path(out_dir).name}", progress_path=progress_path
+        )
+    return SftResult(adapter=adapter_at(out_dir, name), **summary)
+
+
+def sft_rows(
+    examples: Sequence[SftExample], chat: ChatFormat, max_tokens: int | None
+) -> tuple[list[dict[str, list[int]]], int]:
+    """Returns (rows of ``input_ids`` and ``labels``, -100 where there is no loss; number of sessions left out)."""
+    rows = []
+    for example in examples:
+        ids, mask = chat.training_example(example.system, example.messages, example.seat, max_tokens=max_tokens)
+        if any(mask):
+            rows.append({"input_ids": ids, "labels": [i if m else -100 for i, m in zip(ids, mask, strict=True)]})
+    return rows, len(examples) - len(rows)
+
+
+def pad_right(rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
+    """Returns rows as one batch of tensors, padded on the right; padding has no loss."""
+    import torch
+
+    width = max(len(row["input_ids"]) for row in rows)
+
+    def padded(values: list[int], fill: int) -> list[int]:
+        return values + [fill] * (width - len(values))
+
+    return {
+        "input_ids": torch.tensor([padded(row["input_ids"], 0) for row in rows]),
+        "attention_mask": torch.tensor([padded([1] * len(row["input_ids"]), 0) for row in rows]),
+        "labels": torch.tensor([padded(row["labels"], -100) for row in rows]),
+    }
+
+
+def own_positions(rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
+    """Returns a padded batch whose logits are computed only where some row has a loss.
+
+    The loss is that of all logits. With 49,152 tokens of vocabulary the rest are a third of a small model's work.
+    """
+    batch = pad_right(rows)
+    next_labels = batch["labels"][:, 1:]
+    kept = (next_labels != -100).any(dim=0).nonzero().squeeze(1)
+    return {**batch, "logits_to_keep": kept, "shift_labels": next_labels[:, kept]}
+
+
+def train_sft(payload: tuple[Any, SftConfig, str, str], worker: Worker) -> dict[str, Any]:
+    """Returns the summary of one run; the adapter is written on rank 0."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoTokenizer, Trainer, TrainingArguments
+
+    source, config, base_model, out_dir = payload
+    examples = read_records(source, SftExample) if isinstance(source, str) else source
+    seed_everything(config.seed)
+    base = load_base(base_model, config.dtype, worker.device)
+    limit = config.max_tokens or getattr(base.config.get_text_config(), "max_position_embeddings", None)
+    chat = chat_format(AutoTokenizer.from_pretrained(base_model))
+    rows, num_left_out = sft_rows(examples, chat, limit)
+    if not rows:
+        raise PhaseError(f"sft: none of {len(examples)} sessions has a word to learn within {limit} tokens")
+    require_positions(base_model, max(len(row["input_ids"]) for row in rows), "sft")
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=linear_names(base),
+        task_type="CAUSAL_LM",
+    )
+    grouped = {"train_sampling_strategy": "group_by_length"} if config.batch_size > 1 else {}
+    trainer = Trainer(
+        model=get_peft_model(base, lora),
+        args=TrainingArguments(**training_arguments(worker, config, **grouped)),
+        train_dataset=rows,
+        data_collator=own_positions,
+        callbacks=callbacks(worker),
+    )
+    train_and_resume(trainer, worker)
+    save_adapter(trainer, worker, out_dir)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    tail = losses[-max(1, len(losses) // 10) :]
+    return {
+        "num_sessions": len(rows),
+        "num_left_out": num_left_out,
+        "num_trained_tokens": sum(label != -100 for row in rows for label in row["labels"]),
+        "loss_first": float(losses[0]),
+        "loss_last": float(sum(tail) / len(tail)),
+    }
