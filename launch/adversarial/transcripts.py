@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from launch.adversarial.simulation import read_simulated
-from launch.run.contents import SPLITS
+from launch.run.contents import SPLITS, simulated_versions
 from launch.run.directory import RunDirectory
 from rlenv.core.errors import ConfigError
 from rlenv.core.files import read_records
@@ -37,7 +37,7 @@ def side_by_side(run: RunDirectory, versions: Sequence[str], context_id: str | N
     Raises:
         ConfigError: no such version or context in the run.
     """
-    available = [p.parent.name for p in sorted(run.root.glob("*/simulated"), key=lambda p: p.stat().st_mtime)]
+    available = simulated_versions(run.root)
     if not available:
         raise ConfigError(f"{run.root} has no simulated sessions yet")
     versions = list(versions) or list(dict.fromkeys([available[0], available[-1]]))

@@ -15,6 +15,7 @@ import yaml
 
 from launch.adversarial.discrimination import LEAK, MAIN, POWER
 from launch.adversarial.table import verdicts
+from launch.run.contents import simulated_versions
 from launch.run.tracking import read_metrics
 from rlenv.core.errors import ConfigError
 from rlenv.core.types import Session
@@ -118,7 +119,7 @@ def _stem(path: Path) -> str:
 
 
 def _read_run(inputs: Inputs, root: Path, prefix: str, part: str | None) -> None:
-    versions = sorted((p.parent.parent.name for p in root.glob("*/simulated/sessions.jsonl")), key=_order)
+    versions = simulated_versions(root)
     if not versions:
         raise ConfigError(f"{root}: no run with simulated sessions; expected {root}/base/simulated/sessions.jsonl")
     for version in versions:
@@ -136,14 +137,6 @@ def _read_run(inputs: Inputs, root: Path, prefix: str, part: str | None) -> None
     if metrics.exists():
         lead = f"{prefix}: " if prefix else ""
         inputs.verdicts += [lead + sentence for sentence in verdicts(list(read_metrics(metrics)))]
-
-
-def _order(version: str) -> tuple[int, int, str]:
-    """Zero-shot models first, then base, it1, it2 ...: the order of the paper's tables."""
-    if version == "base":
-        return 1, 0, version
-    iteration = re.fullmatch(r"it(\d+)", version)
-    return (1, int(iteration[1]), version) if iteration else (0, 0, version)
 
 
 def _max_turns(root: Path) -> int | None:

@@ -5,6 +5,7 @@ Phases make these (``launch.adversarial``); an environment and a served user rea
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,25 @@ SPLITS = ("sft", "adversarial", "evaluation")
 def version_name(iteration: int) -> str:
     """Returns the name of the simulator after so many adversarial iterations: base, it1, it2, ..."""
     return "base" if iteration == 0 else f"it{iteration}"
+
+
+def version_order(name: str) -> tuple[int, str]:
+    """Returns a key that sorts simulators oldest first: others (zero-shot models), base, it1, it2, ... it10.
+
+    >>> sorted(["it10", "it2", "base", "gpt-4o"], key=version_order)
+    ['gpt-4o', 'base', 'it2', 'it10']
+    """
+    iteration = re.fullmatch(r"it([1-9]\d*)", name)
+    return (0 if name == "base" else int(iteration[1]) if iteration else -1), name
+
+
+def simulated_versions(root: str | Path) -> list[str]:
+    """Returns the names of the simulators whose sessions a run directory holds, in ``version_order``.
+
+    The order comes from the names alone, so that a copied run, whose files have other times, reads the same.
+    """
+    found = (path.parent.parent.name for path in Path(root).glob("*/simulated/sessions.jsonl"))
+    return sorted(found, key=version_order)
 
 
 def run_settings(root: str | Path) -> dict[str, Any]:

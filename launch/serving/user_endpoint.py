@@ -25,6 +25,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from launch.run.contents import version_order
 from launch.serving.user_requests import RequestError, SampledMessages, UserRequest, next_key, state_of
 from rlenv.core.errors import ConfigError, EngineError, OverlongError, there_are
 from rlenv.core.protocols import UserSimulator
@@ -50,7 +51,7 @@ def serve_user(
 
     Args:
         config: a run directory, or an env's YAML file.
-        versions: which simulators; none is the newest.
+        versions: which simulators; none is the run's newest.
         host: address to listen on.
         port: port to listen on.
         api_key_env: name of the environment variable with the key that requests must bring; None asks for none.
@@ -65,16 +66,23 @@ def serve_user(
         raise ConfigError(f"the environment variable {api_key_env} is not set; it should hold the key to ask for")
     parts = env_parts("chatbot", config=config, overrides=overrides)
     try:
-        newest = max(parts.world, key=lambda name: getattr(parts.world, "shares", {}).get(name, 0.0))
-        unknown = [name for name in versions if name not in parts.world]
-        if unknown:
-            raise ConfigError(f"no simulator {unknown[0]!r}; {there_are(list(parts.world), unknown[0])}")
-        users = {name: parts.world[name] for name in versions or (newest,)}
+        users = served_users(parts.counterparts, versions)
         # uvicorn ends its own work and raises the signal anew: unhandled, it would end us before the engines.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         uvicorn.run(user_app(users, Scenarios(parts.scenarios), api_key=key), host=host, port=port, log_level="warning")
     finally:
         parts.close()
+
+
+def served_users(simulators: Mapping[str, UserSimulator], versions: Sequence[str] = ()) -> dict[str, UserSimulator]:
+    """Returns the simulators that were asked for by name; of none, the newest version, whatever its share of an env is.
+
+    Raises:
+        ConfigError: a version is not there.
+    """
+    if unknown := [name for name in versions if name not in simulators]:
+        raise ConfigError(f"no simulator {unknown[0]!r}; {there_are(list(simulators), unknown[0])}")
+    return {name: simulators[name] for name in versions or (max(simulators, key=version_order),)}
 
 
 def user_app(

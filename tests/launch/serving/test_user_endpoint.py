@@ -18,11 +18,12 @@ import pytest
 import uvicorn
 
 from launch.cli.main import app as command_line
-from launch.serving.user_endpoint import user_app
-from rlenv.core.errors import EngineError, OverlongError
+from launch.serving.user_endpoint import served_users, user_app
+from rlenv.core.errors import ConfigError, EngineError, OverlongError
 from rlenv.core.types import Sampling, SessionContext
 from rlenv.env.conversation import Limits
 from rlenv.env.core import ConversationCore, Scenario
+from rlenv.env.ensemble import Ensemble
 from rlenv.env.scenarios import Scenarios
 from rlenv.speakers.engine import EngineSpeaker
 from rlenv.speakers.scripted import ScriptedUser
@@ -210,6 +211,15 @@ def test_the_command_line_tells_what_is_missing(finished_run, monkeypatch):
     ):
         result = CliRunner().invoke(command_line, ["serve-user", str(finished_run), *arguments])
         assert result.exit_code and told in str(result.exception)
+
+
+def test_the_newest_version_is_served_by_default_though_an_older_one_has_the_larger_share():
+    names = ["prompted", "base", *(f"it{k}" for k in range(1, 11))]
+    simulators = Ensemble({name: ScriptedUser() for name in names}, {name: float(name == "base") for name in names})
+    assert list(served_users(simulators)) == ["it10"]
+    assert list(served_users(simulators, ["it2", "base"])) == ["it2", "base"]
+    with pytest.raises(ConfigError, match="no simulator 'it11'"):
+        served_users(simulators, ["it11"])
 
 
 @pytest.mark.ray
