@@ -5,7 +5,7 @@
             ...
 
 An episode is a function of its seed, so who holds it changes nothing. What an actor was holding when it died is begun
-anew elsewhere. Knows nothing of engines: what the agent and the world need, the factory makes in each actor.
+anew elsewhere. Knows nothing of engines: what the agent and the counterpart need, the factory makes in each actor.
 """
 
 from __future__ import annotations

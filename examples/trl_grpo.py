@@ -37,7 +37,7 @@ def main(model_folder: str | None = None) -> None:
         model = AutoModelForCausalLM.from_pretrained(model_folder)
         tokenizer = AutoTokenizer.from_pretrained(model_folder)
     reward = make_reward({"issue_free": 1.0, "user_actions": 1.0})
-    users = population.population_world("chatbot")
+    users = population.population_counterparts("chatbot")
     core = ConversationCore(population.population_scenarios(), users, "chatbot", Limits(max_turns=3), reward)
     rollouts = TrlRollouts(core, in_process(lambda _: "You are a support chatbot.", max_tokens=12))
     with tempfile.TemporaryDirectory() as folder:

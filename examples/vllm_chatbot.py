@@ -26,7 +26,7 @@ from rlenv.env.collect import Episode, collect, in_order
 from rlenv.env.conversation import Limits
 from rlenv.env.core import ConversationCore
 from rlenv.models.named import load_smollm2
-from rlenv.population.scenarios import population_scenarios, population_world
+from rlenv.population.scenarios import population_scenarios, population_counterparts
 from rlenv.prompting.chat_format import chat_format
 from rlenv.rewards.registry import make_reward
 from rlenv.speakers.engine import EngineSpeaker
@@ -44,10 +44,10 @@ def main(folder: str) -> None:
     format = chat_format(AutoTokenizer.from_pretrained(model))
     scenarios = population_scenarios()
     core = ConversationCore(
-        scenarios, population_world("chatbot"), "chatbot", Limits(max_turns=3), make_reward({"user_actions": 1.0})
+        scenarios, population_counterparts("chatbot"), "chatbot", Limits(max_turns=3), make_reward({"user_actions": 1.0})
     )
     episodes = [
-        Episode(episode_id=str(i), context_id=scenarios[i].context_id, world="population", seed=i) for i in range(4)
+        Episode(episode_id=str(i), context_id=scenarios[i].context_id, counterpart="population", seed=i) for i in range(4)
     ]
     config = EngineConfig(
         model=str(model), max_model_len=2048, max_num_seqs=8, kv_cache_gib=0.5, max_loras=0, log_dir=f"{folder}/logs"

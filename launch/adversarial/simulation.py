@@ -94,7 +94,7 @@ def plan_episodes(
             Episode(
                 episode_id=f"{session.session_id}#{simulation}",
                 context_id=session.session_id,
-                world=chatbot,
+                counterpart=chatbot,
                 seed=derive_seed(seed, "episode", session.session_id, simulation),
             )
         )
@@ -166,7 +166,7 @@ def _write(
             state,
             session_id=episode.episode_id,
             source=f"rlenv:{version}",
-            chatbot=episode.world,
+            chatbot=episode.counterpart,
             user_id=user_of[episode.context_id],
         )
         extra = {

@@ -42,7 +42,7 @@ class JudgeConfig:
 
 
 @dataclass(frozen=True)
-class MeasuringConfig:
+class ChatbotEvaluationConfig:
     """How the chatbot is measured: before, after, and on the way. No user of it is trained with."""
 
     split: str = "evaluation"
@@ -63,12 +63,12 @@ class MeasuringConfig:
 
     def __post_init__(self) -> None:
         problems = [
-            f"measuring.{name}: expected {least} or more, got {getattr(self, name)}"
+            f"evaluation.{name}: expected {least} or more, got {getattr(self, name)}"
             for name, least in (("conversations_per_context", 1), ("every", 0), ("every_contexts", 1))
             if getattr(self, name) < least
         ]
         if self.split not in SPLITS:
-            problems.append(f"measuring.split: no split {self.split!r}; {there_are(SPLITS, self.split)}")
+            problems.append(f"evaluation.split: no split {self.split!r}; {there_are(SPLITS, self.split)}")
         if problems:
             raise ConfigError("\n".join(problems))
 
@@ -115,7 +115,7 @@ class ChatbotRunConfig(EnvConfig):
     """Rounds between refreshes of the simulator; 0 is never."""
     refresh: RefreshConfig = RefreshConfig()
     """What a refresh is."""
-    measuring: MeasuringConfig = MeasuringConfig()
+    evaluation: ChatbotEvaluationConfig = ChatbotEvaluationConfig()
     """How the chatbot is measured."""
     max_failed_share: float = 0.1
     """A round or a measurement with more failed conversations than this stops the run."""
@@ -142,8 +142,8 @@ class ChatbotRunConfig(EnvConfig):
         problems += [f"held_out: {name!r} has a weight in ensemble; it cannot be both" for name in trained_with]
         if TRAINING in self.held_out:
             problems.append(f"held_out: {TRAINING!r} is the name of the users of the ensemble; choose another")
-        if self.split in (None, self.measuring.split):
-            problems.append(f"measuring.split: the chatbot is trained on {self.split or 'all users'}; choose another")
+        if self.split in (None, self.evaluation.split):
+            problems.append(f"evaluation.split: the chatbot is trained on {self.split or 'all users'}; choose another")
         if self.alternate_every < 0:
             problems.append(f"alternate_every: expected 0 or more rounds, got {self.alternate_every}")
         if self.chatbots:

@@ -8,16 +8,16 @@ from __future__ import annotations
 from launch.chatbot.config import ChatbotRunConfig
 from launch.chatbot.learning_curve import LearningCurve
 from launch.chatbot.phases import (
+    evaluate_chatbot,
     fit_start,
     groups_of_users,
     hosting,
-    measure_chatbot,
     prepare_chatbot_model,
     refresh_simulator,
     reinforce,
     stages,
 )
-from launch.chatbot.report import judge_anew, report
+from launch.chatbot.report import rejudge, report
 from launch.chatbot.report_page import ChatbotEvaluation
 from launch.run.directory import RunDirectory
 from launch.run.serving import cluster
@@ -47,7 +47,7 @@ def _run(config: ChatbotRunConfig, run: RunDirectory) -> ChatbotEvaluation:
     chatbot = start = fit_start(run, config)
     try:
         with hosting(run) as hosts:
-            measure_chatbot(run, hosts, config, start)
+            evaluate_chatbot(run, hosts, config, start)
             world = config
             for stage in stages(config):
                 if stage.number > 1:
@@ -55,9 +55,9 @@ def _run(config: ChatbotRunConfig, run: RunDirectory) -> ChatbotEvaluation:
                     world = refresh_simulator(run, world, stage.number - 1, chatbot)
                 chatbot = reinforce(run, hosts, world, stage, chatbot, curve.follow(stage))
                 curve.finish(stage)
-            measure_chatbot(run, hosts, config, chatbot)
+            evaluate_chatbot(run, hosts, config, chatbot)
     finally:
         tracker.close()
     for version in (start, chatbot):
-        judge_anew(run, config, version.name)
+        rejudge(run, config, version.name)
     return report(run, config, start.name, chatbot.name, *curve.write())

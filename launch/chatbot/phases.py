@@ -178,7 +178,7 @@ def hosting(run: RunDirectory) -> Iterator[Hosts]:
         hosts.close()
 
 
-def measure_chatbot(run: RunDirectory, hosts: Hosts, config: ChatbotRunConfig, chatbot: Adapter) -> Path:
+def evaluate_chatbot(run: RunDirectory, hosts: Hosts, config: ChatbotRunConfig, chatbot: Adapter) -> Path:
     """Returns the folder of the conversations that measure a version, by group of users."""
     users: Mapping[str, Mapping[str, float]] = {group.name: weights for group, weights in groups_of_users(config)}
 

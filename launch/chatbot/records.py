@@ -10,7 +10,6 @@ already and learns from the very same conversations, also on hardware where equa
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,10 +17,10 @@ from pathlib import Path
 from pydantic import Field
 
 from launch.run.directory import PARTIAL
-from rlenv.core.files import read_records, to_line, write_atomic, write_text
+from rlenv.core.files import new_folder, read_records, to_line, write_atomic, write_text
 from rlenv.core.types import Adapter, Record
 from rlenv.env.collect import Collected
-from rlenv.evaluation.chatbot_rl.records import Held, UserFigures
+from rlenv.evaluation.chatbot_rl.records import EvaluationEpisode, UserFigures
 
 DIGITS = 12
 
@@ -78,9 +77,6 @@ class RoundRecords:
     ) -> None:
         """Writes a round whole or not at all; what another adapter held under its number is gone afterwards."""
         final = self._folder(number, adapter)
-        partial = final.with_name(final.name + PARTIAL)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
         own, others = _tokens(results, "assistant"), _tokens(results, "user")
         figures = RoundFigures(
             round=number,
@@ -90,13 +86,12 @@ class RoundRecords:
             sampled_tokens=own,
             heard_tokens=others,
         )
-        write_atomic(partial / "conversations.jsonl.gz", (to_line(r.model_dump(mode="json")) for r in results))
-        write_text(partial / "figures.json", figures.model_dump_json(indent=2) + "\n")
-        write_text(partial / "seconds.json", seconds.model_dump_json() + "\n")
-        for other in self.root.glob(f"{number:05d}-*"):
-            if other != partial:
+        with new_folder(final, replace=True) as folder:
+            write_atomic(folder / "conversations.jsonl.gz", (to_line(r.model_dump(mode="json")) for r in results))
+            write_text(folder / "figures.json", figures.model_dump_json(indent=2) + "\n")
+            write_text(folder / "seconds.json", seconds.model_dump_json() + "\n")
+            for other in self.root.glob(f"{number:05d}-*"):
                 shutil.rmtree(other)
-        os.rename(partial, final)
 
     def folders(self) -> list[Path]:
         """Returns the folders of all rounds that are whole, in order."""
@@ -116,14 +111,14 @@ class RoundRecords:
         return self.root / f"{number:05d}-{adapter.digest[:DIGITS]}"
 
 
-def write_held(path: Path, held: Sequence[Held]) -> None:
+def write_episodes(path: Path, held: Sequence[EvaluationEpisode]) -> None:
     """Writes measured conversations, one a line."""
     write_atomic(path, (to_line(record.model_dump(mode="json")) for record in held))
 
 
-def read_held(path: Path) -> list[Held]:
+def read_episodes(path: Path) -> list[EvaluationEpisode]:
     """Returns the measured conversations of a file."""
-    return read_records(path, Held)
+    return read_records(path, EvaluationEpisode)
 
 
 def _tokens(results: Sequence[Collected], role: str) -> int:

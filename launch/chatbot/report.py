@@ -11,7 +11,7 @@ from pathlib import Path
 
 from launch.chatbot.config import ChatbotRunConfig, JudgeConfig
 from launch.chatbot.phases import groups_of_users
-from launch.chatbot.records import read_held, write_held
+from launch.chatbot.records import read_episodes, write_episodes
 from launch.chatbot.report_page import ChatbotEvaluation, verdict, write_chatbot_report
 from launch.reports.figures import Picture
 from launch.run.directory import RunDirectory
@@ -20,13 +20,13 @@ from launch.serving.judges import JudgeName, JudgeOptions, What, serve_judge
 from launch.serving.language_models import ModelChoice
 from rlenv.core.aio import run as run_async
 from rlenv.core.types import Session
-from rlenv.evaluation.chatbot_rl.records import CurvePoint, EvaluationSet, Held, Users
+from rlenv.evaluation.chatbot_rl.records import CurvePoint, EvaluationEpisode, EvaluationSet, Users
 from rlenv.judges.annotate import NamedJudge, judged
 
 
-def judge_anew(run: RunDirectory, config: ChatbotRunConfig, version: str) -> None:
+def rejudge(run: RunDirectory, config: ChatbotRunConfig, version: str) -> None:
     """Has the held-out judge label a version's measured conversations; does nothing where there is no such judge."""
-    judge = config.measuring.held_out_judge
+    judge = config.evaluation.held_out_judge
     if judge is None:
         return
 
@@ -34,22 +34,22 @@ def judge_anew(run: RunDirectory, config: ChatbotRunConfig, version: str) -> Non
         folder.mkdir()
         with serve_judge(_options(judge, run.path("judge"))) as (served, _):
             for users, _ in groups_of_users(config):
-                held = read_held(run.path(f"{version}/measured/{users.name}.jsonl.gz"))
+                held = read_episodes(run.path(f"{version}/measured/{users.name}.jsonl.gz"))
                 title = f"{version}: {users.name} by {judge.judge}"
-                write_held(folder / f"{users.name}.jsonl.gz", _relabelled(held, served, judge.concurrency, title))
+                write_episodes(folder / f"{users.name}.jsonl.gz", _relabelled(held, served, judge.concurrency, title))
 
     run.once(f"{version}/judged", make)
 
 
 def evaluation_sets(run: RunDirectory, config: ChatbotRunConfig, before: str, after: str) -> list[EvaluationSet]:
     """Returns the pairs of every group of users, by the run's own labels and then by the held-out judge's."""
-    judge = config.measuring.held_out_judge
+    judge = config.evaluation.held_out_judge
     kinds = [("measured", "")] + ([] if judge is None else [("judged", f", by {judge.judge}")])
     return [
         EvaluationSet(
             users=Users(name=users.name + suffix, kind=users.kind),
-            before=tuple(read_held(run.path(f"{before}/{folder}/{users.name}.jsonl.gz"))),
-            after=tuple(read_held(run.path(f"{after}/{folder}/{users.name}.jsonl.gz"))),
+            before=tuple(read_episodes(run.path(f"{before}/{folder}/{users.name}.jsonl.gz"))),
+            after=tuple(read_episodes(run.path(f"{after}/{folder}/{users.name}.jsonl.gz"))),
         )
         for folder, suffix in kinds
         for users, _ in groups_of_users(config)
@@ -84,7 +84,9 @@ def _options(judge: JudgeConfig, cache: Path) -> JudgeOptions:
     )
 
 
-def _relabelled(held: Sequence[Held], judge: NamedJudge, concurrency: int, title: str) -> list[Held]:
+def _relabelled(
+    held: Sequence[EvaluationEpisode], judge: NamedJudge, concurrency: int, title: str
+) -> list[EvaluationEpisode]:
     there = [record for record in held if record.failure is None]
     sessions = [Session(session_id="/".join(map(str, record.key)), messages=record.messages) for record in there]
     with counting(title, len(there)) as advance:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from launch.reports.transcripts import Line
 from rlenv.core.seeds import derive_seed
 from rlenv.evaluation.chatbot_rl.figures import ending_of, replies
-from rlenv.evaluation.chatbot_rl.records import EvaluationSet, Held
+from rlenv.evaluation.chatbot_rl.records import EvaluationEpisode, EvaluationSet
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class PairedTranscript:
     why: str
     """drawn, largest gain or largest loss."""
     context_id: str
-    world: str
+    counterpart: str
     seed: int
     before: Side
     after: Side
@@ -53,21 +53,21 @@ def paired_transcripts(sets: Sequence[EvaluationSet], number: int, seed: int = 0
         if ranked and _change(ranked[-1]) > 0:
             chosen.append(("largest loss", ranked[-1]))
         made += [
-            PairedTranscript(one.users.name, why, b.context_id, b.world, b.seed, _side(b), _side(a))
+            PairedTranscript(one.users.name, why, b.context_id, b.counterpart, b.seed, _side(b), _side(a))
             for why, (b, a) in chosen
         ]
     return made
 
 
-def _change(pair: tuple[Held, Held]) -> int:
+def _change(pair: tuple[EvaluationEpisode, EvaluationEpisode]) -> int:
     return _num_issues(pair[1]) - _num_issues(pair[0])
 
 
-def _num_issues(held: Held) -> int:
+def _num_issues(held: EvaluationEpisode) -> int:
     return sum(bool(message.issues) for message in replies(held))
 
 
-def _side(held: Held) -> Side:
+def _side(held: EvaluationEpisode) -> Side:
     lines = tuple(
         Line(
             role="user" if m.role == "user" else "chatbot",

@@ -25,7 +25,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from launch.chatbot.config import CHATBOT, ChatbotRunConfig
-from launch.chatbot.records import RoundRecords, RoundSeconds, write_held
+from launch.chatbot.records import RoundRecords, RoundSeconds, write_episodes
 from launch.run.contents import discriminator_checkpoint
 from launch.run.directory import RunDirectory
 from launch.run.roster import make_speaker
@@ -39,8 +39,8 @@ from rlenv.env.conversation import to_session
 from rlenv.env.core import ConversationCore
 from rlenv.env.ensemble import Ensemble
 from rlenv.evaluation.chatbot_rl.figures import figures_of, held_of
-from rlenv.evaluation.chatbot_rl.records import Held
-from rlenv.learning.group_plan import plan_groups, plan_measuring
+from rlenv.evaluation.chatbot_rl.records import EvaluationEpisode
+from rlenv.learning.group_plan import plan_evaluation, plan_groups
 from rlenv.learning.rows import ConversationGroup
 from rlenv.learning.simulator_faults import fault_threshold, message_weights
 from rlenv.learning.trajectory import trajectories_of
@@ -104,11 +104,11 @@ class RolloutHost:
             users: of each group the weights of who is in it.
             out_dir: ``{group}.jsonl.gz`` are written there.
         """
-        measuring = self._config.measuring
-        contexts = self._contexts(measuring.split)[: measuring.num_contexts]
+        evaluation = self._config.evaluation
+        contexts = self._contexts(evaluation.split)[: evaluation.num_contexts]
         for group, weights in users.items():
-            held = self._measured(_version(adapter_folder), weights, contexts, measuring.conversations_per_context)
-            write_held(Path(out_dir) / f"{group}.jsonl.gz", held)
+            held = self._measured(_version(adapter_folder), weights, contexts, evaluation.conversations_per_context)
+            write_episodes(Path(out_dir) / f"{group}.jsonl.gz", held)
 
     def close(self) -> None:
         """Ends the engines."""
@@ -129,9 +129,9 @@ class RolloutHost:
 
     @property
     def _world(self) -> Ensemble:
-        world = self._served.parts.world
-        assert isinstance(world, Ensemble)
-        return world
+        counterparts = self._served.parts.counterparts
+        assert isinstance(counterparts, Ensemble)
+        return counterparts
 
     def _contexts(self, split: str | None) -> list[str]:
         return [s.context_id for s in self._served.parts.scenarios if split in (None, s.split)]
@@ -170,9 +170,9 @@ class RolloutHost:
         results = self._hold([episode for episodes in plan for episode in episodes], self._speaker(adapter))
         rollouts = time.monotonic() - began
         held_out = {}
-        measuring = self._config.measuring
-        if measuring.every and number % measuring.every == 0:
-            contexts = self._contexts(measuring.split)[: measuring.every_contexts]
+        evaluation = self._config.evaluation
+        if evaluation.every and number % evaluation.every == 0:
+            contexts = self._contexts(evaluation.split)[: evaluation.every_contexts]
             held_out = {
                 name: figures_of(self._measured(adapter, {name: 1.0}, contexts, 1)) for name in self._config.held_out
             }
@@ -182,15 +182,15 @@ class RolloutHost:
 
     def _measured(
         self, adapter: Adapter, weights: Mapping[str, float], contexts: Sequence[str], conversations: int
-    ) -> list[Held]:
+    ) -> list[EvaluationEpisode]:
         users = Ensemble({name: self._world[name] for name in weights}, weights)
-        episodes = plan_measuring(contexts, users, conversations, self._config.seed)
+        episodes = plan_evaluation(contexts, users, conversations, self._config.seed)
         return self._labelled(self._hold(episodes, self._speaker(adapter)))
 
-    def _labelled(self, results: Sequence[Collected]) -> list[Held]:
-        issues = ISSUE_SOURCES[self._config.measuring.labels]
+    def _labelled(self, results: Sequence[Collected]) -> list[EvaluationEpisode]:
+        issues = ISSUE_SOURCES[self._config.evaluation.labels]
 
-        async def label() -> list[Held]:
+        async def label() -> list[EvaluationEpisode]:
             return [held_of(r, await issues(r.state) if r.state else ()) for r in results]
 
         return run_async(label())

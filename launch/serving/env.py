@@ -93,7 +93,7 @@ def serve(
         discriminator = DiscriminatorPool(checkpoint, settings.scoring, settings.context)
     reward = make_reward(config.rewards, seat=seat, discriminator=discriminator) if config.rewards else None
     serving = Serving(settings, model_folder(run, settings.simulator.model), log_dir or run.path("logs/env"))
-    world, pools = _partners(run, config, seat, serving, engines)
+    counterparts, pools = _partners(run, config, seat, serving, engines)
     with ExitStack() as held:
         if pools or discriminator is not None:
             held.enter_context(_shared("ray", lambda: cluster(settings.ray)))
@@ -101,7 +101,7 @@ def serve(
             held.enter_context(pool)
         if discriminator is not None:
             held.enter_context(discriminator)
-        parts = EnvParts(scenarios, world, settings.env, reward, config.split)
+        parts = EnvParts(scenarios, counterparts, settings.env, reward, config.split)
         yield Served(parts, pools, serving.formats if pools else {}, discriminator)
 
 
@@ -121,11 +121,11 @@ def _partners(
         raise ConfigError(f"chatbots: no engine {unknown[0]!r}; {there_are(settings.engines, unknown[0])}")
     names |= {*engines, *(["simulator"] if versions else [])}
     pools = {name: EnginePool(serving.engine_configs[name]) for name in sorted(names)}
-    world: dict[str, Speaker] = {
+    counterparts: dict[str, Speaker] = {
         name: make_simulator(settings, serving, pools, adapter) for name, adapter in versions.items()
     }
     for name, speaker in others.items():
-        world[name] = make_speaker(
+        counterparts[name] = make_speaker(
             name,
             "user" if seat == "chatbot" else "chatbot",
             speaker,
@@ -134,7 +134,7 @@ def _partners(
             formats=serving.formats if pools else {},
             adapters=chatbot_adapters(run, others),
         )
-    return Ensemble(world, weights), pools
+    return Ensemble(counterparts, weights), pools
 
 
 def _weights(config: EnvConfig, versions: Sequence[str]) -> dict[str, float]:

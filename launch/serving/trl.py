@@ -68,16 +68,16 @@ class TrlRollouts:
             "prompt_ids": [list(t.prompt_ids) if t else [pad] for t in rows],
             "completion_ids": [list(t.completion_ids) if t else [pad] for t in rows],
             "logprobs": [list(t.logprobs) if t else [0.0] for t in rows],
-            "env_mask": [list(t.own_mask) if t else [0] for t in rows],
+            "env_mask": [list(t.action_mask) if t else [0] for t in rows],
             "env_return": [_return(t) for t in rows],
         }
 
     def _episode(self, prompt: str, place: int, trainer: Any) -> Episode:
         step = int(trainer.state.global_step)
-        partner = self.core.world.draw(derive_seed(self.seed, "partner", step, prompt))
+        partner = self.core.counterparts.draw(derive_seed(self.seed, "partner", step, prompt))
         rank = int(trainer.accelerator.process_index)
         seed = derive_seed(self.seed, "episode", step, prompt, rank, place)
-        return Episode(episode_id=f"{rank}:{place}", context_id=prompt, world=partner, seed=seed)
+        return Episode(episode_id=f"{rank}:{place}", context_id=prompt, counterpart=partner, seed=seed)
 
 
 def env_prompts(core: ConversationCore, split: str | None = None) -> Any:

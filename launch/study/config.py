@@ -128,7 +128,7 @@ def adversarial_config(config: StudyConfig) -> RunConfig:
     return replace(run, out_dir=where, chatbots=roster, data=data)
 
 
-def measuring_config(config: StudyConfig) -> RunConfig:
+def evaluation_run_config(config: StudyConfig) -> RunConfig:
     """Returns the configuration under which simulators meet every chatbot and treatment, each in a context of its own.
 
     Nothing is trained between, so the engines stay up.

@@ -11,7 +11,7 @@ from launch.run.directory import RunDirectory
 from launch.run.serving import cluster
 from launch.run.settings import to_dict
 from launch.study.config import StudyConfig, adversarial_config
-from launch.study.phases import fit_sizes, hold_real_sessions, label_all, require_sft_sessions, simulate_all
+from launch.study.phases import fit_sizes, label_all, require_sft_sessions, simulate_all, simulate_real_sessions
 from launch.study.report import write_study_report
 
 
@@ -29,7 +29,7 @@ def run_study(config: StudyConfig) -> RunDirectory:
             run = run_adversarial(settings)  # base, it1, it2 ... and their discriminators
             versions = simulator_versions(run, settings)
             sizes = fit_sizes(study, config)  # the base simulator from fewer sessions (Table 1)
-            real = hold_real_sessions(study, config)  # the truth, of treatments too
+            real = simulate_real_sessions(study, config)  # the truth, of treatments too
             simulate_all(study, config, versions, sizes, real)
         label_all(study, config, versions, sizes)
         write_study_report(study, config, real)

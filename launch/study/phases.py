@@ -17,7 +17,14 @@ from launch.run.progress import counting
 from launch.run.roster import make_speaker
 from launch.run.serving import Serving
 from launch.run.settings import to_dict
-from launch.study.config import UNTUNED, StudyConfig, adversarial_config, measuring_config, roster_of, treatments_of
+from launch.study.config import (
+    UNTUNED,
+    StudyConfig,
+    adversarial_config,
+    evaluation_run_config,
+    roster_of,
+    treatments_of,
+)
 from rlenv.core.aio import run as run_async
 from rlenv.core.errors import ConfigError
 from rlenv.core.types import Adapter, Session
@@ -40,7 +47,7 @@ def size_name(size: int) -> str:
     return f"sft-{size}"
 
 
-def hold_real_sessions(study: RunDirectory, config: StudyConfig) -> list[Session]:
+def simulate_real_sessions(study: RunDirectory, config: StudyConfig) -> list[Session]:
     """Returns the truth: sessions of new population users with every chatbot and treatment, under the run's limits."""
 
     def make(folder: Path) -> None:
@@ -121,7 +128,7 @@ def simulate_all(
     real: Sequence[Session],
 ) -> None:
     """Holds the sessions that are measured: the untuned model and each version, and the smaller bases."""
-    settings = measuring_config(config)
+    settings = evaluation_run_config(config)
     run = RunDirectory(adversarial_config(config).out_dir)
     serving = Serving(settings, model_folder(run, settings.simulator.model), study.path("logs"))
     everyone = list(settings.chatbots)

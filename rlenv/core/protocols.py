@@ -100,6 +100,6 @@ class Reward(Protocol):
 
         Args:
             before: the conversation when the agent was to speak.
-            after: the conversation after the agent and, unless it ended, the world spoke.
+            after: the conversation after the agent and, unless it ended, the counterpart spoke.
         """
         ...

@@ -26,7 +26,7 @@ EndedBy = Literal["user", "chatbot", "limit"]
 class Record(BaseModel):
     """Base of every record: immutable, and unknown fields are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
 
 
 class OpenRecord(BaseModel):

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from typing import Literal
 
+from pydantic import AliasChoices, Field
+
 from rlenv.core.aio import as_finished
 from rlenv.core.errors import ConfigError, DataError, EngineError, OverlongError
 from rlenv.core.protocols import Speaker
@@ -31,7 +33,7 @@ class Episode(Record):
 
     episode_id: str
     context_id: str
-    world: str
+    counterpart: str = Field(validation_alias=AliasChoices("counterpart", "world"), serialization_alias="world")
     """Who sits in the other seat."""
     seed: int
 
@@ -66,7 +68,7 @@ def collect(
 
     Args:
         agent: who sits in the core's seat.
-        make_core: a new core over the same scenarios and world.
+        make_core: a new core over the same scenarios and counterparts.
         episodes: drawn from when there is a place.
         concurrency: conversations under way at the same time.
         attempts: tries of an episode whose engine failed.
@@ -106,7 +108,7 @@ async def _try(agent: Speaker, core: ConversationCore, episode: Episode) -> Coll
     rewards: list[float] = []
     parts: list[dict[str, float]] = []
     try:
-        await core.reset(seed=episode.seed, context_id=episode.context_id, world=episode.world)
+        await core.reset(seed=episode.seed, context_id=episode.context_id, counterpart=episode.counterpart)
         while not core.over and (said := await core.ask(agent)) is not None:
             _, reward, _, _, info = await core.step(said)
             rewards.append(reward)

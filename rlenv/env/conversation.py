@@ -12,11 +12,12 @@ and a fork is two continuations of it. Knows nothing of engines, rewards or Gymn
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from rlenv.core.errors import ConfigError
+from pydantic import Field
+
 from rlenv.core.protocols import Speaker
 from rlenv.core.seeds import derive_seed
+from rlenv.core.settings import Settings, settings
 from rlenv.core.types import (
     ROLE_OF_SEAT,
     SEAT_OF_ROLE,
@@ -32,22 +33,16 @@ from rlenv.core.types import (
 )
 
 
-@dataclass(frozen=True)
-class Limits:
+@settings
+class Limits(Settings):
     """When a conversation is cut short. A conversation that a cap ended is *truncated*, never *terminated*."""
 
-    max_turns: int = 25
+    max_turns: int = Field(25, ge=1)
     """User messages; the chatbot's reply to the last one is not asked for."""
-    max_tokens: int | None = None
+    max_tokens: int | None = Field(None, ge=1)
     """Sampled tokens of both seats together; None is no cap."""
-    max_seconds: float | None = None
+    max_seconds: float | None = Field(None, gt=0)
     """Wall-clock seconds since the conversation began, seen by whoever drives it; None is no cap."""
-
-    def __post_init__(self) -> None:
-        for name in ("max_turns", "max_tokens", "max_seconds"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ConfigError(f"limits.{name} must be above 0, got {value}")
 
 
 def begin(context_id: str, context: SessionContext, *, opener: Role = "user", seed: int = 0) -> ConversationState:

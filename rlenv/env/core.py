@@ -1,7 +1,7 @@
-"""The conversation environment's core: an agent in one seat, the world in the other. Async, one code path.
+"""The conversation environment's core: an agent in one seat, the counterpart in the other. Async, one code path.
 
-``seat="chatbot"``: the agent is the chatbot and a simulated user is the world (downstream RL, evaluation).
-``seat="user"``: the agent is the user simulator and a chatbot is the world (adversarial training, reward Eq. 4).
+``seat="chatbot"``: the agent is the chatbot and a simulated user is the counterpart (downstream RL, evaluation).
+``seat="user"``: the agent is the user simulator and a chatbot is the counterpart (adversarial training, reward Eq. 4).
 *terminated* means that the user left or the session concluded, *truncated* that a cap cut it.
 
 Sessions are collected by stepping this (``rlenv.env.collect``); ``rlenv.env.gym`` is its synchronous Gymnasium face.
@@ -30,12 +30,12 @@ Observation = tuple[Message, ...]
 
 
 class ConversationCore:
-    """One conversation at a time, with an agent in ``seat`` and ``world`` in the other.
+    """One conversation at a time, with an agent in ``seat`` and ``counterparts`` in the other.
 
     Args:
         scenarios: what to reset to; sampled under the seed unless one is asked for.
-        world: who sits in the other seat, by name; one is drawn under the seed, by an ``Ensemble``'s weights or
-            else evenly, unless one is asked for.
+        counterparts: who may sit in the other seat, by name; unless one is asked for, one is drawn under the seed, by
+            an ``Ensemble``'s weights or else evenly.
         seat: the agent's.
         limits: when a conversation is cut.
         reward: what a step is worth; None gives 0.
@@ -48,26 +48,26 @@ class ConversationCore:
     def __init__(
         self,
         scenarios: Sequence[Scenario] | Scenarios,
-        world: Mapping[str, Speaker],
+        counterparts: Mapping[str, Speaker],
         seat: Seat,
         limits: Limits = Limits(),
         reward: Reward | None = None,
         agent: SpeakerCard = SpeakerCard(name="agent"),
     ) -> None:
         self.scenarios = scenarios if isinstance(scenarios, Scenarios) else Scenarios(scenarios)
-        self.world = world if isinstance(world, Ensemble) else Ensemble(world)
+        self.counterparts = counterparts if isinstance(counterparts, Ensemble) else Ensemble(counterparts)
         self.seat: Seat = seat
         self.limits = limits
         self.reward = reward
         self.agent = agent
-        self._mix = shares_by_key(self.world)
+        self._mix = shares_by_key(self.counterparts)
         if reward is not None and (problems := misfits(reward, seat)):
             raise ConfigError("\n".join(f"reward: {problem}" for problem in problems))
         self._forget()
 
     def _forget(self) -> None:
         self._state: ConversationState | None = None
-        self._world_name = ""
+        self._counterpart_name = ""
         self._drawn = False
         self._seeds: tuple[int, ...] = ()
         self._began = 0.0
@@ -94,7 +94,7 @@ class ConversationCore:
     @property
     def world_name(self) -> str:
         """Who sits in the other seat of the conversation under way."""
-        return self._world_name
+        return self._counterpart_name
 
     async def reset(
         self,
@@ -103,23 +103,23 @@ class ConversationCore:
         context_id: str | None = None,
         persona: str | None = None,
         split: str | None = None,
-        world: str | None = None,
+        counterpart: str | None = None,
     ) -> tuple[Observation, dict[str, Any]]:
-        """Begins a conversation, lets the world open it where it does, and returns (observation, info).
+        """Begins a conversation, lets the counterpart open it where it does, and returns (observation, info).
 
         Args:
             seed: all that is random follows from it.
             context_id: the one context; None draws one.
             persona: draws among the contexts of this user.
             split: draws among the contexts of this part of the data.
-            world: who sits in the other seat; None draws.
+            counterpart: who sits in the other seat; None draws.
 
         Raises:
             ConfigError: a context, persona, split or partner that is not there.
         """
         self._forget()
         scenario = self.scenarios.choose(seed, context_id=context_id, persona=persona, split=split)
-        self._sit(self.world.draw(seed) if world is None else world, drawn=world is None)
+        self._sit(self.counterparts.draw(seed) if counterpart is None else counterpart, drawn=counterpart is None)
         self._begin(begin(scenario.context_id, scenario.context, opener=scenario.opener, seed=seed), (seed,))
         try:
             await self._world_speaks()
@@ -129,9 +129,9 @@ class ConversationCore:
         return self.observe(), self.info({})
 
     async def step(self, action: str | Utterance) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """The agent says ``action`` and the world answers; returns Gymnasium's five.
+        """The agent says ``action`` and the counterpart answers; returns Gymnasium's five.
 
-        A step that fails (the world's engine died, the reward's judge cannot be reached) leaves the conversation
+        A step that fails (the counterpart's engine died, the reward's judge cannot be reached) leaves the conversation
         where it was, so that it can be taken again.
         """
         before = self.state
@@ -171,9 +171,9 @@ class ConversationCore:
         return None
 
     async def _world_speaks(self) -> None:
-        """Lets the world say its message if it is its turn; a cap that is reached ends the conversation."""
+        """Lets the counterpart say its message if it is its turn; a cap that is reached ends the conversation."""
         if self.state.end is None and self.state.next_role() != ROLE_OF_SEAT[self.seat]:
-            said = await self.ask(self.world[self._world_name])
+            said = await self.ask(self.counterparts[self._counterpart_name])
             if said is not None:
                 self._state = apply(self.state, said, self.limits)
         left = self.seconds_left()
@@ -203,7 +203,7 @@ class ConversationCore:
         return {
             "context_id": state.context_id,
             "seed": state.seed,
-            "world": self._world_name,
+            "counterpart": self._counterpart_name,
             "num_user_turns": state.num_user_turns,
             "token_ids": last.token_ids if last else (),
             "adapter": last.adapter.digest if last and last.adapter else None,
@@ -222,18 +222,18 @@ class ConversationCore:
     def snapshot(self) -> dict[str, Any]:
         """Returns the conversation as a JSON-able dictionary, small and enough to continue it anywhere."""
         state = self.state.model_dump(mode="json")
-        return {"world": self._world_name, "drawn": self._drawn, "seeds": list(self._seeds), "state": state}
+        return {"counterpart": self._counterpart_name, "drawn": self._drawn, "seeds": list(self._seeds), "state": state}
 
     def restore(self, snapshot: Mapping[str, Any], seed: int | None = None) -> Observation:
         """Continues a snapshot from where it was taken; returns the observation there.
 
-        With the snapshot's own seed the world goes on as it would have; another ``seed`` makes it go on
+        With the snapshot's own seed the counterpart goes on as it would have; another ``seed`` makes it go on
         differently from this point. The wall clock begins anew.
 
         Raises:
             ConfigError: no snapshot, or one of a conversation with somebody who is not here.
         """
-        missing = sorted({"world", "drawn", "seeds", "state"} - set(snapshot))
+        missing = sorted({"counterpart", "drawn", "seeds", "state"} - set(snapshot))
         if missing:
             raise ConfigError(f"not a snapshot of this env: it has no {', '.join(missing)}")
         try:
@@ -241,7 +241,7 @@ class ConversationCore:
         except ValidationError as error:
             places = sorted({".".join(map(str, d["loc"])) for d in error.errors(include_input=False)})
             raise ConfigError(f"not a snapshot of this version: problems at {', '.join(places)}") from None
-        self._sit(snapshot["world"], drawn=snapshot["drawn"])
+        self._sit(snapshot["counterpart"], drawn=snapshot["drawn"])
         if seed is None:
             self._begin(state, tuple(snapshot["seeds"]))
         else:
@@ -249,9 +249,9 @@ class ConversationCore:
         return self.observe()
 
     def _sit(self, name: str, drawn: bool) -> None:
-        if name not in self.world:
-            raise ConfigError(f"nobody is called {name!r} here; {there_are(list(self.world), name)}")
-        self._world_name, self._drawn = name, drawn
+        if name not in self.counterparts:
+            raise ConfigError(f"nobody is called {name!r} here; {there_are(list(self.counterparts), name)}")
+        self._counterpart_name, self._drawn = name, drawn
 
     def _begin(self, state: ConversationState, seeds: tuple[int, ...]) -> None:
         self._state, self._seeds, self._began, self._observed = state, seeds, time.monotonic(), ()
@@ -259,7 +259,7 @@ class ConversationCore:
             state,
             seat=self.seat,
             agent=self.agent,
-            world=describe(self.world[self._world_name]),
+            counterpart=describe(self.counterparts[self._counterpart_name]),
             drawn_from=self._mix if self._drawn else None,
             user_id=self.scenarios.user_of(state.context_id),
             seeds=seeds,
@@ -275,7 +275,7 @@ class ConversationCore:
         return copies
 
     def sibling(self) -> ConversationCore:
-        """Returns another env over the same scenarios, world, limits and reward, before its first reset."""
+        """Returns another env over the same scenarios, counterparts, limits and reward, before its first reset."""
         other = object.__new__(ConversationCore)
         other.__dict__.update(self.__dict__)
         other._forget()

@@ -1,4 +1,4 @@
-"""Who may sit in the world's seat, and how often each does: simulator ensembles (Appendix B.4 of the paper).
+"""Who may sit in the counterpart's seat, and how often each does: simulator ensembles (Appendix B.4 of the paper).
 
 One user simulator has habits that a chatbot learns to exploit; a mix of versions (base, it1, it2, it3) has fewer.
 Each episode draws its partner under its own seed, so the draw does not depend on how many episodes run.

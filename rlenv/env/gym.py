@@ -30,7 +30,7 @@ from rlenv.env.scenarios import Scenario
 from rlenv.env.spaces import Messages, Utterances
 
 _PARTNER = {"chatbot": "simulator", "user": "chatbot"}
-"""What the world is called, opposite an agent in each seat."""
+"""What the counterpart is called, opposite an agent in each seat."""
 
 
 class EnvError(ConfigError, gym.error.Error):
@@ -56,7 +56,7 @@ class ConversationEnv(gym.Env[Observation, str]):
     in the transcript and read as U+FFFD by models; more than 100,000 characters, or anything but text, raises
     ``gymnasium.error.InvalidAction``. A step before ``reset`` or after the end raises
     ``gymnasium.error.ResetNeeded``. Settings and options that cannot be followed raise ``EnvError``, which is a
-    ``gymnasium.error.Error`` too. Where the world's engine dies, ``EngineError`` comes through and the
+    ``gymnasium.error.Error`` too. Where the counterpart's engine dies, ``EngineError`` comes through and the
     conversation stays where it was.
 
     ``terminated``: the user left or the session concluded. ``truncated``: the cap of turns, tokens or seconds in
@@ -66,7 +66,7 @@ class ConversationEnv(gym.Env[Observation, str]):
     Args:
         seat: "chatbot" or "user".
         scenarios: what to reset to.
-        world: who may sit in the other seat, an ``rlenv.env.ensemble.Ensemble`` where they come with weights.
+        counterparts: who may sit in the other seat, an ``rlenv.env.ensemble.Ensemble`` where they come with weights.
         limits: when a conversation is truncated.
         reward: what a step is worth, as from ``rlenv.rewards.registry.make_reward``. Its parts, weighted, are in
             ``info["rewards"]``.
@@ -85,7 +85,7 @@ class ConversationEnv(gym.Env[Observation, str]):
         self,
         seat: Seat = "chatbot",
         scenarios: Sequence[Scenario] | None = None,
-        world: Mapping[str, Speaker] | None = None,
+        counterparts: Mapping[str, Speaker] | None = None,
         limits: Limits | None = None,
         reward: Reward | None = None,
         split: str | None = None,
@@ -98,9 +98,9 @@ class ConversationEnv(gym.Env[Observation, str]):
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise EnvError(f"render_mode is {render_mode!r}; use one of {self.metadata['render_modes']}")
         with _as_gym_error():
-            parts = env_parts(seat, scenarios, world, limits, reward, split, config=config, overrides=overrides)
+            parts = env_parts(seat, scenarios, counterparts, limits, reward, split, config=config, overrides=overrides)
             try:
-                self.core = ConversationCore(parts.scenarios, parts.world, seat, parts.limits, parts.reward)
+                self.core = ConversationCore(parts.scenarios, parts.counterparts, seat, parts.limits, parts.reward)
                 self.core.scenarios.choose(0, split=parts.split)  # a split that is not there is told now
             except BaseException:
                 parts.close()
@@ -121,7 +121,7 @@ class ConversationEnv(gym.Env[Observation, str]):
             seed: equal seeds and equal actions give equal conversations; without one the env's own generator,
                 seeded once, draws it.
             options: ``context_id`` asks for one context; ``persona`` draws among one user's contexts, ``split``
-                among those of one part of the data. ``world`` asks for one partner by name; it may be called
+                among those of one part of the data. ``counterpart`` asks for one partner by name; it may be called
                 ``simulator`` in the chatbot's seat and ``chatbot`` in the user's. None draws.
         """
         return run(self.reset_async(seed=seed, options=options))
@@ -142,7 +142,7 @@ class ConversationEnv(gym.Env[Observation, str]):
     def _asked(self, options: Mapping[str, Any]) -> dict[str, str]:
         """Returns the options as the core knows them."""
         partner = _PARTNER[self.core.seat]
-        known = ("context_id", "persona", "split", "world", partner)
+        known = ("context_id", "persona", "split", "counterpart", partner)
         problems = [f"no reset option {o!r}; {there_are(known, o)}" for o in options if o not in known]
         problems += [
             f"the reset option {o!r} is a name (str), got {type(value).__name__}"
@@ -150,8 +150,8 @@ class ConversationEnv(gym.Env[Observation, str]):
             if o in known and not isinstance(value, str | None)
         ]
         asked = {o: value for o, value in options.items() if value is not None}
-        if partner in asked and asked.setdefault("world", asked[partner]) != asked.pop(partner):
-            problems.append(f"the reset options 'world' and {partner!r} are one and ask for different partners")
+        if partner in asked and asked.setdefault("counterpart", asked[partner]) != asked.pop(partner):
+            problems.append(f"the reset options 'counterpart' and {partner!r} are one and ask for different partners")
         if problems:
             raise EnvError("\n".join(problems))
         if self.split is not None and "context_id" not in asked:
@@ -159,7 +159,7 @@ class ConversationEnv(gym.Env[Observation, str]):
         return asked
 
     def step(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """The agent says ``action``; the world answers."""
+        """The agent says ``action``; the counterpart answers."""
         return run(self.step_async(action))
 
     async def step_async(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -200,7 +200,7 @@ class ConversationEnv(gym.Env[Observation, str]):
         return self.core.snapshot()
 
     def restore(self, snapshot: Mapping[str, Any], seed: int | None = None) -> Observation:
-        """Continues a snapshot; another ``seed`` makes the world go on differently from there."""
+        """Continues a snapshot; another ``seed`` makes the counterpart go on differently from there."""
         with _as_gym_error():
             observation = self.core.restore(snapshot, seed)
         self._shown = min(self._shown, len(observation))

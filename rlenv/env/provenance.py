@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
 from rlenv.core.errors import ConfigError
@@ -18,6 +16,7 @@ from rlenv.core.files import to_line
 from rlenv.core.protocols import Speaker
 from rlenv.core.types import ROLE_OF_SEAT, ConversationState, EndedBy, Record, Sampling, Seat, SessionContext
 from rlenv.env.ensemble import Ensemble
+from rlenv.version import __version__
 
 SpeakerKind = Literal["engine", "endpoint", "callable", "population", "scripted", "unknown"]
 
@@ -50,9 +49,9 @@ class Provenance(Record):
     """Who sat in the user's seat."""
     chatbot: SpeakerCard
     seat: Seat
-    """The agent's seat; the other is the world's."""
+    """The agent's seat; the other is the counterpart's."""
     drawn_from: dict[str, float] | None = None
-    """Each candidate's ``SpeakerCard.key`` and share, where the world's seat was drawn; None where it was asked for."""
+    """Each candidate's ``SpeakerCard.key`` and share, where the counterpart was drawn; None where it was asked for."""
     context_id: str
     context_digest: str
     """SHA-256 of the context's JSON, hexadecimal."""
@@ -97,7 +96,7 @@ def origin_of(
     *,
     seat: Seat,
     agent: SpeakerCard,
-    world: SpeakerCard,
+    counterpart: SpeakerCard,
     drawn_from: dict[str, float] | None,
     user_id: str,
     seeds: tuple[int, ...],
@@ -108,14 +107,14 @@ def origin_of(
         state: the conversation.
         seat: the agent's.
         agent: who sits there.
-        world: who sits in the other seat.
+        counterpart: who sits in the other seat.
         drawn_from: see ``Provenance``.
         user_id: see ``Provenance``.
         seeds: see ``Provenance``.
     """
     return Provenance(
-        simulator=agent if seat == "user" else world,
-        chatbot=world if seat == "user" else agent,
+        simulator=agent if seat == "user" else counterpart,
+        chatbot=counterpart if seat == "user" else agent,
         seat=seat,
         drawn_from=drawn_from,
         context_id=state.context_id,
@@ -173,10 +172,6 @@ def context_digest(context: SessionContext) -> str:
     return hashlib.sha256(to_line(context.model_dump(mode="json"))).hexdigest()
 
 
-@cache
 def rlenv_version() -> str:
-    """Returns the installed version of this package: the version of its scripted parts."""
-    try:
-        return version("rlenv")
-    except PackageNotFoundError:
-        return "source"
+    """Returns the version of this package, which is the version of its scripted parts."""
+    return __version__

@@ -30,7 +30,7 @@ class EnvParts:
     """Everything that ``ConversationCore`` takes, and how to let go of what serves it."""
 
     scenarios: Sequence[Scenario]
-    world: Mapping[str, Speaker]
+    counterparts: Mapping[str, Speaker]
     limits: Limits = Limits()
     reward: Reward | None = None
     split: str | None = None
@@ -41,7 +41,7 @@ class EnvParts:
 def env_parts(
     seat: Seat,
     scenarios: Sequence[Scenario] | None = None,
-    world: Mapping[str, Speaker] | None = None,
+    counterparts: Mapping[str, Speaker] | None = None,
     limits: Limits | None = None,
     reward: Reward | None = None,
     split: str | None = None,
@@ -59,11 +59,17 @@ def env_parts(
         parts = _served(config, overrides, seat)
     elif overrides:
         raise ConfigError("overrides change a config, and none was given")
-    elif scenarios is not None and world is not None:
-        parts = EnvParts(scenarios, world)
+    elif scenarios is not None and counterparts is not None:
+        parts = EnvParts(scenarios, counterparts)
     else:
         parts = _provider("population")(seat)
-    given: dict[str, Any] = {"scenarios": scenarios, "world": world, "limits": limits, "reward": reward, "split": split}
+    given: dict[str, Any] = {
+        "scenarios": scenarios,
+        "counterparts": counterparts,
+        "limits": limits,
+        "reward": reward,
+        "split": split,
+    }
     return replace(parts, **{name: value for name, value in given.items() if value is not None})
 
 

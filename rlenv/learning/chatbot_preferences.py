@@ -13,7 +13,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pydantic import Field
+
 from rlenv.core.errors import ConfigError, EngineError, OverlongError
+from rlenv.core.settings import Settings, settings
 from rlenv.core.types import ConversationState, PreferencePair, Utterance
 from rlenv.env.collect import Collected
 from rlenv.env.conversation import before_message
@@ -22,32 +25,18 @@ from rlenv.learning.preferences import Compared, critical_turns, preference_pair
 from rlenv.speakers.engine import EngineSpeaker
 
 
-@dataclass(frozen=True)
-class ChatbotPairsConfig:
+@settings
+class ChatbotPairsConfig(Settings):
     """How preference pairs of the chatbot are made."""
 
-    num_alternatives: int = 8
+    num_alternatives: int = Field(8, ge=1)
     """Replies sampled at each critical turn, beside the one that was said."""
-    horizon: int | None = 3
+    horizon: int | None = Field(3, ge=1)
     """Steps over which a reply is judged, its own included; None is to the end of the conversation."""
-    min_margin: float = 0.0
+    min_margin: float = Field(0.0, ge=0)
     """Pairs are kept whose rewards differ by more. There is no sign to ask for: some rewards are never above 0."""
-    concurrency: int = 64
+    concurrency: int = Field(64, ge=1)
     """Conversations worked on at the same time."""
-
-    def __post_init__(self) -> None:
-        problems = [
-            f"chatbot_pairs.{name}: expected {least} or more, got {value}"
-            for name, value, least in (
-                ("num_alternatives", self.num_alternatives, 1),
-                ("horizon", 1 if self.horizon is None else self.horizon, 1),
-                ("min_margin", self.min_margin, 0),
-                ("concurrency", self.concurrency, 1),
-            )
-            if value < least
-        ]
-        if problems:
-            raise ConfigError("\n".join(problems))
 
 
 @dataclass(frozen=True)
@@ -107,7 +96,7 @@ def group_preferences(
         state = result.state
         if state is not None and result.rewards and (first := _own(state)[:1]):
             beginning = tuple(chatbot.prompt(before_message(state, chatbot.seat, 1)))
-            groups[state.context_id, result.episode.world, beginning].append((result, state, first[0]))
+            groups[state.context_id, result.episode.counterpart, beginning].append((result, state, first[0]))
     counts = Counter({"groups": len(groups)} | dict.fromkeys(("too_few", "made", "kept", "dropped_margin"), 0))
     pairs = []
     for members in groups.values():
@@ -133,7 +122,7 @@ async def _conversation_pairs(
         try:
             sampled = await sample_alternatives(state, turn, chatbot, config.num_alternatives)
             said = [own[turn - 1], *sampled]
-            worth = (_worth(fork, result.episode.world, u, chatbot, make_core(), config.horizon) for u in said)
+            worth = (_worth(fork, result.episode.counterpart, u, chatbot, make_core(), config.horizon) for u in said)
             rewards = await asyncio.gather(*worth)
         except (EngineError, OverlongError):
             counts["failed_turns"] += 1
@@ -145,14 +134,16 @@ async def _conversation_pairs(
 
 async def _worth(
     fork: ConversationState,
-    world: str,
+    counterpart: str,
     said: Utterance,
     chatbot: EngineSpeaker,
     core: ConversationCore,
     horizon: int | None,
 ) -> float:
     """Returns the reward of ``said`` as the next message of ``fork``, and of the steps that follow it."""
-    core.restore({"world": world, "drawn": False, "seeds": [fork.seed], "state": fork.model_dump(mode="json")})
+    core.restore(
+        {"counterpart": counterpart, "drawn": False, "seeds": [fork.seed], "state": fork.model_dump(mode="json")}
+    )
     total, steps, reply = 0.0, 0, said
     while True:
         _, reward, _, _, _ = await core.step(reply)

@@ -15,7 +15,7 @@ from rlenv.env.ensemble import Ensemble
 
 
 def plan_groups(
-    context_ids: Sequence[str], world: Ensemble, number: int, num_groups: int, group_size: int, seed: int
+    context_ids: Sequence[str], counterparts: Ensemble, number: int, num_groups: int, group_size: int, seed: int
 ) -> list[list[Episode]]:
     """Returns the episodes of a round by group.
 
@@ -24,7 +24,7 @@ def plan_groups(
 
     Args:
         context_ids: to take from; one round has no context twice.
-        world: who may sit in the user's seat.
+        counterparts: who may sit in the user's seat.
         number: of the round, from 0.
         num_groups: of the round.
         group_size: conversations a group.
@@ -37,13 +37,13 @@ def plan_groups(
         raise ConfigError(f"a round has {num_groups} groups of a context each, and there are {len(context_ids)}")
     groups = []
     for context_id in _of_round(context_ids, number, num_groups, seed):
-        user = world.draw(derive_seed(seed, "group", number, context_id))
+        user = counterparts.draw(derive_seed(seed, "group", number, context_id))
         groups.append(
             [
                 Episode(
                     episode_id=f"{number}:{context_id}#{place}",
                     context_id=context_id,
-                    world=user,
+                    counterpart=user,
                     seed=derive_seed(seed, "conversation", number, context_id, place),
                 )
                 for place in range(group_size)
@@ -52,7 +52,7 @@ def plan_groups(
     return groups
 
 
-def plan_measuring(
+def plan_evaluation(
     context_ids: Sequence[str], users: Ensemble, conversations_per_context: int, seed: int
 ) -> list[Episode]:
     """Returns the episodes that measure a chatbot with a group of users: the same ones for every version of it.
@@ -68,7 +68,9 @@ def plan_measuring(
         for place in range(conversations_per_context):
             own = derive_seed(seed, "measure", context_id, place)
             episode_id = f"{context_id}#{place}"
-            episodes.append(Episode(episode_id=episode_id, context_id=context_id, world=users.draw(own), seed=own))
+            episodes.append(
+                Episode(episode_id=episode_id, context_id=context_id, counterpart=users.draw(own), seed=own)
+            )
     return episodes
 
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Trajectory(Record):
     """What the trained seat read and said in one episode of T own messages.
 
-    ``own_mask``, ``logprobs`` and ``turn_of_token`` are as long as ``completion_ids``. A user's leaving without a word
-    is an own message too: it was sampled.
+    ``action_mask`` (1 at own tokens), ``logprobs`` and ``turn_of_token`` are as long as ``completion_ids``.
+    A user's leaving without a word is an own message too: it was sampled.
     """
 
     episode_id: str
@@ -33,7 +33,7 @@ class Trajectory(Record):
     """All that stood before the first own message."""
     completion_ids: tuple[int, ...]
     """From the first own token to the last one, with the environment's tokens between."""
-    own_mask: tuple[int, ...]
+    action_mask: tuple[int, ...]
     """1 on tokens that were sampled here, 0 on the environment's."""
     logprobs: tuple[float, ...]
     """Under the sampler, at its temperature; 0.0 on the environment's tokens."""
@@ -104,7 +104,7 @@ def trajectory_of(
         seat=seat,
         prompt_ids=tuple(ids[:first]),
         completion_ids=tuple(ids[first:]),
-        own_mask=tuple(int(number > 0) for number in turn_of_token[first:]),
+        action_mask=tuple(int(number > 0) for number in turn_of_token[first:]),
         logprobs=tuple(logprobs[first:]),
         turn_of_token=tuple(turn_of_token[first:]),
         rewards=tuple(rewards),

@@ -1,4 +1,4 @@
-"""The reference population as an environment's world: its contexts, its users, its scripted chatbots."""
+"""The reference population as an environment's counterparts: its contexts, its users, its scripted chatbots."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def population_scenarios(num_users: int = 256, seed: int = 0) -> tuple[Scenario,
     return tuple(scenarios)
 
 
-def population_world(seat: Seat) -> dict[str, Speaker]:
+def population_counterparts(seat: Seat) -> dict[str, Speaker]:
     """Returns who may sit opposite an agent in ``seat``: a synthetic user, or the scripted chatbots."""
     if seat == "chatbot":
         return {"population": PopulationUser()}
@@ -42,4 +42,4 @@ def population_world(seat: Seat) -> dict[str, Speaker]:
 
 def population_parts(seat: Seat) -> EnvParts:
     """Returns the reference population as the parts of an env: the provider of the source "population"."""
-    return EnvParts(population_scenarios(), population_world(seat))
+    return EnvParts(population_scenarios(), population_counterparts(seat))

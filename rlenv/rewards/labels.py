@@ -39,7 +39,7 @@ async def detected_issues(state: ConversationState) -> Labels:
     return await JudgedLabels(DetectorJudge(), "assistant")(state)
 
 
-async def said_actions(state: ConversationState) -> Labels:
+async def self_labelled_actions(state: ConversationState) -> Labels:
     """Returns the actions of every user message as the user itself labelled them.
 
     Raises:

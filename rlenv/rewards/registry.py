@@ -19,7 +19,7 @@ from rlenv.core.protocols import Discriminator, Judge, Reward
 from rlenv.core.taxonomy import load_taxonomy
 from rlenv.core.types import Role, Seat
 from rlenv.env.rewards import WeightedReward, misfits
-from rlenv.rewards.labels import JudgedLabels, LabelSource, detected_issues, oracle_issues, said_actions
+from rlenv.rewards.labels import JudgedLabels, LabelSource, detected_issues, oracle_issues, self_labelled_actions
 from rlenv.rewards.terms import IssueFreeReward, JudgeReward, RealismReward, UserActionsReward
 from rlenv.speakers.endpoint import import_callable
 
@@ -170,7 +170,7 @@ def _user_actions(
     judge: Judge | None = None,
 ) -> Reward:
     problems = _penalties({"good": good, "bad": bad})
-    actions = _source(source, {"user": said_actions}, "user", judge, problems)
+    actions = _source(source, {"user": self_labelled_actions}, "user", judge, problems)
     if actions is None or problems:
         raise ConfigError("\n".join(problems))
     return UserActionsReward(good, bad, actions, load_taxonomy(taxonomy))

@@ -1,7 +1,7 @@
 """What a step of the agent is worth: realism (Eq. 4), freedom from issues, good and bad user actions, a judge.
 
-A step is the agent's message and the world's answer. In the chatbot's seat an issue of the agent's message and the
-actions of the user's answer belong to that step; in the user's seat realism judges the agent's own message. Each
+A step is the agent's message and the counterpart's answer. In the chatbot's seat an issue of the agent's message and
+the actions of the user's answer belong to that step; in the user's seat realism judges the agent's own message. Each
 reward names the ``seats`` in which it makes sense. By name and weight: ``rlenv.rewards.registry``.
 """
 
@@ -17,7 +17,7 @@ from rlenv.core.protocols import Discriminator, Judge
 from rlenv.core.taxonomy import Taxonomy, load_taxonomy
 from rlenv.core.types import ConversationState, Role, Seat
 from rlenv.env.conversation import to_session
-from rlenv.rewards.labels import LabelSource, oracle_issues, said_actions
+from rlenv.rewards.labels import LabelSource, oracle_issues, self_labelled_actions
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class UserActionsReward:
     """Of an action of the group "good"."""
     bad: float = 1.0
     """Of an action of the group "bad"; given as a positive number."""
-    actions: LabelSource = said_actions
+    actions: LabelSource = self_labelled_actions
     """Who says what the user does in a message."""
     taxonomy: Taxonomy = field(default_factory=load_taxonomy)
     """Which actions are good and bad; all others count nothing."""

@@ -19,7 +19,7 @@ from rlenv.env.core import ConversationCore
 from rlenv.env.scenarios import Scenario
 from rlenv.speakers.scripted import Latency, ScriptedChatbot, ScriptedUser
 
-EPISODES = [Episode(episode_id=f"e{i}", context_id=f"c{i % 8}", world="bot", seed=i) for i in range(30)]
+EPISODES = [Episode(episode_id=f"e{i}", context_id=f"c{i % 8}", counterpart="bot", seed=i) for i in range(30)]
 SMALL = RolloutConfig(actors=2, num_cpus=0.5, concurrency=4)
 
 

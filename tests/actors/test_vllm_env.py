@@ -52,7 +52,7 @@ def env_on(engine: EnginePool, folder: Path) -> ConversationEnv:
 
     chat = chat_format(AutoTokenizer.from_pretrained(folder))
     user = EngineSpeaker("model", engine, chat, "user", lambda c: f"You are {c.profile}.", Sampling(max_tokens=10))
-    return ConversationEnv(scenarios=SCENARIOS, world={"model": user}, limits=Limits(max_turns=6))
+    return ConversationEnv(scenarios=SCENARIOS, counterparts={"model": user}, limits=Limits(max_turns=6))
 
 
 def go_on(env: ConversationEnv, said=SAID) -> list[tuple[int, ...]]:

@@ -85,7 +85,7 @@ def plain_loop(meter: Meter, episodes: int, seed: int) -> int:
 
 def vector_env(meter: Meter, num_envs: int, steps: int, seed: int) -> int:
     """All conversations in step: the agent's replies at once, then the users' at once."""
-    vector = ConversationVectorEnv(num_envs, scenarios=SCENARIOS, world={"user": meter.user}, limits=LIMITS)
+    vector = ConversationVectorEnv(num_envs, scenarios=SCENARIOS, counterparts={"user": meter.user}, limits=LIMITS)
     vector.reset(seed=seed)
 
     async def reply(speaker: ScriptedSpeaker, env: ConversationEnv) -> str:
@@ -107,7 +107,9 @@ def vector_env(meter: Meter, num_envs: int, steps: int, seed: int) -> int:
 def collecting(meter: Meter, episodes: int, concurrency: int, seed: int) -> int:
     """A coroutine a conversation, no barrier."""
     core = ConversationCore(SCENARIOS, {"user": meter.user}, "chatbot", LIMITS)
-    plan = (Episode(episode_id=f"e{i}", context_id=f"c{i % 64}", world="user", seed=seed + i) for i in range(episodes))
+    plan = (
+        Episode(episode_id=f"e{i}", context_id=f"c{i % 64}", counterpart="user", seed=seed + i) for i in range(episodes)
+    )
 
     async def turns() -> int:
         results = collect(meter.agent, core.sibling, plan, concurrency=concurrency)

@@ -145,9 +145,9 @@ def loss_by_hand(config: ChatbotRlConfig, rows, new, old, ref) -> torch.Tensor:
         own = torch.tensor(row.mask).bool()
         worth, sampled = torch.tensor(row.advantages)[own], torch.tensor(row.logprobs)[own]
         now, then, first = now[own], then[own], first[own]
-        log_ratio = (now - then).mean() if config.ratio == "sequence" else now - then
+        log_ratio = (now - then).mean() if config.importance_sampling_level == "sequence" else now - then
         ratio = log_ratio.exp()
-        clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
+        clipped = ratio.clamp(1 - config.epsilon, 1 + config.epsilon_high)
         surrogate = torch.minimum(ratio * worth, clipped * worth)
         gap = then - sampled
         importance = (gap.sum() if "sequence" in config.sampler_correction else gap).exp()
@@ -172,9 +172,14 @@ def loss_by_hand(config: ChatbotRlConfig, rows, new, old, ref) -> torch.Tensor:
     "changes",
     (
         {"sampler_correction": "token_truncate", "sampler_cap": 1.2},
-        {"loss_type": "grpo", "ratio": "sequence", "sampler_correction": "sequence_mask", "sampler_cap": 1.05},
+        {
+            "loss_type": "grpo",
+            "importance_sampling_level": "sequence",
+            "sampler_correction": "sequence_mask",
+            "sampler_cap": 1.05,
+        },
         {"loss_type": "dr_grpo", "sampler_correction": "none", "max_tokens": 7, "beta": 0.0},
-        {"loss_type": "bnpo", "sampler_correction": "sequence_truncate", "clip_low": 0.02, "clip_high": 0.05},
+        {"loss_type": "bnpo", "sampler_correction": "sequence_truncate", "epsilon": 0.02, "epsilon_high": 0.05},
     ),
     ids=lambda c: "-".join(str(v) for v in c.values()),
 )

@@ -72,7 +72,7 @@ class ToyRollouts:
             seat="chatbot",
             prompt_ids=tuple(ids[:5].tolist()),
             completion_ids=tuple(said),
-            own_mask=tuple(int(owner > 0) for owner in owners),
+            action_mask=tuple(int(owner > 0) for owner in owners),
             logprobs=tuple(logprobs[5:].tolist()),
             turn_of_token=owners,
             rewards=rewards,

@@ -31,10 +31,10 @@ class ChatbotRlConfig(AdapterTraining):
     tokens, or by the constant ``max_tokens``."""
     max_tokens: int = 512
     """The constant of dr_grpo: tokens of a conversation, as a unit of the learning rate."""
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    """The probability ratio to the round's first step is clipped to 1 - clip_low ... 1 + clip_high."""
-    ratio: Literal["token", "sequence"] = "token"
+    epsilon: float = 0.2
+    epsilon_high: float = 0.2
+    """The probability ratio to the round's first step is clipped to 1 - epsilon ... 1 + epsilon_high."""
+    importance_sampling_level: Literal["token", "sequence"] = "token"
     """Ratio of each token, or of the conversation as a geometric mean (GSPO)."""
     beta: float = 0.04
     """Of the KL divergence to the starting adapter; 0 leaves it and its adapter out."""
@@ -64,7 +64,7 @@ class ChatbotRlConfig(AdapterTraining):
         ]
         problems += [
             f"{field}: expected above 0, got {getattr(self, field)}"
-            for field in ("temperature", "clip_low", "clip_high", "sampler_cap", "max_tokens")
+            for field in ("temperature", "epsilon", "epsilon_high", "sampler_cap", "max_tokens")
             if getattr(self, field) <= 0
         ]
         if self.beta < 0:

@@ -12,14 +12,14 @@ from collections.abc import Iterable, Sequence
 from rlenv.core.types import ConversationState, Message
 from rlenv.data.linguistics import ngrams, words
 from rlenv.env.collect import Collected
-from rlenv.evaluation.chatbot_rl.records import Held, Measured, UserFigures
+from rlenv.evaluation.chatbot_rl.records import EvaluationEpisode, Measured, UserFigures
 from rlenv.evaluation.statistics.intervals import ratio_standard_error
 
 FIRST_WORDS = 100
 """Words of the chatbot's, in a conversation, that diversity is measured on: it falls with length, whoever speaks."""
 
 
-def held_of(result: Collected, issues: Sequence[Sequence[str]] = ()) -> Held:
+def held_of(result: Collected, issues: Sequence[Sequence[str]] = ()) -> EvaluationEpisode:
     """Returns a collected episode as a record to be measured.
 
     Args:
@@ -30,9 +30,9 @@ def held_of(result: Collected, issues: Sequence[Sequence[str]] = ()) -> Held:
         ValueError: another number of labels than of messages.
     """
     episode, state = result.episode, result.state
-    held = Held(
+    held = EvaluationEpisode(
         context_id=episode.context_id,
-        world=episode.world,
+        counterpart=episode.counterpart,
         seed=episode.seed,
         provenance=result.provenance,
         user_id=result.provenance.user_id if result.provenance else "",
@@ -57,7 +57,7 @@ def held_of(result: Collected, issues: Sequence[Sequence[str]] = ()) -> Held:
     )
 
 
-def replies(held: Held) -> list[Message]:
+def replies(held: EvaluationEpisode) -> list[Message]:
     """Returns the chatbot's messages."""
     return [m for m in held.messages if m.role == "assistant"]
 
@@ -66,7 +66,7 @@ Terms = dict[str, tuple[float, float]]
 """A conversation's part in each figure: what is summed above the line and below it, (0, 0) where it has no part."""
 
 
-def terms_of(conversations: Sequence[Held]) -> list[tuple[Held, Terms]]:
+def terms_of(conversations: Sequence[EvaluationEpisode]) -> list[tuple[EvaluationEpisode, Terms]]:
     """Returns every conversation that there is with its part in each figure of ``UserFigures``.
 
     Categories are ``issues/NAME`` and endings ``endings/WHO: WHY``; those that no conversation has are left out.
@@ -97,7 +97,7 @@ def terms_of(conversations: Sequence[Held]) -> list[tuple[Held, Terms]]:
     return found
 
 
-def by_context(terms: Sequence[tuple[Held, Terms]], figure: str) -> dict[str, tuple[float, float]]:
+def by_context(terms: Sequence[tuple[EvaluationEpisode, Terms]], figure: str) -> dict[str, tuple[float, float]]:
     """Returns each context's part in a figure, its conversations summed; (0, 0) where the figure is unknown."""
     sums: dict[str, tuple[float, float]] = {}
     for held, of in terms:
@@ -107,7 +107,7 @@ def by_context(terms: Sequence[tuple[Held, Terms]], figure: str) -> dict[str, tu
     return sums
 
 
-def figures_of(conversations: Sequence[Held]) -> UserFigures:
+def figures_of(conversations: Sequence[EvaluationEpisode]) -> UserFigures:
     """Returns the figures of one group of users."""
     terms = terms_of(conversations)
     names = list(terms[0][1]) if terms else []
@@ -148,7 +148,7 @@ def measured(contexts: Iterable[tuple[float, float]]) -> Measured:
     return Measured(value=sum(over) / total, standard_error=ratio_standard_error(over, under), num=int(total))
 
 
-def ending_of(held: Held) -> str:
+def ending_of(held: EvaluationEpisode) -> str:
     """Returns who ended a conversation and why, as in "user: end_of_session"."""
     return f"{held.ended_by}: {held.end_reason}"
 
@@ -163,7 +163,7 @@ def _labelled(state: ConversationState, issues: Sequence[Sequence[str]]) -> tupl
     )
 
 
-def _pairs(held: Held) -> list[tuple[str, ...]]:
+def _pairs(held: EvaluationEpisode) -> list[tuple[str, ...]]:
     left, kept = FIRST_WORDS, []
     for message in replies(held):
         said = words(message.content)[:left]
@@ -172,7 +172,7 @@ def _pairs(held: Held) -> list[tuple[str, ...]]:
     return ngrams(kept, 2)
 
 
-def _partners(conversations: Sequence[Held]) -> dict[int, int]:
+def _partners(conversations: Sequence[EvaluationEpisode]) -> dict[int, int]:
     """Returns the place of each conversation's partner: the next one of another context, whatever was said."""
     order = sorted(range(len(conversations)), key=lambda i: conversations[i].key)
     contexts = [conversations[i].context_id for i in order]

@@ -18,7 +18,7 @@ from rlenv.core.errors import ConfigError
 from rlenv.core.types import Record, Session
 from rlenv.evaluation.ab_tests import Arms, compare_arms
 from rlenv.evaluation.chatbot_rl.figures import Terms, by_context, measured, terms_of
-from rlenv.evaluation.chatbot_rl.records import EvaluationSet, Held, Measured, Users
+from rlenv.evaluation.chatbot_rl.records import EvaluationEpisode, EvaluationSet, Measured, Users
 from rlenv.evaluation.statistics.intervals import Estimate, estimate_ratio_difference, ratio_difference_standard_error
 
 BEFORE, AFTER = "before", "after"
@@ -126,13 +126,13 @@ def _told(key: tuple[str, str, int]) -> str:
     return f"context {key[0]} with {key[1]} under seed {key[2]}"
 
 
-def _paired(one: EvaluationSet) -> list[tuple[Held, Held]]:
+def _paired(one: EvaluationSet) -> list[tuple[EvaluationEpisode, EvaluationEpisode]]:
     after = {held.key: held for held in one.after}
     pairs = [(held, after[held.key]) for held in one.before]
     return [(b, a) for b, a in pairs if b.failure is None and a.failure is None]
 
 
-def _differing(before: Held, after: Held) -> list[str]:
+def _differing(before: EvaluationEpisode, after: EvaluationEpisode) -> list[str]:
     one, two = before.provenance, after.provenance
     if one is None or two is None:
         return []
@@ -167,7 +167,9 @@ def _row(one: EvaluationSet, alpha: float, seed: int) -> UsersRow:
     )
 
 
-def _change(name: str, before: list[tuple[Held, Terms]], after: list[tuple[Held, Terms]], seed: int) -> Change:
+def _change(
+    name: str, before: list[tuple[EvaluationEpisode, Terms]], after: list[tuple[EvaluationEpisode, Terms]], seed: int
+) -> Change:
     one, two = by_context(before, name), by_context(after, name)
     if not any(under for _, under in one.values()):  # a category or an ending that only one side has
         one = _never(before, name)
@@ -191,7 +193,7 @@ def paired_p(delta: Estimate, error: float | None) -> float | None:
     return float(2 * stats.t.sf(abs(delta.value) / error, delta.num - 1))
 
 
-def _never(terms: list[tuple[Held, Terms]], name: str) -> dict[str, tuple[float, float]]:
+def _never(terms: list[tuple[EvaluationEpisode, Terms]], name: str) -> dict[str, tuple[float, float]]:
     """Returns the parts of a category or an ending that never occurs: none of all messages, or conversations."""
     if not name.startswith(("issues/", "endings/")):
         return by_context(terms, name)
@@ -225,6 +227,6 @@ def _with_transfer(row: UsersRow, gains: Sequence[UsersRow]) -> UsersRow:
     return row.model_copy(update={"carried": carried[row.verdict], "share_kept": kept})
 
 
-def _session(held: Held, chatbot: str) -> Session:
-    session_id = f"{held.context_id}/{held.world}/{held.seed}/{chatbot}"
+def _session(held: EvaluationEpisode, chatbot: str) -> Session:
+    session_id = f"{held.context_id}/{held.counterpart}/{held.seed}/{chatbot}"
     return Session(session_id=session_id, user_id=held.user_id, chatbot=chatbot, messages=held.messages)

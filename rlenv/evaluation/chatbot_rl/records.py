@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from rlenv.core.types import EndedBy, Message, Record
 from rlenv.env.collect import FailureKind
@@ -27,11 +27,11 @@ class Users(Record):
     kind: UserKind
 
 
-class Held(Record):
+class EvaluationEpisode(Record):
     """One conversation that was held to be measured, or the reason why there is none."""
 
     context_id: str
-    world: str
+    counterpart: str = Field(validation_alias=AliasChoices("counterpart", "world"), serialization_alias="world")
     """Who sat in the user's seat."""
     seed: int
     user_id: str = ""
@@ -52,15 +52,15 @@ class Held(Record):
     @property
     def key(self) -> tuple[str, str, int]:
         """What is equal for the two conversations of a pair: context, who sat in the user's seat, seed."""
-        return self.context_id, self.world, self.seed
+        return self.context_id, self.counterpart, self.seed
 
 
 class EvaluationSet(Record):
     """The same contexts, users and seeds with the chatbot before its training and after it."""
 
     users: Users
-    before: tuple[Held, ...]
-    after: tuple[Held, ...]
+    before: tuple[EvaluationEpisode, ...]
+    after: tuple[EvaluationEpisode, ...]
 
 
 class Measured(Record):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from launch.chatbot.config import ChatbotRunConfig, MeasuringConfig
+from launch.chatbot.config import ChatbotEvaluationConfig, ChatbotRunConfig
 from launch.chatbot.learning_curve import LearningCurve, each_update, learner_metrics
 from launch.chatbot.phases import Stage, progress_path
 from launch.chatbot.records import RoundRecords, RoundSeconds
@@ -16,7 +16,7 @@ from rlenv.core.progress import Progress
 from rlenv.core.types import Adapter, Message
 from rlenv.env.collect import Collected, Episode
 from rlenv.evaluation.chatbot_rl.figures import figures_of
-from rlenv.evaluation.chatbot_rl.records import Held
+from rlenv.evaluation.chatbot_rl.records import EvaluationEpisode
 from trainers.chatbot_rl.config import ChatbotRlConfig
 
 CONFIG = ChatbotRunConfig(
@@ -24,7 +24,7 @@ CONFIG = ChatbotRunConfig(
     rewards={"issue_free": 1},
     chatbot=SpeakerConfig(engine="simulator", adapter="trained"),
     rl=ChatbotRlConfig(num_rounds=3, num_groups=2, group_size=4, batch_size=4, gradient_accumulation=1),
-    measuring=MeasuringConfig(every=2),
+    evaluation=ChatbotEvaluationConfig(every=2),
     settings=RunConfig(),
     alternate_every=2,
 )
@@ -36,7 +36,9 @@ def figures(reward: float):
         Message(role="user", content="I feel low."),
         Message(role="assistant", content="Why is that?", issues=()),
     )
-    return figures_of([Held(context_id="c", world="base", seed=1, messages=messages, rewards=(reward,))])
+    return figures_of(
+        [EvaluationEpisode(context_id="c", counterpart="base", seed=1, messages=messages, rewards=(reward,))]
+    )
 
 
 @pytest.fixture
@@ -101,7 +103,7 @@ def test_metrics_are_named_phase_and_quantity() -> None:
 
 def test_a_round_is_read_again_for_the_same_adapter_and_replaced_for_another(tmp_path) -> None:
     records, one, two = RoundRecords(tmp_path), *(Adapter(name="a", path="p", digest=d * 64) for d in "ab")
-    episode = Episode(episode_id="0:c#0", context_id="c", world="base", seed=3)
+    episode = Episode(episode_id="0:c#0", context_id="c", counterpart="base", seed=3)
     result = Collected(episode=episode, failure="engine", reason="it died")
     assert records.read(0, one) is None
     records.write(0, one, [result], figures(0), {}, RoundSeconds(rollouts=1, measuring=0))

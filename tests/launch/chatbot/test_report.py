@@ -13,10 +13,10 @@ from rlenv.core.errors import ConfigError
 from rlenv.core.types import Message
 from rlenv.evaluation.chatbot_rl.figures import figures_of
 from rlenv.evaluation.chatbot_rl.paired import paired_evaluation
-from rlenv.evaluation.chatbot_rl.records import CurvePoint, EvaluationSet, Held, Users
+from rlenv.evaluation.chatbot_rl.records import CurvePoint, EvaluationEpisode, EvaluationSet, Users
 
 
-def held(context: str, seed: int, said: str, num_issues: int) -> Held:
+def held(context: str, seed: int, said: str, num_issues: int) -> EvaluationEpisode:
     messages = []
     for i in range(4):
         messages += [
@@ -27,8 +27,8 @@ def held(context: str, seed: int, said: str, num_issues: int) -> Held:
                 issues=("repetitive_questions",) if i < num_issues else (),
             ),
         ]
-    return Held(
-        context_id=context, world="base", seed=seed, messages=tuple(messages), rewards=(-1.0 * num_issues,),
+    return EvaluationEpisode(
+        context_id=context, counterpart="base", seed=seed, messages=tuple(messages), rewards=(-1.0 * num_issues,),
         ended_by="user", end_reason="end_of_session",
     )  # fmt: skip
 
@@ -41,7 +41,9 @@ def sets() -> list[EvaluationSet]:
             held(h.context_id, h.seed, f"after {name}", max(0, 2 + i % 2 - fall) if i != 7 else 4)
             for i, h in enumerate(before)
         ]
-        after[3] = Held(context_id=after[3].context_id, world="base", seed=after[3].seed, failure="engine")
+        after[3] = EvaluationEpisode(
+            context_id=after[3].context_id, counterpart="base", seed=after[3].seed, failure="engine"
+        )
         made.append(EvaluationSet(users=Users(name=name, kind=kind), before=tuple(before), after=tuple(after)))
     return made
 

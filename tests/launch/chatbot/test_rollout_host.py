@@ -82,7 +82,7 @@ def test_a_round_is_groups_of_one_context_and_simulator_and_is_held_once(config,
     for group in groups:
         assert {t.provenance.context_id for t in group.trajectories} == {group.group_id}
         assert {t.adapter.digest for t in group.trajectories} == {group.trajectories[0].adapter.digest}
-        assert not group.turn_weights and all(sum(t.own_mask) for t in group.trajectories)
+        assert not group.turn_weights and all(sum(t.action_mask) for t in group.trajectories)
     _, counts = training_rows(groups, CreditConfig())
     assert counts["conversations"] > 6 and counts["failed"] == 0
     [folder] = (Path(host._root) / "rounds").iterdir()

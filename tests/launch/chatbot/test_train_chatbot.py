@@ -12,7 +12,7 @@ import yaml
 
 from launch.adversarial.phases import read_pairs
 from launch.chatbot.pairs import export_pairs
-from launch.chatbot.records import RoundRecords, read_held
+from launch.chatbot.records import RoundRecords, read_episodes
 from launch.run.tracking import read_metrics
 from rlenv.core.adapters import folder_digest
 from rlenv.core.errors import ConfigError
@@ -38,7 +38,7 @@ SETTINGS: dict[str, Any] = {
         "save_every": 1,
         "dtype": "float32",
     },
-    "measuring": {"num_contexts": 2, "every": 2, "every_contexts": 2, "held_out_judge": {"judge": "detectors"}},
+    "evaluation": {"num_contexts": 2, "every": 2, "every_contexts": 2, "held_out_judge": {"judge": "detectors"}},
     "settings": {
         "env": {"max_turns": 2},
         "simulator": {"sampling": {"max_tokens": 12}},
@@ -131,9 +131,9 @@ def test_a_run_leaves_a_chatbot_a_curve_and_measured_conversations(undisturbed) 
 
 def test_measured_conversations_are_pairs_and_of_users_that_are_not_trained_with(undisturbed, finished_run) -> None:
     for users in ("training", "it2", "people"):
-        before, after = (read_held(undisturbed / v / "measured" / f"{users}.jsonl.gz") for v in ("start", "rl1"))
+        before, after = (read_episodes(undisturbed / v / "measured" / f"{users}.jsonl.gz") for v in ("start", "rl1"))
         assert [held.key for held in before] == [held.key for held in after] and len(before) == 4
-        assert {held.world for held in before} <= ({"base", "it1"} if users == "training" else {users})
+        assert {held.counterpart for held in before} <= ({"base", "it1"} if users == "training" else {users})
         assert all(m.issues is not None for held in before for m in held.messages if m.role == "assistant")
     trained = {
         held.episode.context_id
@@ -235,7 +235,7 @@ def test_the_simulator_is_refreshed_against_the_new_chatbot_and_joins_the_ensemb
     assert {session.chatbot for session in simulated} == {"chatbot"}
     rounds = sorted((run / "rounds").iterdir())
     assert [folder.name[:5] for folder in rounds] == ["00000", "00001", "00002", "00003"]
-    met = [{held.episode.world for held in RoundRecords.read_folder(folder)} for folder in rounds]
+    met = [{held.episode.counterpart for held in RoundRecords.read_folder(folder)} for folder in rounds]
     assert set().union(*met[:2]) <= {"base", "it1"} and set().union(*met[2:]) <= {"base", "it1", "refresh1"}
     versions = {name: folder_digest(run / name / "adapter") for name in ("rl1", "rl2", "refresh1/base", "refresh1/it1")}
     assert len(set(versions.values())) >= 3

@@ -23,7 +23,7 @@ from rlenv.speakers.endpoint import END_MARK
 from rlenv.speakers.local_endpoint import serve
 from rlenv.speakers.scripted import ScriptedChatbot, ScriptedUser
 
-EPISODES = [Episode(episode_id=f"e{i}", context_id=f"c{i % 4}", world="them", seed=i) for i in range(12)]
+EPISODES = [Episode(episode_id=f"e{i}", context_id=f"c{i % 4}", counterpart="them", seed=i) for i in range(12)]
 SCENARIOS = [
     Scenario(
         context_id=f"c{i}", user_id=f"u{i}", context=SessionContext(profile="p"), opener=("user", "assistant")[i % 2]

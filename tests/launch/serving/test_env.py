@@ -168,18 +168,18 @@ def test_trained_simulators_are_drawn_by_weight_and_say_what_each_adapter_says_b
     for seed in range(12):
         steps = play(env, seed)
         info, state = steps[-1][-1], env.unwrapped.core.state
-        drawn[info["world"]] += 1
-        assert info["world"] == expected.draw(seed)
-        assert info["provenance"].simulator.adapter_digest == adapters[info["world"]].digest
+        drawn[info["counterpart"]] += 1
+        assert info["counterpart"] == expected.draw(seed)
+        assert info["provenance"].simulator.adapter_digest == adapters[info["counterpart"]].digest
         past = state.model_copy(update={"turns": (), "end": None})
         for turn in state.turns:
             if turn.role == "user":
-                said = asyncio.run(alone[info["world"]].reply(past, derive_seed(seed, "user", len(past.turns))))
+                said = asyncio.run(alone[info["counterpart"]].reply(past, derive_seed(seed, "user", len(past.turns))))
                 assert said == turn.utterance
             past = past.model_copy(update={"turns": (*past.turns, turn)})
     assert len(drawn) == 3  # all three were heard
     assert play(env, 3) == play(other, 3)
-    assert play(env, 3, simulator="it1")[-1][-1]["world"] == "it1"
+    assert play(env, 3, simulator="it1")[-1][-1]["counterpart"] == "it1"
     env.close()
     assert play(other, 4)  # the engines are the two envs' together
     other.close()

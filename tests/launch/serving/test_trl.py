@@ -119,7 +119,7 @@ def test_a_group_has_one_partner_and_each_of_its_episodes_a_seed_of_its_own(part
     rollouts = TrlRollouts(env(staying), in_process(lambda c: "", max_tokens=6))
     trainer = stand_in_for_a_trainer(parts)
     episodes = [rollouts._episode(p, i, trainer) for i, p in enumerate(["c0"] * 4 + ["c1"] * 4 + ["c2"] * 4)]
-    assert all(len({e.world for e in episodes[k : k + 4]}) == 1 for k in (0, 4, 8))
+    assert all(len({e.counterpart for e in episodes[k : k + 4]}) == 1 for k in (0, 4, 8))
     assert len({e.seed for e in episodes}) == 12
     one, two = rollouts(["c0", "c0"], trainer), rollouts(["c0", "c0"], trainer)
     assert one == two and one["completion_ids"][0] != one["completion_ids"][1]

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from launch.run.roster import make_speaker
-from launch.study.config import UNTUNED, adversarial_config, load_study, measuring_config
+from launch.study.config import UNTUNED, adversarial_config, evaluation_run_config, load_study
 from launch.study.driver import run_study
 from rlenv.core.errors import ConfigError
 from rlenv.core.types import Message, Session
@@ -58,7 +58,7 @@ def test_the_shipped_study_has_fourteen_chatbots_three_treatments_and_the_packag
 
 def test_treatments_and_the_untuned_model_are_measured_and_not_trained_with(study):
     config = study(treatments={"echo-fixed": {"control": "echo", "habits": {"repeat": 0.0}}})
-    run, measured = adversarial_config(config), measuring_config(config)
+    run, measured = adversarial_config(config), evaluation_run_config(config)
     assert set(run.chatbots) == {"steady", "echo"} and not run.zero_shot
     assert set(measured.chatbots) == {"steady", "echo", "echo-fixed"} and set(measured.zero_shot) == {UNTUNED}
     speaker = measured.chatbots["echo-fixed"]

@@ -25,16 +25,16 @@ SCENARIOS = [
     Scenario(context_id=f"c{i}", user_id=f"u{i}", context=SessionContext(), opener=("user", "assistant")[i % 2])
     for i in range(8)
 ]
-EPISODES = [Episode(episode_id=f"e{i}", context_id=f"c{i % 8}", world=f"bot{i % 3}", seed=i) for i in range(40)]
+EPISODES = [Episode(episode_id=f"e{i}", context_id=f"c{i % 8}", counterpart=f"bot{i % 3}", seed=i) for i in range(40)]
 SLOW = Latency(median_s=0.001, straggler_rate=0.1)
 
 
-def world(latency=Latency(), **fails):
+def counterparts(latency=Latency(), **fails):
     return {f"bot{i}": ScriptedChatbot(f"bot{i}", latency, fails.get(f"bot{i}", lambda _: None)) for i in range(3)}
 
 
 def core(speakers=None, seat="user", reward=None) -> ConversationCore:
-    return ConversationCore(SCENARIOS, speakers or world(), seat, Limits(max_turns=5), reward)
+    return ConversationCore(SCENARIOS, speakers or counterparts(), seat, Limits(max_turns=5), reward)
 
 
 def gather(agent, base, episodes=EPISODES, **options) -> list[Collected]:
@@ -46,7 +46,7 @@ def test_results_do_not_depend_on_concurrency_or_on_who_is_slow():
     assert [r.episode for r in expected] == EPISODES and all(r.state.end for r in expected)
     assert len({r.state.model_dump_json() for r in expected}) == len(EPISODES)
     for concurrency in (2, 7, 256):
-        assert gather(ScriptedUser(latency=SLOW), core(world(SLOW)), concurrency=concurrency) == expected
+        assert gather(ScriptedUser(latency=SLOW), core(counterparts(SLOW)), concurrency=concurrency) == expected
 
 
 def test_a_subset_of_episodes_gives_the_same_conversations():
@@ -163,7 +163,7 @@ def test_two_thousand_conversations_at_once_in_one_process_in_bounded_memory():
             await self.all_asked.wait()
             return await super().reply(state, seed)
 
-    base = ConversationCore(SCENARIOS, world(), "user", Limits(max_turns=2))
+    base = ConversationCore(SCENARIOS, counterparts(), "user", Limits(max_turns=2))
 
     def make():
         one = base.sibling()
@@ -221,13 +221,13 @@ def test_an_engine_failure_is_tried_again_once_and_counted_and_changes_no_word()
         assert {(r.failure, r.attempts) for r in gather(always, core(), attempts=attempts)} == {("engine", attempts)}
 
 
-@pytest.mark.parametrize("who", ["agent", "world"])
+@pytest.mark.parametrize("who", ["agent", "counterpart"])
 def test_a_prompt_that_no_longer_fits_truncates_the_conversation_in_either_seat(who):
     def overlong(state):
         return OverlongError("too long") if len(state.turns) >= 4 else None
 
     agent = ScriptedUser(leave_rate=0.0, fails=overlong if who == "agent" else lambda _: None)
-    bots = world(**{f"bot{i}": overlong for i in range(3)}) if who == "world" else world()
+    bots = counterparts(**{f"bot{i}": overlong for i in range(3)}) if who == "counterpart" else counterparts()
     for result in gather(agent, core(bots)):
         assert result.failure is None
         assert (result.state.end.by, result.state.end.reason) == ("limit", "max_tokens")
@@ -236,7 +236,7 @@ def test_a_prompt_that_no_longer_fits_truncates_the_conversation_in_either_seat(
 
 def test_an_episode_of_what_is_not_there_fails_alone_as_data_and_is_not_tried_again():
     nowhere = EPISODES[3].model_copy(update={"context_id": "nowhere"})
-    nobody = EPISODES[4].model_copy(update={"world": "bot9"})
+    nobody = EPISODES[4].model_copy(update={"counterpart": "bot9"})
     results = gather(ScriptedUser(), core(), [*EPISODES[:3], nowhere, nobody])
     assert [r.failure for r in results] == [None, None, None, "data", "data"]
     assert "no context 'nowhere'" in results[3].reason and "nobody is called 'bot9'" in results[4].reason
@@ -268,7 +268,7 @@ def test_an_agent_that_never_answers_runs_into_the_wall_clock_cap():
         async def reply(self, state, seed):
             await asyncio.Event().wait()
 
-    slow = ConversationCore(SCENARIOS, world(), "user", Limits(max_seconds=0.2))
+    slow = ConversationCore(SCENARIOS, counterparts(), "user", Limits(max_seconds=0.2))
     for result in gather(Silent(), slow, EPISODES[:4]):
         assert (result.failure, result.state.end.reason, result.rewards) == (None, "max_seconds", ())
 
@@ -284,7 +284,7 @@ def test_rewards_of_the_users_seat_are_the_discriminators_and_telescope():
 
 def test_the_chatbots_seat_is_collected_by_the_same_code():
     users = {"user": ScriptedUser(leave_rate=0.3)}
-    episodes = [e.model_copy(update={"world": "user"}) for e in EPISODES]
+    episodes = [e.model_copy(update={"counterpart": "user"}) for e in EPISODES]
     results = gather(ScriptedChatbot(), core(users, "chatbot"), episodes)
     assert {r.state.end.by for r in results} == {"user", "limit"}
     for result in results:

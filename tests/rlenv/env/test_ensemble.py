@@ -1,4 +1,4 @@
-"""Who sits in the world's seat: the draw follows the weights and the seed, and wrong weights are told."""
+"""Who sits in the counterpart's seat: the draw follows the weights and the seed, and wrong weights are told."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def test_episodes_draw_their_user_and_say_from_whom():
         return [(await core.reset(seed=seed, **options))[1] for seed in range(60)]
 
     drawn = asyncio.run(infos())
-    assert [i["world"] for i in drawn] == [ensemble.draw(seed) for seed in range(60)]
-    assert {i["world"] for i in drawn} == set(VERSIONS)
+    assert [i["counterpart"] for i in drawn] == [ensemble.draw(seed) for seed in range(60)]
+    assert {i["counterpart"] for i in drawn} == set(VERSIONS)
     for info in drawn:
-        assert info["provenance"].simulator.name == info["world"]
+        assert info["provenance"].simulator.name == info["counterpart"]
         assert sorted(info["provenance"].drawn_from.values()) == pytest.approx([0.1, 0.2, 0.3, 0.4])
-    pinned = asyncio.run(infos(world="it2"))
-    assert {(i["world"], i["provenance"].drawn_from) for i in pinned} == {("it2", None)}
+    pinned = asyncio.run(infos(counterpart="it2"))
+    assert {(i["counterpart"], i["provenance"].drawn_from) for i in pinned} == {("it2", None)}

@@ -117,27 +117,30 @@ def test_observations_are_the_whole_conversation_and_grow_by_both_messages():
 
 def test_options_choose_context_and_partner_and_typos_are_told():
     env = scripted("user")
-    _, info = env.reset(seed=0, options={"context_id": "c3", "world": "b"})
-    assert (info["context_id"], info["world"]) == ("c3", "b")
+    _, info = env.reset(seed=0, options={"context_id": "c3", "counterpart": "b"})
+    assert (info["context_id"], info["counterpart"]) == ("c3", "b")
     for options, told in (
         ({"contextid": "c3"}, "no reset option 'contextid'.*did you mean 'context_id'"),
         ({"context_id": "c99"}, "no context 'c99'.*there are c0, c1, c2, c3, c4, c5"),
         ({"persona": "u33"}, "no persona 'u33'.*did you mean 'u3'"),
         ({"split": "train"}, "no split 'train' here; there are none"),
         ({"context_id": "c1", "persona": "u2"}, "no scenario has context 'c1', persona 'u2'"),
-        ({"world": "z"}, "nobody is called 'z' here; there are a, b"),
+        ({"counterpart": "z"}, "nobody is called 'z' here; there are a, b"),
         ({"chatbot": "z"}, "nobody is called 'z'"),
-        ({"chatbot": "a", "world": "b"}, "'world' and 'chatbot' are one"),
+        ({"chatbot": "a", "counterpart": "b"}, "'counterpart' and 'chatbot' are one"),
         ({"simulator": "a"}, "no reset option 'simulator'"),
-        ({"context_id": 3, "world": ["a"]}, r"(?s)'context_id' is a name \(str\), got int.*'world' .* got list"),
+        (
+            {"context_id": 3, "counterpart": ["a"]},
+            r"(?s)'context_id' is a name \(str\), got int.*'counterpart' .* got list",
+        ),
     ):
         with pytest.raises(gym.error.Error, match=told) as caught:
             env.reset(seed=0, options=options)
         assert isinstance(caught.value, ConfigError)
     _, info = env.reset(seed=0, options={"chatbot": "b", "context_id": None})
-    assert info["world"] == "b"
+    assert info["counterpart"] == "b"
     _, info = scripted("chatbot").reset(seed=0, options={"simulator": "user"})
-    assert info["world"] == "user"
+    assert info["counterpart"] == "user"
 
 
 def of_users(**options) -> ConversationEnv:
@@ -337,9 +340,9 @@ def test_a_snapshot_that_is_none_is_refused_without_quoting_it():
     env.reset(seed=5, options={"context_id": "c0"})
     snapshot = env.snapshot()
     with pytest.raises(gym.error.Error, match="it has no seeds, state"):
-        env.restore({"world": "user", "drawn": True})
+        env.restore({"counterpart": "user", "drawn": True})
     with pytest.raises(gym.error.Error, match=r"nobody is called 'uzer' here.*did you mean 'user'"):
-        env.restore({**snapshot, "world": "uzer"})
+        env.restore({**snapshot, "counterpart": "uzer"})
     broken = json.loads(json.dumps(snapshot))
     broken["state"]["turns"][0]["utterance"]["text"] = ["a secret"]
     with pytest.raises(gym.error.Error, match=r"problems at turns\.0\.utterance\.text") as caught:

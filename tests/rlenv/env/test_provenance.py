@@ -41,11 +41,11 @@ def simulator(chat, adapter: Adapter | None, seat="user") -> EngineSpeaker:
     return EngineSpeaker(name, engine, chat, seat, lambda c: "Speak.", Sampling(max_tokens=8, temperature=0.7), adapter)
 
 
-def held(agent, world, seat, pin: str | None = None) -> list[Collected]:
-    core = ConversationCore(SCENARIOS, world, seat, Limits(max_turns=3))
-    names = list(world)
+def held(agent, counterparts, seat, pin: str | None = None) -> list[Collected]:
+    core = ConversationCore(SCENARIOS, counterparts, seat, Limits(max_turns=3))
+    names = list(counterparts)
     episodes = [
-        Episode(episode_id=f"e{i}", context_id=f"c{i % 4}", world=pin or names[i % len(names)], seed=i)
+        Episode(episode_id=f"e{i}", context_id=f"c{i % 4}", counterpart=pin or names[i % len(names)], seed=i)
         for i in range(6)
     ]
     return asyncio.run(in_order(collect(agent, core.sibling, episodes), episodes))
@@ -145,6 +145,6 @@ def test_episodes_drawn_from_one_ensemble_are_one_pool_and_another_mix_is_anothe
     even, uneven = drawn({"base": 1, "it1": 1}), drawn({"base": 1, "it1": 3})
     assert {p.simulator.name for p in even} == {"base", "it1"}
     check_poolable(even)
-    for others in (uneven, drawn(None, world="it1")):
+    for others in (uneven, drawn(None, counterpart="it1")):
         with pytest.raises(ConfigError, match=r"ensemble of 0\.5"):
             check_poolable([*even, *others])

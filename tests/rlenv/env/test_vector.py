@@ -31,7 +31,7 @@ def settings(seat="chatbot", user=None, opener="assistant", max_turns=4) -> dict
         for i in range(6)
     ]
     others = {"user": user or ScriptedUser(leave_rate=0.2)} if seat == "chatbot" else {"bot": ScriptedChatbot("bot")}
-    return {"seat": seat, "scenarios": made, "world": others, "limits": Limits(max_turns=max_turns)}
+    return {"seat": seat, "scenarios": made, "counterparts": others, "limits": Limits(max_turns=max_turns)}
 
 
 def single() -> ConversationEnv:

@@ -17,7 +17,7 @@ from rlenv.env.core import ConversationCore
 from rlenv.learning.chatbot_preferences import ChatbotPairsConfig, fork_preferences, group_preferences
 from rlenv.population.chatbots.scripted import make_chatbot
 from rlenv.population.oracle import issues_of
-from rlenv.population.scenarios import population_scenarios, population_world
+from rlenv.population.scenarios import population_counterparts, population_scenarios
 from rlenv.population.users.user import PopulationUser
 from rlenv.prompting.chat_format import chat_format
 from rlenv.rewards.registry import make_reward
@@ -46,14 +46,14 @@ def chatbot(format) -> EngineSpeaker:
 
 def core() -> ConversationCore:
     return ConversationCore(
-        population_scenarios(12), population_world("chatbot"), "chatbot", LIMITS, make_reward({"issue_free": 1})
+        population_scenarios(12), population_counterparts("chatbot"), "chatbot", LIMITS, make_reward({"issue_free": 1})
     )
 
 
 def hold(chatbot, contexts=(0, 1, 2, 3), seeds=(1,)) -> list[Collected]:
     scenarios = population_scenarios(12)
     episodes = [
-        Episode(episode_id=f"{c}-{s}", context_id=scenarios[c].context_id, world="population", seed=s)
+        Episode(episode_id=f"{c}-{s}", context_id=scenarios[c].context_id, counterpart="population", seed=s)
         for c in contexts
         for s in seeds
     ]
@@ -136,7 +136,7 @@ def test_a_turn_that_fails_is_counted_and_the_others_go_on(chatbot):
 
 
 def test_failed_episodes_and_speakers_without_tokens_are_no_pairs(chatbot):
-    failed = Collected(episode=Episode(episode_id="e", context_id="c", world="w", seed=1), failure="engine")
+    failed = Collected(episode=Episode(episode_id="e", context_id="c", counterpart="w", seed=1), failure="engine")
     assert group_preferences([failed], chatbot).counts["groups"] == 0
     assert asyncio.run(fork_preferences([failed], chatbot, core().sibling)).counts["conversations"] == 0
     with pytest.raises(ConfigError, match="has no sampled tokens"):

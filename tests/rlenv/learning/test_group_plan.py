@@ -9,7 +9,7 @@ import pytest
 
 from rlenv.core.errors import ConfigError
 from rlenv.env.ensemble import Ensemble
-from rlenv.learning.group_plan import plan_groups, plan_measuring
+from rlenv.learning.group_plan import plan_evaluation, plan_groups
 from rlenv.population.users.user import PopulationUser
 
 CONTEXTS = [f"c{i}" for i in range(10)]
@@ -22,7 +22,7 @@ def test_a_group_is_one_context_and_user_under_different_seeds() -> None:
     groups = plan_groups(CONTEXTS, USERS, 3, 4, 5, seed=7)
     assert [len(group) for group in groups] == [5] * 4
     for group in groups:
-        assert len({(e.context_id, e.world) for e in group}) == 1 and len({e.seed for e in group}) == 5
+        assert len({(e.context_id, e.counterpart) for e in group}) == 1 and len({e.seed for e in group}) == 5
     assert len({e.episode_id for e in chain(*groups)}) == len({e.seed for e in chain(*groups)}) == 20
     assert groups == plan_groups(CONTEXTS[::-1], USERS, 3, 4, 5, seed=7)
     assert groups != plan_groups(CONTEXTS, USERS, 3, 4, 5, seed=8)
@@ -37,7 +37,7 @@ def test_no_context_comes_again_before_the_others_of_its_pass_and_passes_differ_
 
 
 def test_users_come_as_often_as_their_weights_say() -> None:
-    drawn = Counter(g[0].world for n in range(200) for g in plan_groups(CONTEXTS, USERS, n, 5, 2, seed=0))
+    drawn = Counter(g[0].counterpart for n in range(200) for g in plan_groups(CONTEXTS, USERS, n, 5, 2, seed=0))
     assert drawn["it2"] / 1000 == pytest.approx(0.5, abs=0.05) and drawn["base"] / 1000 == pytest.approx(0.25, abs=0.05)
 
 
@@ -47,7 +47,7 @@ def test_a_round_larger_than_the_contexts_is_refused() -> None:
 
 
 def test_measuring_takes_the_same_seeds_whoever_the_users_are() -> None:
-    one, two = (plan_measuring(CONTEXTS, Ensemble({n: PopulationUser()}), 3, seed=1) for n in ("it3", "true"))
+    one, two = (plan_evaluation(CONTEXTS, Ensemble({n: PopulationUser()}), 3, seed=1) for n in ("it3", "true"))
     assert len(one) == 30 == len({e.seed for e in one})
     assert [(e.context_id, e.seed) for e in one] == [(e.context_id, e.seed) for e in two]
-    assert {e.world for e in two} == {"true"}
+    assert {e.counterpart for e in two} == {"true"}

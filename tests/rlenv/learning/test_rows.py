@@ -37,7 +37,7 @@ def trajectory(*rewards: float, seed: int = 0, **changes) -> Trajectory:
         "seat": "chatbot",
         "prompt_ids": (1, 2, 3),
         "completion_ids": tuple(range(10, 10 + len(owners))),
-        "own_mask": tuple(int(n > 0) for n in owners),
+        "action_mask": tuple(int(n > 0) for n in owners),
         "logprobs": tuple(-0.5 if n else 0.0 for n in owners),
         "turn_of_token": tuple(owners),
         "rewards": rewards,
@@ -80,7 +80,7 @@ def test_no_token_of_the_user_ever_has_weight(level):
     rows, _ = training_rows(groups, CreditConfig(level=level))
     own = [t for group in groups for t in group.trajectories]
     for row, source in zip(rows, own, strict=True):
-        for mask, advantage, mine in zip(row.mask, row.advantages, source.own_mask, strict=True):
+        for mask, advantage, mine in zip(row.mask, row.advantages, source.action_mask, strict=True):
             assert mine or (mask == 0 and advantage == 0)
     assert any(any(row.mask) for row in rows)
 
@@ -102,7 +102,7 @@ def test_a_group_of_fewer_than_two_gives_no_rows_and_is_counted():
 
 def test_a_message_without_tokens_counts_in_the_baseline_and_has_none():
     """It was an end of session that ended nothing; leaving it out would make the baseline depend on what was said."""
-    silent = trajectory(4.0, completion_ids=(), own_mask=(), logprobs=(), turn_of_token=())
+    silent = trajectory(4.0, completion_ids=(), action_mask=(), logprobs=(), turn_of_token=())
     group = ConversationGroup(group_id="g", trajectories=(silent, trajectory(1.0, seed=1)))
     rows, _ = training_rows([group], PLAIN)
     assert rows[0].advantages == () and rows[1].advantages == (-3.0, -3.0)

@@ -65,11 +65,11 @@ def speaker(chat: ChatFormat, seat="user", end_rate=0.15, mean_tokens=6) -> Engi
 
 def held(agent: EngineSpeaker, count=24) -> list[Collected]:
     if agent.seat == "user":
-        world, reward = {"w": ScriptedChatbot()}, RealismReward(ScriptedDiscriminator())
+        counterparts, reward = {"w": ScriptedChatbot()}, RealismReward(ScriptedDiscriminator())
     else:
-        world, reward = {"w": ScriptedUser(leave_rate=0.2)}, make_reward({"issue_free": 1.0})
-    core = ConversationCore(SCENARIOS, world, agent.seat, Limits(max_turns=5), reward)
-    episodes = [Episode(episode_id=f"e{i}", context_id=f"c{i % 8}", world="w", seed=i) for i in range(count)]
+        counterparts, reward = {"w": ScriptedUser(leave_rate=0.2)}, make_reward({"issue_free": 1.0})
+    core = ConversationCore(SCENARIOS, counterparts, agent.seat, Limits(max_turns=5), reward)
+    episodes = [Episode(episode_id=f"e{i}", context_id=f"c{i % 8}", counterpart="w", seed=i) for i in range(count)]
     return asyncio.run(in_order(collect(agent, core.sibling, episodes), episodes))
 
 
@@ -111,9 +111,9 @@ def test_mask_log_probs_and_turns_are_aligned_with_the_tokens_and_rewards_with_t
     results = [r for r in held(agent) if r.rewards]
     for result, trajectory in zip(results, trajectories_of(results, agent), strict=True):
         size = len(trajectory.completion_ids)
-        assert len(trajectory.own_mask) == len(trajectory.logprobs) == len(trajectory.turn_of_token) == size
-        assert trajectory.own_mask == tuple(int(n > 0) for n in trajectory.turn_of_token)
-        assert trajectory.own_mask[0] == trajectory.own_mask[-1] == 1
+        assert len(trajectory.action_mask) == len(trajectory.logprobs) == len(trajectory.turn_of_token) == size
+        assert trajectory.action_mask == tuple(int(n > 0) for n in trajectory.turn_of_token)
+        assert trajectory.action_mask[0] == trajectory.action_mask[-1] == 1
         said = own_messages(result, seat)
         assert len(trajectory.rewards) == len(trajectory.reward_parts) == len(said) == max(trajectory.turn_of_token)
         for number, utterance in enumerate(said, 1):
@@ -122,8 +122,8 @@ def test_mask_log_probs_and_turns_are_aligned_with_the_tokens_and_rewards_with_t
             own = tuple(trajectory.completion_ids[i] for i in places)
             assert own == utterance.token_ids[: len(own)] and len(utterance.token_ids) - len(own) <= 1
             assert tuple(trajectory.logprobs[i] for i in places) == utterance.logprobs[: len(own)]
-        assert all(p == 0.0 for p, m in zip(trajectory.logprobs, trajectory.own_mask, strict=True) if not m)
-        assert all(p < 0.0 for p, m in zip(trajectory.logprobs, trajectory.own_mask, strict=True) if m)
+        assert all(p == 0.0 for p, m in zip(trajectory.logprobs, trajectory.action_mask, strict=True) if not m)
+        assert all(p < 0.0 for p, m in zip(trajectory.logprobs, trajectory.action_mask, strict=True) if m)
         assert trajectory.rewards == result.rewards
         assert [sum(p.values()) for p in trajectory.reward_parts] == pytest.approx(list(result.rewards))
         assert trajectory.adapter == ADAPTER and trajectory.provenance == result.provenance
@@ -158,7 +158,7 @@ def test_a_split_that_the_tokenizer_would_not_make_is_kept_as_it_was_sampled(cha
     trajectory = trajectory_of(state, [1.0, 2.0], seat="user", chat=chat, system="s")
     between = (*chat.own.after[1:], *chat.other.before, *chat.encode("Why?"), *chat.other.after, *chat.own.before)
     assert trajectory.completion_ids == (*split, *between, *split)
-    assert trajectory.own_mask == (1,) * len(split) + (0,) * len(between) + (1,) * len(split)
+    assert trajectory.action_mask == (1,) * len(split) + (0,) * len(between) + (1,) * len(split)
     retokenised = state.model_copy(
         update={
             "turns": tuple(
@@ -188,8 +188,8 @@ def test_an_episode_without_an_own_message_has_a_prompt_and_nothing_to_learn(cha
     state = ended(Turn(role="user", utterance=Utterance(text="bye")), by="user", reason="end_of_session")
     trajectory = trajectory_of(state, [], seat="chatbot", chat=chat, system="s")
     assert trajectory.prompt_ids == tuple(chat.prompt("s", state.turns, "chatbot"))
-    assert trajectory.completion_ids == trajectory.own_mask == trajectory.logprobs == trajectory.rewards == ()
-    result = Collected(episode=Episode(episode_id="e", context_id="c", world="w", seed=0), state=state)
+    assert trajectory.completion_ids == trajectory.action_mask == trajectory.logprobs == trajectory.rewards == ()
+    result = Collected(episode=Episode(episode_id="e", context_id="c", counterpart="w", seed=0), state=state)
     failed = Collected(episode=result.episode, failure="engine", reason="x")
     assert trajectories_of([result, failed], speaker(chat, "chatbot")) == []
 

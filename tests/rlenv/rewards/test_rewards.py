@@ -19,7 +19,7 @@ from rlenv.population.chatbots.scripted import chatbot_names, make_chatbot
 from rlenv.population.oracle import issues_of
 from rlenv.population.scenarios import population_scenarios
 from rlenv.population.users.user import PopulationUser
-from rlenv.rewards.labels import JudgedLabels, said_actions
+from rlenv.rewards.labels import JudgedLabels, self_labelled_actions
 from rlenv.rewards.registry import make_reward, register_reward, reward_names
 from rlenv.rewards.terms import IssueFreeReward, JudgeReward, RealismReward, UserActionsReward
 from rlenv.speakers.scripted import ScriptedChatbot, ScriptedDiscriminator, ScriptedJudge, ScriptedUser
@@ -150,7 +150,7 @@ def test_on_the_population_the_steps_add_up_to_the_whole_conversations_labels():
     )
     core = ConversationCore(population_scenarios()[:12], {"u": PopulationUser()}, "chatbot", Limits(8), reward)
     episodes = [
-        Episode(episode_id=str(i), context_id=s.context_id, world="u", seed=i)
+        Episode(episode_id=str(i), context_id=s.context_id, counterpart="u", seed=i)
         for i, s in enumerate(population_scenarios()[:12])
     ]
     num_issues = num_actions = 0
@@ -161,7 +161,7 @@ def test_on_the_population_the_steps_add_up_to_the_whole_conversations_labels():
             assert charged["issue_free"] == -sum(2.0 if i == WRAP_UP else 1.0 for i in found)
         for reward_, charged in zip(result.rewards, result.reward_parts, strict=True):
             assert reward_ == pytest.approx(sum(charged.values()))
-        answers = asyncio.run(said_actions(state))[state.opener == "user" :]
+        answers = asyncio.run(self_labelled_actions(state))[state.opener == "user" :]
         taxonomy = UserActionsReward().taxonomy
         net = sum((a in taxonomy.action_ids("good")) - (a in taxonomy.action_ids("bad")) for x in answers for a in x)
         assert sum(c["user_actions"] for c in result.reward_parts) == pytest.approx(0.5 * net)
@@ -233,10 +233,10 @@ def test_a_reward_in_the_wrong_seat_is_refused_when_it_is_made_and_when_it_is_us
             make_reward(spec, seat=seat, discriminator=judge)
         assert [line.split(":")[0] for line in str(caught.value).splitlines()] == [f"rewards.{name}" for name in spec]
         reward = make_reward(spec, discriminator=judge)
-        world = {"a": ScriptedUser()} if seat == "chatbot" else {"a": ScriptedChatbot()}
+        counterparts = {"a": ScriptedUser()} if seat == "chatbot" else {"a": ScriptedChatbot()}
         scenario = Scenario(context_id="c", user_id="u", context=SessionContext())
         with pytest.raises(ConfigError, match=f"got seat '{seat}'"):
-            ConversationCore([scenario], world, seat, reward=reward)
+            ConversationCore([scenario], counterparts, seat, reward=reward)
     with pytest.raises(ConfigError, match="seat 'user', got seat 'chatbot'"):
         ConversationCore([scenario], {"a": ScriptedUser()}, "chatbot", reward=RealismReward(judge))
 

@@ -9,7 +9,7 @@ from rlenv.core.types import Message, SessionContext
 from rlenv.env.collect import Collected, Episode
 from rlenv.env.conversation import Limits, begin, converse
 from rlenv.evaluation.chatbot_rl.figures import figures_of, held_of
-from rlenv.evaluation.chatbot_rl.records import Held
+from rlenv.evaluation.chatbot_rl.records import EvaluationEpisode
 from rlenv.evaluation.statistics.intervals import ratio_standard_error
 from rlenv.population.chatbots.scripted import make_chatbot
 from rlenv.population.oracle import issues_of
@@ -18,17 +18,18 @@ from rlenv.population.users.user import PopulationUser
 CONTEXT = SessionContext.model_validate({"population": {"user": 3, "session": 0, "seed": 0}})
 
 
-def held(context: str, seed: int, *replies: tuple[str, tuple[str, ...]], rewards=(0.0,), **more) -> Held:
+def held(context: str, seed: int, *replies: tuple[str, tuple[str, ...]], rewards=(0.0,), **more) -> EvaluationEpisode:
     messages = []
     for text, issues in replies:
         messages += [Message(role="user", content="hi"), Message(role="assistant", content=text, issues=issues)]
-    return Held(context_id=context, world="w", seed=seed, messages=tuple(messages), rewards=rewards, **more)
+    said = tuple(messages)
+    return EvaluationEpisode(context_id=context, counterpart="w", seed=seed, messages=said, rewards=rewards, **more)
 
 
 CONVERSATIONS = [
     held("a", 1, ("one two three", ()), ("one two", ("blank_message",)), rewards=(1.0, 1.0), ended_by="user"),
     held("b", 1, ("one two four", ("blank_message", "blames_user")), rewards=(4.0,), reply_tokens=(5,), num_cut=1),
-    Held(context_id="b", world="w", seed=2, failure="engine"),
+    EvaluationEpisode(context_id="b", counterpart="w", seed=2, failure="engine"),
 ]
 
 
@@ -65,7 +66,7 @@ def test_unequal_contexts_weigh_by_their_messages():
 
 
 def test_nothing_held_is_nothing_measured():
-    found = figures_of([Held(context_id="a", world="w", seed=1, failure="engine")])
+    found = figures_of([EvaluationEpisode(context_id="a", counterpart="w", seed=1, failure="engine")])
     assert found.num_failed == 1 and found.reward.value is None and found.issue_rate.value is None
 
 
@@ -73,7 +74,7 @@ def test_an_episode_becomes_a_record_with_the_labels_on_the_chatbots_messages():
     state = asyncio.run(
         converse(begin("c", CONTEXT, seed=5), PopulationUser(), make_chatbot("glitchy"), Limits(max_turns=6))
     )
-    episode = Episode(episode_id="e", context_id="c", world="population", seed=5)
+    episode = Episode(episode_id="e", context_id="c", counterpart="population", seed=5)
     labels = issues_of(state)
     found = held_of(Collected(episode=episode, state=state, rewards=(0.5,) * len(labels)), labels)
     assert found.key == ("c", "population", 5) and found.reply_tokens == ()

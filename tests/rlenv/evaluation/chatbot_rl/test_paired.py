@@ -7,12 +7,14 @@ from scipy import stats
 from rlenv.core.errors import ConfigError
 from rlenv.core.types import Message
 from rlenv.evaluation.chatbot_rl.paired import paired_evaluation
-from rlenv.evaluation.chatbot_rl.records import EvaluationSet, Held, Users
+from rlenv.evaluation.chatbot_rl.records import EvaluationEpisode, EvaluationSet, Users
 
 SYCOPHANTIC = "chatbot_is_sycophantic"
 
 
-def held(context: str, seed: int, flags: list[bool], *, world: str = "w", issue: str = SYCOPHANTIC, **more) -> Held:
+def held(
+    context: str, seed: int, flags: list[bool], *, counterpart: str = "w", issue: str = SYCOPHANTIC, **more
+) -> EvaluationEpisode:
     messages = []
     for i, flag in enumerate(flags):
         text = f"reply {i} of {context} {seed}"
@@ -21,10 +23,10 @@ def held(context: str, seed: int, flags: list[bool], *, world: str = "w", issue:
             Message(role="assistant", content=text, issues=(issue,) if flag else ()),
         ]
     fields = {"rewards": (-float(sum(flags)),), "ended_by": "user", "end_reason": "end_of_session"} | more
-    return Held(context_id=context, world=world, seed=seed, messages=tuple(messages), **fields)
+    return EvaluationEpisode(context_id=context, counterpart=counterpart, seed=seed, messages=tuple(messages), **fields)
 
 
-def draw(rng, rate: float, contexts: int, seeds: int = 2, spread: float = 0.15, **more) -> list[Held]:
+def draw(rng, rate: float, contexts: int, seeds: int = 2, spread: float = 0.15, **more) -> list[EvaluationEpisode]:
     """Contexts that differ in how hard they are: messages of one are not independent."""
     hardness = np.random.default_rng(7).normal(0, spread, contexts)
     return [
@@ -34,7 +36,7 @@ def draw(rng, rate: float, contexts: int, seeds: int = 2, spread: float = 0.15, 
     ]
 
 
-def group(name: str, kind: str, before: list[Held], after: list[Held]) -> EvaluationSet:
+def group(name: str, kind: str, before: list[EvaluationEpisode], after: list[EvaluationEpisode]) -> EvaluationSet:
     return EvaluationSet(users=Users(name=name, kind=kind), before=tuple(before), after=tuple(after))
 
 
@@ -168,7 +170,7 @@ def test_a_category_or_ending_of_one_side_only_is_none_on_the_other():
 def test_a_pair_of_which_one_failed_is_dropped_whole_and_counted():
     before = [held(f"c{i}", 0, [True]) for i in range(5)]
     after = [held(f"c{i}", 0, [False]) for i in range(4)]
-    after += [Held(context_id="c4", world="w", seed=0, failure="engine")]
+    after += [EvaluationEpisode(context_id="c4", counterpart="w", seed=0, failure="engine")]
     [row] = paired_evaluation([group("t", "training", before, after)]).rows
     assert (row.num_pairs, row.num_contexts, row.num_dropped) == (4, 4, 1)
     assert row.issue_rate.before.num == 4
