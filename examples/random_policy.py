@@ -11,12 +11,11 @@ It prints a line an episode:
 
 import gymnasium as gym
 
-import rlenv  # noqa: F401 (registers the envs)
-from rlenv.rewards.registry import make_reward
+import rlenv
 
 
 def main(num_episodes: int = 3) -> None:
-    env = gym.make("rlenv/Conversation-v0", reward=make_reward({"user_actions": 1.0}))
+    env = gym.make("rlenv/Conversation-v0", reward=rlenv.make_reward({"user_actions": 1.0}))
     env.action_space.seed(0)
     for seed in range(num_episodes):
         obs, info = env.reset(seed=seed)

@@ -10,22 +10,19 @@ It prints the conversation up to the snapshot, and then:
     return of fork 3:     -9.0
 """
 
-import gymnasium as gym
-
-import rlenv  # noqa: F401 (registers the envs)
-from rlenv.rewards.registry import make_reward
+import rlenv
 
 QUESTIONS = ("What brings you here today?", "How long has it been like this?", "What would make it a little easier?")
 
 
-def chatbot(observation) -> str:
+def chatbot(observation: tuple[rlenv.Message, ...]) -> str:
     """Returns the next message: three questions, then the user's own words back."""
     asked = sum(message.role == "assistant" for message in observation)
     last = observation[-1].content if observation else ""
     return QUESTIONS[asked] if asked < len(QUESTIONS) else f"I hear you say: {last}"
 
 
-def play(env, observation) -> float:
+def play(env: rlenv.ConversationEnv, observation: tuple[rlenv.Message, ...]) -> float:
     """Plays to the end; returns the sum of rewards."""
     total, over = 0.0, False
     while not over:
@@ -35,8 +32,8 @@ def play(env, observation) -> float:
 
 
 def main() -> None:
-    reward = make_reward({"user_actions": 1.0, "issue_free": {"weight": 0.5}})
-    env = gym.make("rlenv/Conversation-v0", reward=reward, render_mode="ansi").unwrapped
+    reward = rlenv.make_reward({"user_actions": 1.0, "issue_free": {"weight": 0.5}})
+    env = rlenv.ConversationEnv(reward=reward, render_mode="ansi")
     observation, _ = env.reset(seed=7)
     for _ in range(2):
         observation, *_ = env.step(chatbot(observation))

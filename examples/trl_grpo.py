@@ -10,11 +10,8 @@ Without a folder the model is a small random Llama, which shows the machinery an
 import sys
 import tempfile
 
-import rlenv.population.scenarios as population
+import rlenv
 from launch.serving.trl import TrlRollouts, env_prompts, env_reward, in_process
-from rlenv.env.conversation import Limits
-from rlenv.env.core import ConversationCore
-from rlenv.rewards.registry import make_reward
 
 
 def random_llama():
@@ -36,9 +33,9 @@ def main(model_folder: str | None = None) -> None:
     if model_folder:
         model = AutoModelForCausalLM.from_pretrained(model_folder)
         tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    reward = make_reward({"issue_free": 1.0, "user_actions": 1.0})
-    users = population.population_counterparts("chatbot")
-    core = ConversationCore(population.population_scenarios(), users, "chatbot", Limits(max_turns=3), reward)
+    reward = rlenv.make_reward({"issue_free": 1.0, "user_actions": 1.0})
+    users = rlenv.population_counterparts("chatbot")
+    core = rlenv.ConversationCore(rlenv.population_scenarios(), users, "chatbot", rlenv.Limits(max_turns=3), reward)
     rollouts = TrlRollouts(core, in_process(lambda _: "You are a support chatbot.", max_tokens=12))
     with tempfile.TemporaryDirectory() as folder:
         config = GRPOConfig(

@@ -18,17 +18,12 @@ import sys
 import tempfile
 from textwrap import shorten
 
+import rlenv
 from launch.run.config import RayConfig
 from launch.run.serving import cluster
 from rlenv.core import aio
-from rlenv.core.types import Sampling
-from rlenv.env.collect import Episode, collect, in_order
-from rlenv.env.conversation import Limits
-from rlenv.env.core import ConversationCore
 from rlenv.models.named import load_smollm2
-from rlenv.population.scenarios import population_scenarios, population_counterparts
 from rlenv.prompting.chat_format import chat_format
-from rlenv.rewards.registry import make_reward
 from rlenv.speakers.engine import EngineSpeaker
 
 SYSTEM = "You are a kind listener. Answer in one short sentence: name the feeling you hear, then ask one question."
@@ -42,30 +37,33 @@ def main(folder: str) -> None:
 
     model = load_smollm2(f"{folder}/smollm2-135m-instruct")
     format = chat_format(AutoTokenizer.from_pretrained(model))
-    scenarios = population_scenarios()
-    core = ConversationCore(
-        scenarios, population_counterparts("chatbot"), "chatbot", Limits(max_turns=3), make_reward({"user_actions": 1.0})
-    )
+    scenarios, users = rlenv.population_scenarios(), rlenv.population_counterparts("chatbot")
+    reward = rlenv.make_reward({"user_actions": 1.0})
+    core = rlenv.ConversationCore(scenarios, users, "chatbot", rlenv.Limits(max_turns=3), reward)
     episodes = [
-        Episode(episode_id=str(i), context_id=scenarios[i].context_id, counterpart="population", seed=i) for i in range(4)
+        rlenv.Episode(episode_id=str(i), context_id=scenarios[i].context_id, counterpart="population", seed=i)
+        for i in range(4)
     ]
     config = EngineConfig(
         model=str(model), max_model_len=2048, max_num_seqs=8, kv_cache_gib=0.5, max_loras=0, log_dir=f"{folder}/logs"
     )
     with cluster(RayConfig()), EnginePool(config) as engine:
-        sampling = Sampling(temperature=0.7, max_tokens=40)
+        sampling = rlenv.Sampling(temperature=0.7, max_tokens=40)
         chatbot = EngineSpeaker("smollm2", engine, format, "chatbot", lambda context: SYSTEM, sampling)
-        held = aio.run(in_order(collect(chatbot, core.sibling, episodes), episodes))
-    failed = [result for result in held if result.state is None]
-    if failed:
-        raise SystemExit(failed[0].reason)
-    turns = [turn for result in held for turn in result.state.turns]
-    for turn in held[0].state.turns:
+        results = aio.run(rlenv.in_order(rlenv.collect(chatbot, core.sibling, episodes), episodes))
+    for result in results:
+        if result.failure is not None:
+            raise SystemExit(result.reason)
+    conversations = [result.state for result in results if result.state is not None]
+    for turn in conversations[0].turns:
         who = "user" if turn.role == "user" else "chatbot"
         print(shorten(f"{who}: {turn.utterance.text}", 100, placeholder=" ..."))
+    turns = [turn for state in conversations for turn in state.turns]
     num_tokens = sum(len(turn.utterance.token_ids) for turn in turns)
-    mean = sum(sum(result.rewards) for result in held) / len(held)
-    print(f"\n{len(held)} conversations, {len(turns)} messages, {num_tokens} tokens sampled, mean return {mean:+.2f}")
+    mean = sum(sum(result.rewards) for result in results) / len(results)
+    print(
+        f"\n{len(results)} conversations, {len(turns)} messages, {num_tokens} tokens sampled, mean return {mean:+.2f}"
+    )
 
 
 if __name__ == "__main__":
