@@ -8,7 +8,6 @@ The answer's message is what the simulated user says next (its role is "assistan
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import os
 import secrets
@@ -27,6 +26,7 @@ from starlette.exceptions import HTTPException
 
 from launch.run.contents import version_order
 from launch.serving.user_requests import RequestError, SampledMessages, UserRequest, next_key, state_of
+from rlenv.core.aio import all_of
 from rlenv.core.errors import ConfigError, EngineError, OverlongError, there_are
 from rlenv.core.protocols import UserSimulator
 from rlenv.core.types import ConversationState, Utterance
@@ -126,7 +126,7 @@ def user_app(
         user = users[body.model]
         state, key = state_of(body, scenarios, known, seed)
         seeds = [reply_seed(state, *(("choice", i) if i else ())) for i in range(body.n)]
-        said = await asyncio.gather(*(user.reply(state, each) for each in seeds))
+        said = await all_of(lambda each: user.reply(state, each), seeds)
         for utterance in said:
             known.keep(next_key(key, "user", utterance.text), utterance)
         return _answer(body, user, state, said)

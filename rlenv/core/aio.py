@@ -72,11 +72,18 @@ async def as_finished(
         await asyncio.gather(*under_way, return_exceptions=True)
 
 
-async def all_of(work: Callable[[Item], Awaitable[T]], items: Iterable[Item], concurrency: int) -> list[T]:
-    """Returns the results of ``work`` in the order of the items; see ``as_finished``."""
+async def all_of(
+    work: Callable[[Item], Awaitable[T]], items: Iterable[Item], concurrency: int | None = None
+) -> list[T]:
+    """Returns the results of ``work`` in the order of the items; see ``as_finished``. Without a limit, all at once.
+
+    Unlike ``asyncio.gather``, the first error cancels the others before it is raised.
+    """
+    items = list(items)
+    most = max(1, len(items)) if concurrency is None else concurrency
 
     async def numbered(item: tuple[int, Item]) -> tuple[int, T]:
         return item[0], await work(item[1])
 
-    found = dict([pair async for pair in as_finished(numbered, enumerate(items), concurrency)])
+    found = dict([pair async for pair in as_finished(numbered, enumerate(items), most)])
     return [found[i] for i in range(len(found))]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from rlenv.core.aio import all_of
 from rlenv.core.protocols import Reward
 from rlenv.core.types import ConversationState, Seat
 
@@ -19,7 +19,7 @@ class WeightedReward:
 
     async def __call__(self, before: ConversationState, after: ConversationState) -> dict[str, float]:
         """Returns every part, weighted."""
-        found = await asyncio.gather(*(reward(before, after) for _, reward in self.terms.values()))
+        found = await all_of(lambda term: term[1](before, after), self.terms.values())
         return {
             name if len(parts) == 1 else f"{name}/{part}": weight * value
             for (name, (weight, _)), parts in zip(self.terms.items(), found, strict=True)

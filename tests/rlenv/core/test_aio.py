@@ -1,0 +1,47 @@
+"""Many pieces of work at once: in order, bounded, and none left running after an error."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from rlenv.core.aio import all_of
+
+
+def test_results_come_in_the_order_of_the_items_with_at_most_so_many_under_way():
+    under_way = most = 0
+
+    async def work(item: int) -> int:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.001 * (10 - item))
+        under_way -= 1
+        return item * item
+
+    for concurrency, expected in ((1, 1), (3, 3), (None, 10)):
+        most = 0
+        assert asyncio.run(all_of(work, range(10), concurrency)) == [i * i for i in range(10)]
+        assert most == expected
+    assert asyncio.run(all_of(work, [])) == []
+
+
+def test_the_first_error_cancels_what_is_under_way_before_it_is_raised():
+    ended: list[str] = []
+
+    async def work(item: int) -> None:
+        try:
+            await asyncio.sleep(0.01 if item == 2 else 60)
+        except asyncio.CancelledError:
+            ended.append(f"{item} cancelled")
+            raise
+        raise ValueError(f"{item} failed")
+
+    async def main() -> None:
+        with pytest.raises(ValueError, match="2 failed"):
+            await all_of(work, range(4))
+        assert sorted(ended) == ["0 cancelled", "1 cancelled", "3 cancelled"]
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(main())
