@@ -52,8 +52,9 @@ def evaluate(
     """
     from launch.reports.embedding import EmbeddingOptions, make_embeddings
     from launch.reports.inputs import PART, read_ab_tests, read_inputs
-    from launch.reports.output import check_free, new_directory, write_evaluation
+    from launch.reports.output import check_free, write_evaluation
     from launch.serving.language_models import cache_folder
+    from rlenv.core.files import new_folder
     from rlenv.core.taxonomy import load_taxonomy
     from rlenv.evaluation.embeddings.sessions import EmbeddingConfig
     from rlenv.evaluation.subjects import check_subjects
@@ -80,7 +81,8 @@ def evaluate(
         ab_tests=tests,
         taxonomy=load_taxonomy(taxonomy),
     )
-    with new_directory(out, overwrite) as folder:
+    check_free(out, overwrite)  # again: minutes have passed
+    with new_folder(out, replace=overwrite) as folder:
         num_tables, num_pictures = write_evaluation(
             folder, evaluation, inputs, transcripts=transcripts, real_transcripts=real_transcripts, seed=seed
         )

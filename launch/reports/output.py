@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from launch.reports.evaluation_page import write_report
@@ -14,7 +11,6 @@ from launch.reports.inputs import Inputs
 from launch.reports.pages import Section
 from launch.reports.sheets import Sheet, sheets, to_csv
 from launch.reports.transcripts import choose_transcripts
-from launch.run.directory import PARTIAL
 from rlenv.core.errors import ConfigError
 from rlenv.core.files import write_json, write_text
 from rlenv.evaluation.suite import Evaluation
@@ -53,38 +49,11 @@ def write_evaluation(
     return len(tables) + len(own_sheets), len(pictures)
 
 
-@contextmanager
-def new_directory(out: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Gives a folder that becomes ``out`` when all of it is written; whatever interrupts leaves ``out`` as it was.
-
-    Raises:
-        ConfigError: ``out`` is there and ``overwrite`` is not given, or it is no evaluation of ours.
-    """
-    out = out.absolute()
-    check_free(out, overwrite)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + PARTIAL)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        yield partial
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    if out.exists():
-        old = out.with_name(out.name + ".old")
-        os.rename(out, old)
-        os.rename(partial, out)
-        shutil.rmtree(old)
-    else:
-        os.rename(partial, out)
-
-
 def check_free(out: Path, overwrite: bool = False) -> None:
     """Returns if ``out`` may be written.
 
     Raises:
-        ConfigError: see ``new_directory``.
+        ConfigError: ``out`` is there and ``overwrite`` is not given, or it is no evaluation of ours.
     """
     if not out.exists():
         return

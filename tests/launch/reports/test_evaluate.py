@@ -11,8 +11,8 @@ import typer
 
 from launch.reports.evaluate import register
 from launch.reports.inputs import read_ab_tests, read_inputs
-from launch.reports.output import new_directory
 from rlenv.core.errors import ConfigError, RlenvError
+from rlenv.core.files import new_folder
 from rlenv.data.sessions import read_sessions, write_sessions
 from rlenv.speakers.local_endpoint import serve
 
@@ -86,13 +86,13 @@ def test_an_evaluation_is_not_overwritten_unasked_and_a_failure_leaves_it(files,
     with pytest.raises(ConfigError, match="no evaluation"):
         evaluate(files.good, "--real", files.real, "--out", tmp_path, "--overwrite")
     target = tmp_path / "kept"
-    with new_directory(target) as folder:
+    with new_folder(target) as folder:
         (folder / "metrics.json").write_text("1")
-    with pytest.raises(RuntimeError), new_directory(target, overwrite=True) as folder:
+    with pytest.raises(RuntimeError), new_folder(target, replace=True) as folder:
         (folder / "metrics.json").write_text("2")
         raise RuntimeError
     assert (target / "metrics.json").read_text() == "1" and [p.name for p in tmp_path.iterdir()] == ["kept"]
-    with new_directory(target, overwrite=True) as folder:
+    with new_folder(target, replace=True) as folder:
         (folder / "metrics.json").write_text("3")
     assert (target / "metrics.json").read_text() == "3" and [p.name for p in tmp_path.iterdir()] == ["kept"]
 
