@@ -22,7 +22,7 @@ def main(num_episodes: int = 3) -> None:
         total, over = 0.0, info["ended_by"] is not None
         while not over:
             obs, reward, terminated, truncated, info = env.step(env.action_space.sample())
-            total, over = total + reward, terminated or truncated
+            total, over = total + float(reward), terminated or truncated
         end = f"ended by {info['ended_by']} ({info['end_reason']})"
         print(f"seed {seed}: {len(obs)} messages, return {total:+.1f}, {end}")
     env.close()

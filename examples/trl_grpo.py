@@ -21,8 +21,11 @@ def random_llama():
     from trainers.pretrain.loop import new_llama, train_tokenizer
 
     tokenizer = train_tokenizer(["user assistant system a few plain words to learn merges from"], 320, 2048)
-    size = {"vocab_size": 320, "hidden_size": 32, "num_layers": 2, "num_heads": 2, "intermediate_size": 64}
-    return new_llama(PretrainConfig(**size, max_positions=2048, dtype="float32"), chat_format(tokenizer)), tokenizer
+    config = PretrainConfig(
+        vocab_size=320, hidden_size=32, num_layers=2, num_heads=2, intermediate_size=64, max_positions=2048,
+        dtype="float32",
+    )  # fmt: skip
+    return new_llama(config, chat_format(tokenizer)), tokenizer
 
 
 def main(model_folder: str | None = None) -> None:

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Installs rlenv and runs the fast checks: style, types, and the tests that start no engine, no Ray and no training.
+# Arguments go to pytest. The whole suite is launch/test.sh.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/install.sh"
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/mypy
+exec .venv/bin/python -m pytest -q -n "${RLENV_TEST_PROCESSES:-2}" --dist loadfile -m "not slow and not ray and not vllm" "$@"
