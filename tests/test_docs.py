@@ -6,9 +6,11 @@ block right below a Python block is what that block prints.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -90,8 +92,21 @@ def test_the_architecture_names_every_folder():
     assert {folder for folder in folders if f"`{folder}/`" not in page} == set()
 
 
+def test_the_picture_of_the_layers_has_the_order_that_the_import_rules_hold():
+    tree = ast.parse((ROOT / "tests" / "test_import_rules.py").read_text())
+    layers = next(ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and "LAYERS" in names(n))
+    picture = re.sub(r"[│┌┐└┘─┬┴▼\s]+", " ", (ROOT / "docs" / "architecture.md").read_text())
+    for package in ("rlenv", "trainers", "launch"):
+        for above, below in pairwise(reversed(layers[package])):
+            assert f"{above} → {below}" in picture, package
+
+
 def test_the_readme_fits_on_a_few_screens():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def names(node: ast.Assign) -> list[str]:
+    return [target.id for target in node.targets if isinstance(target, ast.Name)]
 
 
 def anchors(page: Path) -> set[str]:
