@@ -1,14 +1,68 @@
-"""What several folders of tests share: a random Llama small enough to train in a test, and a real small chat model."""
+"""What several folders of tests share: the order they run in, one local Ray, and small models."""
 
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Ray Train looks at its workers every two seconds, and a worker that reports a checkpoint waits for the look.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # Ray's own 30 s are few on a busy machine
+ROOT = Path(__file__).parents[1]
+SLOW = {"slow", "ray", "vllm"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--exhaustive", action="store_true", help="run the long proofs too (marker exhaustive)")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves the long proofs out unless they are asked for; puts fast tests first, and groups tests for two processes.
+
+    Under ``--dist loadgroup`` a group runs in one process, so that its fixtures are made once: the fast tests of a
+    file, its slow tests, or what is marked ``xdist_group``.
+    """
+    if not config.getoption("exhaustive") and "exhaustive" not in config.option.markexpr:
+        left_out = [item for item in items if item.get_closest_marker("exhaustive")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+    def is_slow(item: pytest.Item) -> bool:
+        return any(mark.name in SLOW for mark in item.iter_markers())
+
+    items.sort(key=is_slow)
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            tier = "slow" if is_slow(item) else "fast"
+            item.add_marker(pytest.mark.xdist_group(f"{tier} {item.path.relative_to(ROOT)}"))
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """One local Ray of two CPUs for all tests of this process."""
+    import ray
+
+    folders = [str(ROOT), str(ROOT / "tests" / "trainers"), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(folders)  # for Ray's processes
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+        ray.init(
+            address="local",
+            num_cpus=2,
+            num_gpus=0,
+            include_dashboard=False,
+            object_store_memory=100 * 2**20,
+            logging_level="ERROR",
+            _temp_dir=folder,
+        )
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -45,13 +45,5 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Adapter, Adapte
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory):
-    """A local Ray of two CPUs, for the session."""
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    yield
-    ray.shutdown()
+def cluster(local_ray: None) -> None:
+    """A local Ray of two CPUs."""

@@ -1,4 +1,4 @@
-"""A tiny run of Algorithm 1, and its driver as a process of its own that can be killed."""
+"""A tiny run of Algorithm 1, made once for all tests, and its driver as a process of its own that can be killed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,15 @@ TINY: dict[str, Any] = {
     "scoring": {"threads": 1},
     "ray": {"num_cpus": 2, "num_gpus": 0},
 }
+STUDY: dict[str, Any] = {
+    "chatbots": ["steady", "echo", "scattered"],
+    "treatments": {"echo-fixed": {"control": "echo", "habits": {"repeat": 0.0}}},
+    "real_sessions_per_chatbot": 10,
+    "simulated_sessions_per_chatbot": 3,
+    "judge_sessions": 60,
+    "sft_sizes": [4, 8],
+    "size_sessions_per_chatbot": 2,
+}
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -94,6 +104,31 @@ def write_config(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
         return path
 
     return write
+
+
+@dataclass(frozen=True)
+class TinyRun:
+    """A run of Algorithm 1 as an undisturbed one in this process leaves it, which is a study's adversarial run."""
+
+    config: Path
+    root: Path
+    study: Path
+    """The study's configuration; its directory is the parent of ``root``."""
+
+
+@pytest.fixture(scope="session")
+def tiny_run(write_config: Callable[..., Path], local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """The tiny run, finished. Who changes its files puts them back."""
+    from launch.adversarial.algorithm import run_adversarial
+    from launch.run.settings import load_config, to_dict
+    from launch.study.config import adversarial_config, load_study
+
+    study = tmp_path_factory.mktemp("tiny_study") / "study.yaml"
+    run = yaml.safe_load(write_config().read_text())
+    study.write_text(yaml.safe_dump({**STUDY, "out_dir": str(study.with_suffix("")), "run": run}))
+    config = study.with_name("adversarial.yaml")
+    config.write_text(yaml.safe_dump(to_dict(adversarial_config(load_study(study)))))
+    return TinyRun(config, run_adversarial(load_config(config)).root, study)
 
 
 @pytest.fixture(scope="session")

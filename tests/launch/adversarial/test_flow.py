@@ -1,16 +1,22 @@
-"""A whole run on the CPU, undisturbed; and the same run killed inside every phase and started again: equal files."""
+"""A whole run on the CPU, undisturbed in this process; and as a driver of its own that is killed and started again.
+
+Each phase is also made again in this process after its folder has gone. The equal of all: the same files, to the byte.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from launch.adversarial.algorithm import run_adversarial
+from launch.run.settings import load_config
 from rlenv.data.sessions import read_sessions
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.xdist_group("tiny run")]
 
 NOT_COMPARED = ("logs", "training")  # progress with wall times; Ray Train's own
 
@@ -48,31 +54,42 @@ PHASES = [*INSIDE, "it1/simulated", "it1/discriminator", "it1/measures"]
 """All phases of the run, in order."""
 
 
-@pytest.fixture(scope="module")
-def where(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("flow")
+GONE = {
+    "every second phase": ("models/small-llama", "base/simulated", "base/measures", "it1/adapter"),
+    "those between": ("data", "base/adapter", "base/preferences"),
+}
+"""Phases whose folders are removed together; each has finished phases before it and after it."""
 
 
 @pytest.fixture(scope="module")
-def config(where, write_config) -> Path:
-    return write_config(out_dir=str(where / "run"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(where, config, ray_folder, driver_class) -> Path:
-    """The run as it is when nobody disturbs it, moved away so that another can be held under the same name."""
-
-    driver = driver_class(config, ray_folder)
-    driver.wait()
-    phases = [json.loads(line)["phase"] for line in (where / "run" / "timings.jsonl").read_text().splitlines()]
+def undisturbed(tiny_run, tmp_path_factory) -> Path:
+    """A copy of the run as it is when nobody disturbs it."""
+    phases = [json.loads(line)["phase"] for line in (tiny_run.root / "timings.jsonl").read_text().splitlines()]
     assert phases == PHASES
-    return (where / "run").rename(where / "undisturbed")
+    return Path(shutil.copytree(tiny_run.root, tmp_path_factory.mktemp("flow") / "undisturbed"))
+
+
+@pytest.fixture
+def free_place(tiny_run, undisturbed) -> Iterator[Path]:
+    """The run's place, empty for the time of the test: a run's files tell where it is."""
+    aside = tiny_run.root.rename(tiny_run.root.with_name("aside"))
+    yield tiny_run.root
+    shutil.rmtree(tiny_run.root, ignore_errors=True)
+    aside.rename(tiny_run.root)
 
 
 def files(run: Path) -> dict[str, bytes]:
     """Returns every file of a run that is the same whenever it is made."""
     paths = [p for p in sorted(run.rglob("*")) if p.is_file() and p.relative_to(run).parts[0] not in NOT_COMPARED]
     return {str(p.relative_to(run)): p.read_bytes() for p in paths if p.name not in ("timings.jsonl", ".lock")}
+
+
+def compare(run: Path, undisturbed: Path) -> None:
+    """Fails where anything but wall times differs."""
+    ours, theirs = files(run), files(undisturbed)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+    assert not list(run.rglob("*.partial"))
 
 
 def test_a_whole_run_leaves_sessions_pairs_adapters_and_metrics(undisturbed):
@@ -105,22 +122,48 @@ def test_no_user_of_one_part_stands_in_another(undisturbed):
     assert context_of <= trained_on
 
 
-def test_a_run_killed_inside_every_phase_ends_with_the_files_of_an_undisturbed_one(
-    undisturbed, where, config, start_driver, still_running
+@pytest.mark.parametrize("gone", GONE.values(), ids=GONE)
+def test_phases_whose_folders_have_gone_are_made_again_from_the_files_of_the_others(
+    tiny_run, undisturbed, gone, caplog
 ):
-    run, killed = where / "run", []
+    caplog.set_level("INFO")
+    for phase in gone:
+        shutil.rmtree(tiny_run.root / phase)
+    run_adversarial(load_config(tiny_run.config))
+    made = [message.split(":")[0] for message in caplog.messages if message.endswith(": begins")]
+    assert sorted(made) == sorted(gone)
+    compare(tiny_run.root, undisturbed)
+
+
+def test_a_driver_killed_inside_a_training_ends_with_the_files_of_an_undisturbed_one(
+    undisturbed, tiny_run, free_place, start_driver, still_running
+):
+    phase, driver = "base/discriminator", start_driver(tiny_run.config)
+    driver.wait_for(f"{phase}: begins")
+    driver.wait_until(INSIDE[phase](free_place))
+    killed = driver.kill()
+    assert not (free_place / phase).exists()
+    last = start_driver(tiny_run.config)
+    last.wait()
+    assert last.said("base/simulated: there already") and last.said(f"{phase}: begins")
+    assert still_running(killed) == []
+    compare(free_place, undisturbed)
+
+
+@pytest.mark.exhaustive
+def test_a_run_killed_inside_every_phase_ends_with_the_files_of_an_undisturbed_one(
+    undisturbed, tiny_run, free_place, start_driver, still_running
+):
+    killed = []
     for phase, inside in INSIDE.items():
-        driver = start_driver(config)
+        driver = start_driver(tiny_run.config)
         driver.wait_for(f"{phase}: begins")
-        driver.wait_until(inside(run))
+        driver.wait_until(inside(free_place))
         killed += driver.kill()
         if inside is not at_once:  # the others may be over before the signal comes
-            assert not (run / phase).exists()
-    last = start_driver(config)
+            assert not (free_place / phase).exists()
+    last = start_driver(tiny_run.config)
     last.wait()
     assert last.said("base/preferences: there already")
     assert still_running(killed) == []
-    ours, theirs = files(run), files(undisturbed)
-    assert ours.keys() == theirs.keys()
-    assert [name for name in ours if ours[name] != theirs[name]] == []
-    assert not list(run.rglob("*.partial"))
+    compare(free_place, undisturbed)

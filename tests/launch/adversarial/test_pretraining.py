@@ -23,12 +23,12 @@ from rlenv.prompting.system_texts import approximate_tokens, simulator_system_te
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_checkpoint_in_bfloat16_is_left_where_it_is_asked_for(write_config, tmp_path):
-    config = load_config(write_config(out_dir=str(tmp_path / "run")))
-    out = pretrain(config, tmp_path / "llama")
+@pytest.mark.xdist_group("tiny run")
+def test_a_checkpoint_in_bfloat16_is_left_where_it_is_asked_for(tiny_run, tmp_path):
+    out = pretrain(load_config(tiny_run.config), tmp_path / "llama")
     model = AutoModelForCausalLM.from_pretrained(out, dtype="auto")
     assert model.dtype == torch.bfloat16
-    made, copied = (chat_format(AutoTokenizer.from_pretrained(f)) for f in (tmp_path / "run/models/small-llama", out))
+    made, copied = (chat_format(AutoTokenizer.from_pretrained(f)) for f in (tiny_run.root / "models/small-llama", out))
     assert copied.stop_token_ids == made.stop_token_ids
 
 

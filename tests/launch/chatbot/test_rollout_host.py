@@ -24,7 +24,7 @@ from rlenv.learning.credit import CreditConfig
 from rlenv.learning.rows import training_rows
 from rlenv.learning.simulator_faults import FaultConfig
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 SETTINGS: dict[str, Any] = {
     "ensemble": {"base": 1, "it1": 1},

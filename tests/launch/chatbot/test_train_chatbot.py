@@ -1,9 +1,13 @@
-"""A chatbot's training as a whole, on the CPU: undisturbed, killed in every phase, and with each process killed."""
+"""A chatbot's training as a whole, on the CPU: undisturbed in this process, and as a driver whose processes are killed.
+
+Each phase is also made again in this process after its folder has gone. The equal of all: the same files, to the byte.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,8 @@ import pytest
 import yaml
 
 from launch.adversarial.phases import read_pairs
+from launch.chatbot.config import load_chatbot_config
+from launch.chatbot.driver import train_chatbot
 from launch.chatbot.pairs import export_pairs
 from launch.chatbot.records import RoundRecords, read_episodes
 from launch.run.tracking import read_metrics
@@ -81,10 +87,15 @@ def config(write) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(where, config, ray_folder, driver_class) -> Path:
+def undisturbed(where, config, local_ray) -> Path:
     """The run as it is when nobody disturbs it, moved away so that another can be held under the same name."""
-    driver_class(config, ray_folder, "train-chatbot").wait()
+    train_chatbot(load_chatbot_config(config))
     return (where / "run").rename(where / "undisturbed")
+
+
+def made(messages: Sequence[str]) -> list[str]:
+    """Returns the phases that the log says were made, in order of their names."""
+    return sorted(message.split(":")[0] for message in messages if message.endswith(": begins"))
 
 
 def files(run: Path) -> dict[str, bytes]:
@@ -193,6 +204,41 @@ INSIDE = {
 }
 
 
+@pytest.mark.parametrize("gone", [("chatbots/chatbot", "rl1/adapter"), ("start/measured", "rl1/measured")])
+def test_phases_whose_folders_have_gone_are_made_again_from_the_files_of_the_others(
+    undisturbed, where, config, gone, caplog
+) -> None:
+    run = Path(shutil.copytree(undisturbed, where / "run"))
+    caplog.set_level("INFO")
+    for phase in gone:
+        shutil.rmtree(run / phase)
+    train_chatbot(load_chatbot_config(config))
+    assert made(caplog.messages) == sorted(gone)
+    compare(run, undisturbed)
+    shutil.rmtree(run)
+
+
+def test_each_process_and_the_driver_may_die_while_the_chatbot_learns(
+    undisturbed, where, config, start_driver, still_running
+) -> None:
+    """The learner's worker goes on from its checkpoint; host and engines are started anew; a new driver takes over."""
+    run = where / "run"
+    driver = start_driver(config, "train-chatbot")
+    for number, name in ((1, "RayTrainWorker"), (2, "EngineActor"), (3, "RolloutHost")):
+        driver.wait_until(rounds(number)(run))
+        driver.kill_one(name)
+    driver.wait_until(rounds(4)(run))
+    killed = driver.kill()
+    assert not (run / "rl1/adapter").exists()
+    last = start_driver(config, "train-chatbot")
+    last.wait()
+    assert last.said("start/measured: there already") and last.said("rl1/adapter: begins")
+    assert still_running(killed) == []
+    compare(run, undisturbed)
+    run.rename(where / "everything")
+
+
+@pytest.mark.exhaustive
 def test_a_run_killed_inside_every_phase_ends_with_the_files_and_the_curve_of_an_undisturbed_one(
     undisturbed, where, config, start_driver, still_running
 ) -> None:
@@ -209,6 +255,7 @@ def test_a_run_killed_inside_every_phase_ends_with_the_files_and_the_curve_of_an
     run.rename(where / "killed")
 
 
+@pytest.mark.exhaustive
 def test_each_process_may_die_while_the_chatbot_learns(undisturbed, where, config, start_driver) -> None:
     """The learner's worker goes on from its checkpoint; host and engines are started anew and go on."""
     run = where / "run"
@@ -221,9 +268,25 @@ def test_each_process_may_die_while_the_chatbot_learns(undisturbed, where, confi
     run.rename(where / "disturbed")
 
 
-def test_the_simulator_is_refreshed_against_the_new_chatbot_and_joins_the_ensemble(where, write, start_driver) -> None:
+def test_the_simulator_is_refreshed_against_the_new_chatbot_and_joins_the_ensemble(where, write, local_ray, caplog):
+    """Two rounds, Algorithm 1 against the chatbot that came out, two more; then Algorithm 1 is found unfinished."""
+    config, run = load_chatbot_config(write("alternated", alternate_every=2, held_out=["people"])), where / "alternated"
+    train_chatbot(config)
+    check_alternated(run)
+    before = files(run)
+    for phase in ("refresh1/base/preferences", "refresh1/it1/measures"):
+        shutil.rmtree(run / phase)
+    caplog.clear()
+    caplog.set_level("INFO")
+    train_chatbot(config)
+    assert made(caplog.messages) == ["base/preferences", "it1/measures", "refresh1"]
+    assert files(run) == before
+
+
+@pytest.mark.exhaustive
+def test_a_run_killed_inside_a_refresh_goes_on_there(where, write, start_driver) -> None:
     """Two rounds, Algorithm 1 against the chatbot that came out, two more; killed inside Algorithm 1 on the way."""
-    config, run = write("alternated", alternate_every=2, held_out=["people"]), where / "alternated"
+    config, run = write("refreshed", alternate_every=2, held_out=["people"]), where / "refreshed"
     driver = start_driver(config, "train-chatbot")
     driver.wait_for("refresh1: begins")
     driver.wait_for("base/discriminator: begins")
@@ -231,6 +294,11 @@ def test_the_simulator_is_refreshed_against_the_new_chatbot_and_joins_the_ensemb
     driver = start_driver(config, "train-chatbot")
     driver.wait()
     assert driver.said("rl1/adapter: there already") and driver.said("base/simulated: there already")
+    check_alternated(run)
+
+
+def check_alternated(run: Path) -> None:
+    """The simulators before the refresh and after it, and who learnt when."""
     simulated = read_sessions(run / "refresh1" / "base" / "simulated" / "sessions.jsonl", neighbours="keep")
     assert {session.chatbot for session in simulated} == {"chatbot"}
     rounds = sorted((run / "rounds").iterdir())

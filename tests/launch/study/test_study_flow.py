@@ -1,34 +1,63 @@
-"""A whole study on the CPU, killed once on the way and started again."""
+"""A whole study on the CPU, on a run of Algorithm 1 that was there; and killed once on the way and started again."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from launch.study.config import load_study
+from launch.study.driver import run_study
+from launch.study.report import print_study
 from rlenv.data.sessions import read_sessions
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.xdist_group("tiny run")]
 
-STUDY = {
-    "chatbots": ["steady", "echo", "scattered"],
-    "treatments": {"echo-fixed": {"control": "echo", "habits": {"repeat": 0.0}}},
-    "real_sessions_per_chatbot": 10,
-    "simulated_sessions_per_chatbot": 3,
-    "judge_sessions": 60,
-    "sft_sizes": [4, 8],
-    "size_sessions_per_chatbot": 2,
-}
+NOT_COMPARED = ("adversarial", "logs", "training")  # finished before; progress with wall times; Ray Train's own
 
 
 @pytest.fixture(scope="module")
-def study(write_config, driver_class, ray_folder, tmp_path_factory) -> Path:
-    where = tmp_path_factory.mktemp("study") / "study"
-    run = yaml.safe_load(write_config(collect={"num_contexts": 16}, ray={"num_cpus": 4}).read_text())
-    config = where.with_suffix(".yaml")
-    config.write_text(yaml.safe_dump({**STUDY, "out_dir": str(where), "run": run}))
+def study(tiny_run) -> Path:
+    """A finished study, held in this process on a run of Algorithm 1 that was there."""
+    root = run_study(load_study(tiny_run.study))
+    print_study(root)
+    return root.root
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_run) -> dict[str, Any]:
+    return yaml.safe_load(tiny_run.study.read_text())
+
+
+def files(study: Path) -> dict[str, bytes]:
+    """Returns every file of a study that is the same whenever it is made."""
+    paths = [p for p in sorted(study.rglob("*")) if p.is_file() and p.relative_to(study).parts[0] not in NOT_COMPARED]
+    return {str(p.relative_to(study)): p.read_bytes() for p in paths if p.name not in ("timings.jsonl", ".lock")}
+
+
+def test_phases_whose_folders_have_gone_are_made_again_from_the_files_of_the_others(study, tiny_run, caplog):
+    gone = ("measured/untuned/simulated", "sizes/4/base/adapter", "labelled")
+    before = files(study)
+    for phase in gone:
+        shutil.rmtree(study / phase)
+    caplog.set_level("INFO")
+    run_study(load_study(tiny_run.study))
+    made = [message.split(":")[0] for message in caplog.messages if message.endswith(": begins")]
+    assert sorted(made) == sorted(["untuned/simulated", "base/adapter", "labelled"])
+    after = files(study)
+    assert after.keys() == before.keys()
+    assert [name for name in after if after[name] != before[name]] == []
+
+
+@pytest.mark.exhaustive
+def test_a_study_killed_on_the_way_goes_on_to_its_report(settings, driver_class, ray_folder, tmp_path):
+    where, config = tmp_path / "study", tmp_path / "study.yaml"
+    run = {**settings["run"], "ray": {"num_cpus": 4, "num_gpus": 0}}
+    config.write_text(yaml.safe_dump({**settings, "out_dir": str(where), "run": run}))
     first = driver_class(config, ray_folder, "study")
     first.wait_for("untuned/simulated: begins")
     first.kill()
@@ -36,13 +65,12 @@ def study(write_config, driver_class, ray_folder, tmp_path_factory) -> Path:
     second = driver_class(config, ray_folder, "study")
     second.wait()
     assert second.said("it1/adapter: there already") and second.said("report: done")
-    return where
 
 
-def test_every_simulator_meets_every_chatbot_and_treatment_as_often_as_asked(study):
+def test_every_simulator_meets_every_chatbot_and_treatment_as_often_as_asked(study, settings):
     for version in ("untuned", "base", "it1"):
         sessions = read_sessions(study / f"measured/{version}/simulated/sessions.jsonl", neighbours="keep")
-        assert {s.chatbot for s in sessions} == {*STUDY["chatbots"], "echo-fixed"}
+        assert {s.chatbot for s in sessions} == {*settings["chatbots"], "echo-fixed"}
     truth = read_sessions(study / "real/sessions.jsonl.gz", neighbours="keep")
     assert len(truth) == 40 and all(m.issues is not None for s in truth for m in s.messages if m.role == "assistant")
 
