@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Two processes of two threads each on two cores spend their time waiting for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ray Train looks at its workers every two seconds, and a worker that reports a checkpoint waits for the look.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # Ray's own 30 s are few on a busy machine
