@@ -6,4 +6,4 @@ source "$(dirname "${BASH_SOURCE[0]}")/install.sh"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-exec .venv/bin/python -m pytest -q -n "${RLENV_TEST_PROCESSES:-2}" --dist loadfile -m "not slow and not ray and not vllm" "$@"
+exec bash launch/test.sh -q -m "not slow and not ray and not vllm" "$@"
