@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -215,6 +216,17 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
         covered += found.low <= 0.2 <= found.high
     assert 0.88 <= covered / 120 <= 0.99
     assert estimate([3.0]).low is None and estimate([2.0, 2.0]).low is None
+
+
+def test_an_interval_of_many_sessions_is_the_one_shot_bootstraps_without_the_square_of_their_number_in_memory():
+    values = np.random.default_rng(0).exponential(size=5000)
+    tracemalloc.start()
+    found = estimate(values.tolist(), seed=3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * len(values) ** 2 / 2
+    whole = stats.bootstrap((values,), np.mean, n_resamples=2000, method="BCa", rng=np.random.default_rng(3))
+    assert (found.low, found.high) == tuple(whole.confidence_interval)
 
 
 def test_kappa_is_scikit_learns():
