@@ -142,7 +142,7 @@ def make_simulator(
     """Returns the trained simulator in the user's seat: one adapter version."""
     chat = serving.formats["simulator"]
     build = simulator_system_text(config.context, token_counter(chat))
-    sampling = config.simulator.sampling.sampling()
+    sampling = config.simulator.sampling
     return EngineSpeaker(adapter.name, engines["simulator"], chat, USER, build, sampling, adapter)
 
 

@@ -8,14 +8,19 @@ What a phase runs on (engines, train, ray), the limits of a conversation and the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Literal
 
-from launch.run.config import SamplingConfig, SpeakerConfig
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+
+from launch.run.config import Rate, SpeakerConfig, adapter_problems
 from launch.run.contents import SPLITS
 from launch.serving.config import EnvConfig, load_env_config
+from launch.serving.judges import JudgeConfig
 from rlenv.core.errors import ConfigError, there_are
+from rlenv.core.settings import Settings, settings
+from rlenv.core.types import Sampling
 from rlenv.learning.simulator_faults import FaultConfig
 from trainers.chatbot_rl.config import ChatbotRlConfig
 
@@ -23,74 +28,42 @@ CHATBOT = "chatbot"
 TRAINING = "training"
 
 
-@dataclass(frozen=True)
-class JudgeConfig:
-    """A judge of the chatbot's messages."""
-
-    judge: Literal["detectors", "oracle", "endpoint", "engine"] = "detectors"
-    """Detectors, the reference population's oracle, or a language model: behind an endpoint, or run here."""
-    base_url: str | None = None
-    """endpoint: the API's root."""
-    model: str | None = None
-    """endpoint: the model's name there."""
-    api_key_env: str | None = None
-    """endpoint: name of the environment variable that holds the key."""
-    engine_model: str | None = None
-    """engine: a checkpoint's folder or hub name."""
-    concurrency: int = 8
-    """Conversations that are judged at the same time."""
-
-
-@dataclass(frozen=True)
-class ChatbotEvaluationConfig:
+@settings
+class ChatbotEvaluationConfig(Settings):
     """How the chatbot is measured: before, after, and on the way. No user of it is trained with."""
 
     split: str = "evaluation"
     """Users that contexts are taken from."""
-    num_contexts: int | None = None
+    num_contexts: PositiveInt | None = None
     """At most so many; None is all."""
-    conversations_per_context: int = 2
+    conversations_per_context: PositiveInt = 2
     """Under a seed each, the same ones before and after."""
     labels: Literal["oracle", "detectors"] = "oracle"
     """Who says what is wrong with the chatbot's messages: the reference population's oracle (true for its own users,
     inferred with all others), or the detectors."""
     held_out_judge: JudgeConfig | None = None
     """Who labels the conversations before and after once more, and has no part in any reward."""
-    every: int = 0
+    every: NonNegativeInt = 0
     """Rounds between measurements on the way, with the held-out users; 0 is never."""
-    every_contexts: int = 16
+    every_contexts: PositiveInt = 16
     """Contexts of such a measurement, one conversation each."""
 
-    def __post_init__(self) -> None:
-        problems = [
-            f"evaluation.{name}: expected {least} or more, got {getattr(self, name)}"
-            for name, least in (("conversations_per_context", 1), ("every", 0), ("every_contexts", 1))
-            if getattr(self, name) < least
-        ]
-        if self.split not in SPLITS:
-            problems.append(f"evaluation.split: no split {self.split!r}; {there_are(SPLITS, self.split)}")
-        if problems:
-            raise ConfigError("\n".join(problems))
+    def problems(self) -> list[str]:
+        """Returns whether the users are a split's."""
+        return [] if self.split in SPLITS else [f"split: no split {self.split!r}; {there_are(SPLITS, self.split)}"]
 
 
-@dataclass(frozen=True)
-class RefreshConfig:
+@settings
+class RefreshConfig(Settings):
     """Algorithm 1 re-run against the new chatbot, from the newest simulator on."""
 
-    num_iterations: int = 1
+    num_iterations: PositiveInt = 1
     """Of Algorithm 1; the last one's simulator joins the ensemble."""
-    weight: float = 1.0
+    weight: PositiveFloat = 1.0
     """Its weight there."""
 
-    def __post_init__(self) -> None:
-        if self.num_iterations < 1 or self.weight <= 0:
-            raise ConfigError(
-                f"refresh: expected num_iterations of 1 or more and a weight above 0, got {self.num_iterations} and "
-                f"{self.weight}"
-            )
 
-
-@dataclass(frozen=True)
+@settings
 class ChatbotRunConfig(EnvConfig):
     """Everything of one run that trains a chatbot."""
 
@@ -100,7 +73,7 @@ class ChatbotRunConfig(EnvConfig):
     """This run's directory."""
     seed: int = 0
     """Everything random of this run follows from it; ``settings.seed`` is the adversarial run's."""
-    chatbot: SpeakerConfig = SpeakerConfig(engine=CHATBOT, adapter="trained", sampling=SamplingConfig(max_tokens=100))
+    chatbot: SpeakerConfig = SpeakerConfig(engine=CHATBOT, adapter="trained", sampling=Sampling(max_tokens=100))
     """Who learns. The base model is its engine's: a folder or hub name, "auto" (the simulator's), "smollm2", or
     "small-llama", which is trained here for the chatbot's seat. The adapter to start from is a folder, or "trained":
     fine-tuned on the assistant turns of the run's SFT users."""
@@ -111,17 +84,17 @@ class ChatbotRunConfig(EnvConfig):
     faults: FaultConfig = FaultConfig(quantile=0.0)
     """Chatbot messages that a faulty simulator answered count less. A quantile above 0 has every conversation of a
     round scored by the discriminator of ``discriminator``."""
-    alternate_every: int = 0
+    alternate_every: NonNegativeInt = 0
     """Rounds between refreshes of the simulator; 0 is never."""
     refresh: RefreshConfig = RefreshConfig()
     """What a refresh is."""
     evaluation: ChatbotEvaluationConfig = ChatbotEvaluationConfig()
     """How the chatbot is measured."""
-    max_failed_share: float = 0.1
+    max_failed_share: Rate = 0.1
     """A round or a measurement with more failed conversations than this stops the run."""
 
     def problems(self) -> list[str]:
-        """Returns what is wrong with the settings."""
+        """Returns which rules between fields do not hold."""
         problems = super().problems()
         seat, sampling = self.chatbot, self.chatbot.sampling
         if seat.kind != "engine" or not seat.adapter:
@@ -129,6 +102,14 @@ class ChatbotRunConfig(EnvConfig):
         elif seat.engine not in self.settings.engines:
             known = there_are(self.settings.engines, seat.engine)
             problems.append(f"chatbot.engine: no engine {seat.engine!r} in settings.engines; {known}")
+        else:
+            engine, where = self.settings.engines[seat.engine], f"settings.engines.{seat.engine}"
+            trained = seat.adapter == "trained"
+            problems += adapter_problems(where, engine, "settings.chatbot_sft", self.settings.chatbot_sft, trained)
+        try:
+            self.rl.updates_per_round(self.settings.train.num_workers)
+        except ConfigError as error:
+            problems.append(str(error))
         if (sampling.top_p, sampling.top_k) != (1.0, 0):
             problems.append("chatbot.sampling: expected top_p 1 and top_k 0; the learner knows the whole distribution")
         if sampling.temperature != self.rl.temperature:
@@ -144,8 +125,6 @@ class ChatbotRunConfig(EnvConfig):
             problems.append(f"held_out: {TRAINING!r} is the name of the users of the ensemble; choose another")
         if self.split in (None, self.evaluation.split):
             problems.append(f"evaluation.split: the chatbot is trained on {self.split or 'all users'}; choose another")
-        if self.alternate_every < 0:
-            problems.append(f"alternate_every: expected 0 or more rounds, got {self.alternate_every}")
         if self.chatbots:
             problems.append("chatbots: that is for the user's seat; who learns is said under chatbot")
         return problems

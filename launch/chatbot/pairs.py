@@ -46,7 +46,7 @@ def export_pairs(root: Path, out: Path, min_margin: float = 0.0) -> dict[str, in
     chat, seat = chat_format(AutoTokenizer.from_pretrained(chatbot_model(config))), config.chatbot
     text = system_text("chatbot", seat, config.settings.context, token_counter(chat))
     never_asked = ScriptedEngine(chat.stop_token_ids)
-    speaker = EngineSpeaker(CHATBOT, never_asked, chat, "chatbot", text, seat.sampling.sampling())
+    speaker = EngineSpeaker(CHATBOT, never_asked, chat, "chatbot", text, seat.sampling)
     pairs: list[PreferencePair] = []
     counts: Counter[str] = Counter(rounds=len(folders))
     for folder in folders:

@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from launch.chatbot.config import ChatbotRunConfig, JudgeConfig
+from launch.chatbot.config import ChatbotRunConfig
 from launch.chatbot.phases import groups_of_users
 from launch.chatbot.records import read_episodes, write_episodes
 from launch.chatbot.report_page import ChatbotEvaluation, verdict, write_chatbot_report
 from launch.reports.figures import Picture
 from launch.run.directory import RunDirectory
 from launch.run.progress import counting
-from launch.serving.judges import JudgeName, JudgeOptions, What, serve_judge
-from launch.serving.language_models import ModelChoice
+from launch.serving.judges import What, serve_judge
 from rlenv.core.aio import run as run_async
 from rlenv.core.types import Session
 from rlenv.evaluation.chatbot_rl.records import CurvePoint, EvaluationEpisode, EvaluationSet, Users
@@ -32,7 +31,7 @@ def rejudge(run: RunDirectory, config: ChatbotRunConfig, version: str) -> None:
 
     def make(folder: Path) -> None:
         folder.mkdir()
-        with serve_judge(_options(judge, run.path("judge"))) as (served, _):
+        with serve_judge(judge, run.path("judge"), What.issues) as (served, _):
             for users, _ in groups_of_users(config):
                 held = read_episodes(run.path(f"{version}/measured/{users.name}.jsonl.gz"))
                 title = f"{version}: {users.name} by {judge.judge}"
@@ -67,21 +66,6 @@ def report(
     """Returns what ``report/`` says: the paired evaluation and the alarms."""
     sets = evaluation_sets(run, config, before, after)
     return write_chatbot_report(run.path("report"), config.name, points, sets, pictures, seed=config.seed)
-
-
-def _options(judge: JudgeConfig, cache: Path) -> JudgeOptions:
-    return JudgeOptions(
-        judge=JudgeName(judge.judge),
-        what=What.issues,
-        cache=cache,
-        model=ModelChoice(
-            base_url=judge.base_url,
-            model=judge.model,
-            key_env=judge.api_key_env,
-            engine_model=Path(judge.engine_model) if judge.engine_model else None,
-        ),
-        concurrency=judge.concurrency,
-    )
 
 
 def _relabelled(

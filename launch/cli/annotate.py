@@ -11,14 +11,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from launch.cli.data import show_counts, told
-from launch.serving.judges import JudgeName, JudgeOptions, What, serve_judge
+from launch.serving.judges import JudgeConfig, JudgeName, What, serve_judge
 from launch.serving.language_models import (
     BaseUrl,
     Cache,
     Concurrency,
     EngineModel,
     KeyEnv,
-    ModelChoice,
     ModelName,
     SamplingSeed,
     cache_folder,
@@ -79,18 +78,17 @@ def annotate(
         from rlenv.judges.annotate import judged, with_labels
 
         sessions = read_sessions(source, neighbours="keep")
-        options = JudgeOptions(
-            judge=judge,
-            what=what,
-            cache=cache_folder(cache, out),
+        chosen = JudgeConfig(base_url, model, key_env, engine_model, reasoning_effort, judge, concurrency)
+        served = serve_judge(
+            chosen,
+            cache_folder(cache, out),
+            what,
             taxonomy=taxonomy,
-            model=ModelChoice(base_url, model, key_env, engine_model, reasoning_effort),
             input_tokens=input_tokens,
             max_tokens=max_tokens,
-            concurrency=concurrency,
             seed=seed,
         )
-        with serve_judge(options) as (who, cached), counting("sessions", len(sessions)) as advance:
+        with served as (who, cached), counting("sessions", len(sessions)) as advance:
             annotations = aio.run(judged(sessions, who, concurrency=concurrency, advance=advance))
         done, report = with_labels(sessions, annotations, who, replace=replace)
         write_sessions(out, done)
@@ -132,7 +130,7 @@ def agreement(
                 raise ConfigError(
                     f"--judge {judge}: annotate a copy of the file first (rlenv annotate), then compare both"
                 )
-            with serve_judge(JudgeOptions(judge=judge, what=None, cache=first)) as (who, _):
+            with serve_judge(JudgeConfig(judge=judge), cache=first) as (who, _):
                 others, _report = with_labels(sessions, aio.run(judged(sessions, who)), who, replace=True)
                 kinds = tuple(who.kinds)
         rows, messages = label_agreement(sessions, others, mapped, kinds)

@@ -1,19 +1,22 @@
-"""A run's configuration: typed, from YAML and the command line. The only file that knows OmegaConf.
+"""A run's configuration: every section, and what must hold between them.
 
-Frozen dataclasses beside the code they configure hold the defaults, which are the paper's numbers; a YAML file says
-only what differs. ``load_config("conf/paper.yaml", ["dpo.beta=0.5"])`` validates without a GPU and reports every
-problem it finds at once where it can.
+The sections stand beside the code that they configure (``rlenv.core.settings``). Defaults are the paper's numbers; a
+YAML file says only what differs, and ``launch.run.settings`` reads it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, NonNegativeInt, PlainSerializer, PositiveInt
 
 from actors.engines.config import EngineConfig
 from actors.scoring import ScoringConfig
 from launch.run.tracking import TrackingConfig
-from rlenv.core.errors import ConfigError, there_are
+from rlenv.core.errors import there_are
+from rlenv.core.settings import Settings, settings
 from rlenv.core.types import Sampling
 from rlenv.env.conversation import Limits
 from rlenv.learning.preferences import PreferencesConfig
@@ -26,86 +29,85 @@ from trainers.dpo.config import DpoConfig
 from trainers.pretrain.config import PretrainConfig
 from trainers.sft.config import SftConfig
 
-T = TypeVar("T")
+SAMPLING_KEYS = {"temperature", "top_p", "top_k", "max_tokens"}
+Rate = Annotated[float, Field(ge=0, le=1)]
 
 
-@dataclass(frozen=True)
-class SamplingConfig:
-    """How replies are sampled."""
-
-    temperature: float = 1.0
-    """0 is greedy."""
-    top_p: float = 1.0
-    """Nucleus; 1 keeps all."""
-    top_k: int = 0
-    """0 keeps all."""
-    max_tokens: int = 256
-    """Cap of one reply."""
-
-    def sampling(self) -> Sampling:
-        """Returns the record that engines take."""
-        return Sampling(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k, max_tokens=self.max_tokens)
+def _for_all_replies(sampling: Sampling) -> Sampling:
+    if given := sorted(sampling.model_fields_set - SAMPLING_KEYS):
+        raise ValueError(f"{', '.join(given)} is for one request; {there_are(SAMPLING_KEYS, '')}")
+    return sampling
 
 
-@dataclass(frozen=True)
-class PopulationConfig:
+ReplySampling = Annotated[
+    Sampling,
+    AfterValidator(_for_all_replies),
+    PlainSerializer(lambda sampling: sampling.model_dump(include=SAMPLING_KEYS)),
+]
+"""How all replies of a speaker are sampled; the seed and what stops a reply are each request's own."""
+
+
+@settings
+class PopulationConfig(Settings):
     """The embedded reference population (synthetic), where no data are given."""
 
-    num_users: int = 400
+    num_users: PositiveInt = 400
     """Real users to hold sessions with."""
-    sessions_per_user: int = 1
+    sessions_per_user: PositiveInt = 1
     """Sessions of each."""
-    num_pretrain_users: int = 600
+    num_pretrain_users: NonNegativeInt = 600
     """Further users, whose sessions the small Llama is pretrained on; never seen again."""
     chatbots: list[str] = field(default_factory=list)
     """Scripted chatbots that the real users meet; empty is all."""
     pretrain_chatbots: list[str] = field(default_factory=list)
     """Scripted chatbots that the pretraining users meet; empty is all."""
-    pretrain_habits: dict[str, float] = field(default_factory=dict)
+    pretrain_habits: dict[str, Rate] = field(default_factory=dict)
     """Failure habits, as rates per message, in place of those chatbots' own: only where failures are common does a
     small model learn in its few minutes that users answer them."""
 
-    def __post_init__(self) -> None:
-        if unknown := sorted(set(self.pretrain_habits) - FAULT_HABITS):
-            raise ConfigError(
-                f"data.population.pretrain_habits: unknown habit {unknown[0]!r}; {there_are(FAULT_HABITS, unknown[0])}"
-            )
+    def problems(self) -> list[str]:
+        """Returns which names are none of the population's."""
+        problems = [
+            f"pretrain_habits: unknown habit {name!r}; {there_are(FAULT_HABITS, name)}"
+            for name in sorted(set(self.pretrain_habits) - FAULT_HABITS)
+        ]
         for where in ("chatbots", "pretrain_chatbots"):
-            if unknown := [name for name in getattr(self, where) if name not in chatbot_names()]:
-                known = there_are(chatbot_names(), unknown[0])
-                raise ConfigError(f"data.population.{where}: no scripted chatbot {unknown[0]!r}; {known}")
+            unknown = [name for name in getattr(self, where) if name not in chatbot_names()]
+            problems += [f"{where}: no scripted chatbot {n!r}; {there_are(chatbot_names(), n)}" for n in unknown]
+        return problems
 
 
-@dataclass(frozen=True)
-class DataConfig:
+@settings
+class DataConfig(Settings):
     """Where the real sessions come from and how users are divided."""
 
     path: str | None = None
     """Sessions file (JSON lines, plain or gzipped); None takes the embedded reference population."""
     population: PopulationConfig = PopulationConfig()
     """Size of the embedded population."""
-    sft_share: float = 0.5
+    sft_share: float = Field(0.5, gt=0, lt=1)
     """Share of sessions whose users train the base simulator."""
-    adversarial_share: float = 0.35
+    adversarial_share: float = Field(0.35, gt=0, lt=1)
     """Share whose users give the contexts of the adversarial phases."""
-    evaluation_share: float = 0.15
+    evaluation_share: float = Field(0.15, gt=0, lt=1)
     """Share whose users are kept for evaluation: nothing is trained on them."""
-    min_user_turns: int = 2
+    min_user_turns: NonNegativeInt = 2
     """Sessions with fewer user messages are left out, and counted."""
-    max_sft_sessions: int | None = None
+    max_sft_sessions: PositiveInt | None = None
     """Cap of the base simulator's sessions; None is all."""
 
-    def __post_init__(self) -> None:
+    def problems(self) -> list[str]:
+        """Returns whether the shares are a whole."""
         shares = (self.sft_share, self.adversarial_share, self.evaluation_share)
-        if min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
-            raise ConfigError(f"data: the three shares must be above 0 and sum to 1, got {shares}")
+        right = abs(sum(shares) - 1) <= 1e-6
+        return [] if right else [f"sft_share: the three shares must sum to 1, got {' + '.join(map(str, shares))}"]
 
 
 SpeakerKind = Literal["engine", "endpoint", "callable", "population"]
 
 
-@dataclass(frozen=True)
-class SpeakerConfig:
+@settings
+class SpeakerConfig(Settings):
     """Who sits in a seat: a model on an engine, an endpoint, a Python callable or a scripted chatbot."""
 
     kind: SpeakerKind = "engine"
@@ -118,7 +120,7 @@ class SpeakerConfig:
     """Text of the system message; None is a support chatbot's, or the simulator's instruction in the user's seat."""
     sees_context: bool = True
     """A chatbot reads profile, earlier summaries and earlier sessions; never the current session's summary."""
-    sampling: SamplingConfig = SamplingConfig()
+    sampling: ReplySampling = Sampling()
     """How replies are sampled."""
     base_url: str | None = None
     """kind endpoint: the API's root."""
@@ -130,61 +132,60 @@ class SpeakerConfig:
     """kind callable: ``package.module:name`` of a function (messages, seed) -> str."""
     name: str | None = None
     """kind population: the scripted chatbot's name; None is the roster's key."""
-    habits: dict[str, float] = field(default_factory=dict)
+    habits: dict[str, Rate] = field(default_factory=dict)
     """kind population: failure habits whose rates differ from the scripted chatbot's own."""
 
-    def __post_init__(self) -> None:
-        if self.kind == "endpoint" and not (self.base_url and self.model):
-            raise ConfigError("a speaker of kind endpoint needs base_url and model")
-        if self.kind == "callable" and not self.function:
-            raise ConfigError("a speaker of kind callable needs function: package.module:name")
+    def problems(self) -> list[str]:
+        """Returns what a speaker of this kind lacks."""
+        needed = {"endpoint": ("base_url", "model"), "callable": ("function",)}.get(self.kind, ())
+        return [f"{name}: a speaker of kind {self.kind} needs one" for name in needed if not getattr(self, name)]
 
 
-@dataclass(frozen=True)
-class CollectConfig:
+@settings
+class CollectConfig(Settings):
     """Which conversations are simulated (Section 4.2)."""
 
-    num_contexts: int = 1000
+    num_contexts: PositiveInt = 1000
     """Contexts of the adversarial users and of the evaluation users together; fewer where the data have fewer."""
-    simulations_per_context: int = 2
+    simulations_per_context: PositiveInt = 2
     """Conversations held for each context."""
     assignment: Literal["balanced", "random", "as_real"] = "balanced"
     """Who talks to whom: every chatbot equally often, drawn at random, or the chatbot of the real session."""
     opener: Literal["as_real", "user", "chatbot"] = "as_real"
     """Who speaks first."""
-    concurrency: int = 256
+    concurrency: PositiveInt = 256
     """Conversations under way at the same time."""
-    max_failed_share: float = 0.05
+    max_failed_share: Rate = 0.05
     """A collection with more failed conversations than this stops the run."""
 
 
-@dataclass(frozen=True)
-class SimulatorConfig:
+@settings
+class SimulatorConfig(Settings):
     """The user simulator: its base model and how it speaks."""
 
     model: str = "meta-llama/Llama-3.3-70B-Instruct"
     """Checkpoint folder or hub name; "population-llama" is rlenv's own, "small-llama" trains one first, "smollm2" takes
     it from its package."""
-    sampling: SamplingConfig = SamplingConfig()
+    sampling: ReplySampling = Sampling()
     """How user messages are sampled."""
     adapter: str | None = None
     """An adapter to start from in place of the base simulator's SFT."""
 
 
-@dataclass(frozen=True)
-class RayConfig:
+@settings
+class RayConfig(Settings):
     """The cluster."""
 
     address: str | None = None
     """Of a running cluster ("auto" finds it); None starts one for the run, unless RAY_ADDRESS is set."""
-    num_cpus: int | None = None
+    num_cpus: PositiveInt | None = None
     """Logical CPUs of a cluster started for the run; None counts them."""
-    num_gpus: int | None = None
+    num_gpus: NonNegativeInt | None = None
     """Logical GPUs of a cluster started for the run; None counts them."""
 
 
-@dataclass(frozen=True)
-class RunConfig:
+@settings
+class RunConfig(Settings):
     """Everything of one adversarial run. Defaults are the paper's; see conf/paper.yaml for where each stands."""
 
     name: str = "adversarial"
@@ -193,7 +194,7 @@ class RunConfig:
     """The run directory."""
     seed: int = 0
     """Everything random follows from it."""
-    num_iterations: int = 3
+    num_iterations: NonNegativeInt = 3
     """Adversarial iterations: the last simulator is it{num_iterations}."""
     data: DataConfig = DataConfig()
     """Real sessions."""
@@ -207,7 +208,9 @@ class RunConfig:
     """Base simulator (Eq. 1)."""
     chatbot_sft: SftConfig = SftConfig()
     """Chatbots whose adapter is "trained"."""
-    engines: dict[str, EngineConfig] = field(default_factory=lambda: {"simulator": EngineConfig(model="auto")})
+    engines: dict[str, EngineConfig] = field(
+        default_factory=lambda: {"simulator": EngineConfig(model="auto", max_model_len=32_768)}
+    )
     """Pools by name; "simulator" serves the simulator. A model of "auto" is the simulator's."""
     keep_engines: bool | None = None
     """Keep engines through training phases; None keeps them where the cluster has room for both."""
@@ -236,20 +239,52 @@ class RunConfig:
     tracking: TrackingConfig = TrackingConfig()
     """Weights & Biases."""
 
-    def __post_init__(self) -> None:
-        problems = []
-        if self.num_iterations < 0:
-            problems.append(f"num_iterations must be 0 or more, got {self.num_iterations}")
-        if "simulator" not in self.engines:
-            problems.append("engines needs one named simulator")
+    def problems(self) -> list[str]:
+        """Returns which engines and adapters do not go together, and which names cannot be."""
+        problems = [] if "simulator" in self.engines else ["engines: expected one named simulator"]
+        trains_base = self.simulator.adapter is None
+        problems += adapter_problems("engines.simulator", self.engines.get("simulator"), "sft", self.sft, trains_base)
         for where, speakers in (("chatbots", self.chatbots), ("zero_shot", self.zero_shot)):
-            for name, speaker in speakers.items():
-                if speaker.kind == "engine" and speaker.engine not in self.engines:
-                    problems.append(f"{where}.{name}.engine is {speaker.engine!r}; engines has {sorted(self.engines)}")
+            problems += speaker_problems(where, speakers, self.engines)
+        trained = {s.engine for s in self.chatbots.values() if s.kind == "engine" and s.adapter == "trained"}
+        for name in sorted(trained):
+            problems += adapter_problems(f"engines.{name}", self.engines.get(name), "chatbot_sft", self.chatbot_sft)
         for name, speaker in self.zero_shot.items():
             if speaker.kind == "population" or speaker.adapter == "trained":
                 problems.append(f"zero_shot.{name}: a scripted chatbot or a trained adapter is no zero-shot user")
             if not name.isidentifier() or name == "base" or (name[:2] == "it" and name[2:].isdigit()):
                 problems.append(f"zero_shot.{name}: the name is a folder's; letters, digits and _, not base or it1 ...")
-        if problems:
-            raise ConfigError("; ".join(problems))
+        return list(dict.fromkeys(problems))
+
+
+def adapter_problems(
+    where: str, engine: EngineConfig | None, section: str, sft: SftConfig, trained: bool = True
+) -> list[str]:
+    """Returns why an engine cannot serve an adapter: none at all, or not of the rank that a section trains."""
+    problems = []
+    if engine is not None and engine.max_loras == 0:
+        problems.append(f"{where}.max_loras: 0 serves no adapter, and one is asked for; set 1 or more")
+    if engine is not None and trained and sft.lora_rank > engine.max_lora_rank:
+        problems.append(
+            f"{where}.max_lora_rank: expected {section}.lora_rank ({sft.lora_rank}) or more, got {engine.max_lora_rank}"
+        )
+    return problems
+
+
+def speaker_problems(
+    where: str, speakers: Mapping[str, SpeakerConfig], engines: Mapping[str, EngineConfig], engines_key: str = "engines"
+) -> list[str]:
+    """Returns which speakers ask for an engine that is not there, or for an adapter on one that serves none."""
+    problems = []
+    for name, speaker in speakers.items():
+        if speaker.kind != "engine":
+            continue
+        if speaker.engine not in engines:
+            known = there_are(engines, speaker.engine)
+            problems.append(f"{where}.{name}.engine: no engine {speaker.engine!r}; {known}")
+        elif speaker.adapter and engines[speaker.engine].max_loras == 0:
+            problems.append(
+                f"{where}.{name}.adapter: {engines_key}.{speaker.engine}.max_loras is 0, which serves no adapter; "
+                "set 1 or more"
+            )
+    return problems

@@ -60,7 +60,7 @@ def make_speaker(
         if known not in chatbot_names():
             raise ConfigError(f"chatbots.{name}: no scripted chatbot {known!r}; there are {', '.join(chatbot_names())}")
         return make_chatbot(known, speaker.habits, name)
-    sampling = speaker.sampling.sampling()
+    sampling = speaker.sampling
     if speaker.kind == "engine":
         format = formats[speaker.engine]
         build = system_text(seat, speaker, context, token_counter(format))

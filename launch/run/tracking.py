@@ -12,18 +12,18 @@ import math
 import os
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlenv.core.errors import ConfigError
 from rlenv.core.files import write_text
+from rlenv.core.settings import Settings, settings
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class TrackingConfig:
+@settings
+class TrackingConfig(Settings):
     """Where a run's metrics go beside ``metrics.jsonl``."""
 
     wandb: bool = False
@@ -74,6 +74,12 @@ class Tracker:
         if self._run is not None and step not in self._sent.steps:
             self._run.log(finite, step=step)
             self._sent.add(step)
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Ends the W&B run, if there is one."""

@@ -7,18 +7,19 @@ under ``settings`` any of them can be said anew. Knows nothing of Gymnasium or R
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from launch.run.config import RunConfig, SpeakerConfig
+from launch.run.config import RunConfig, SpeakerConfig, speaker_problems
 from launch.run.contents import SPLITS, run_settings
 from launch.run.settings import read_settings, typed
 from rlenv.core.errors import ConfigError, there_are
+from rlenv.core.settings import Settings, settings
 
 
-@dataclass(frozen=True)
-class EnvConfig:
+@settings
+class EnvConfig(Settings):
     """A conversation env made from a run; the seat is the env id's."""
 
     run: str = ""
@@ -40,15 +41,14 @@ class EnvConfig:
     settings: RunConfig = RunConfig()
     """The run's, with what this env has otherwise: engines, scoring, env (limits), simulator.sampling, ray ..."""
 
-    def __post_init__(self) -> None:
-        if problems := self.problems():
-            raise ConfigError("\n".join(problems))
-
     def problems(self) -> list[str]:
-        """Returns what is wrong with the settings."""
+        """Returns which rules between fields do not hold."""
         problems = []
         if self.split not in (None, *SPLITS):
             problems.append(f"split: no split {self.split!r}; {there_are(SPLITS, self.split)}")
+        engines = self.settings.engines
+        for where, speakers in (("users", self.users), ("chatbots", self.chatbots)):
+            problems += speaker_problems(where, speakers, engines, "settings.engines")
         return problems + [
             f"users.{name}.adapter: 'trained' is for a run's own chatbots; name an adapter's folder"
             for name, user in self.users.items()

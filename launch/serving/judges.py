@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from pydantic import PositiveInt
+
 from launch.serving.language_models import ModelChoice, language_model
 from rlenv.core.errors import ConfigError
+from rlenv.core.settings import settings
 from rlenv.core.taxonomy import load_taxonomy
 from rlenv.judges.annotate import NamedJudge
 from rlenv.judges.detectors import DETECTORS, DetectorJudge
@@ -35,56 +37,66 @@ class What(StrEnum):
     both = "both"
 
 
-@dataclass(frozen=True)
-class JudgeOptions:
-    """What the command line says of the judge."""
+@settings
+class JudgeConfig(ModelChoice):
+    """Who labels, and which language model that is where it is one."""
 
-    judge: JudgeName
-    what: What | None
-    """None is all that the judge can."""
-    cache: Path
-    """Folder of a language model's answers, and of an engine's log."""
-    taxonomy: Path | None = None
-    model: ModelChoice = ModelChoice()
-    input_tokens: int = 8000
-    """Longest question, for an engine of ours."""
-    max_tokens: int = 2048
-    concurrency: int = 8
-    seed: int = 0
+    judge: JudgeName = JudgeName.detectors
+    """Detectors, the reference population's oracle, or a language model: behind an endpoint, or run here."""
+    concurrency: PositiveInt = 8
+    """Conversations that are judged at the same time."""
+
+    def problems(self) -> list[str]:
+        """Returns what a judge of this kind lacks, or has and does not take."""
+        if self.judge not in (JudgeName.endpoint, JudgeName.engine):
+            return []
+        if self.judge is JudgeName.engine:
+            right = self.engine_model is not None and self.base_url is None
+            return [] if right else ["engine_model: the judge engine needs one, and takes no base_url"]
+        right = self.base_url is not None and self.model is not None and self.engine_model is None
+        return [] if right else ["base_url: the judge endpoint needs one and a model, and takes no engine_model"]
 
 
 @contextmanager
-def serve_judge(options: JudgeOptions) -> Iterator[tuple[NamedJudge, CachedCompleter | None]]:
+def serve_judge(
+    judge: JudgeConfig,
+    cache: Path,
+    what: What | None = None,
+    *,
+    taxonomy: Path | None = None,
+    input_tokens: int = 8000,
+    max_tokens: int = 2048,
+    seed: int = 0,
+) -> Iterator[tuple[NamedJudge, CachedCompleter | None]]:
     """Gives the judge, and what it remembers and counts where it is a language model.
 
+    Args:
+        judge: who labels.
+        cache: folder of a language model's answers, and of an engine's log.
+        what: what is labelled; None is all that the judge can.
+        taxonomy: a file of categories; None is ours.
+        input_tokens: longest question, for an engine of ours.
+        max_tokens: longest answer of a language model.
+        seed: of its sampling.
+
     Raises:
-        ConfigError: the judge cannot label what is asked for, or settings are missing.
+        ConfigError: the judge cannot label what is asked for.
     """
-    taxonomy = load_taxonomy(options.taxonomy)
-    if options.judge in (JudgeName.detectors, JudgeName.oracle):
-        if options.what not in (None, What.issues):
-            raise ConfigError(f"--judge {options.judge} labels issues alone, --what is {options.what}")
-        if options.judge is JudgeName.detectors:
-            yield DetectorJudge([issue for issue in DETECTORS if issue in taxonomy.issue_ids()]), None
+    categories = load_taxonomy(taxonomy)
+    if judge.judge in (JudgeName.detectors, JudgeName.oracle):
+        if what not in (None, What.issues):
+            raise ConfigError(f"--judge {judge.judge} labels issues alone, --what is {what}")
+        if judge.judge is JudgeName.detectors:
+            yield DetectorJudge([issue for issue in DETECTORS if issue in categories.issue_ids()]), None
         else:
             yield OracleJudge(), None
         return
-    wanted, other = ("engine_model", "base_url") if options.judge is JudgeName.engine else ("base_url", "engine_model")
-    if getattr(options.model, wanted) is None or getattr(options.model, other) is not None:
-        flags = {name: "--" + name.replace("_", "-") for name in (wanted, other)}
-        raise ConfigError(f"--judge {options.judge} needs {flags[wanted]}, and takes no {flags[other]}")
     kinds: tuple[Kind, ...] = ("actions", "issues")
-    if options.what in (What.actions, What.issues):
-        kinds = ("actions",) if options.what is What.actions else ("issues",)
-    config = LLMJudgeConfig(
-        kinds=kinds, max_tokens=options.max_tokens, concurrency=options.concurrency, seed=options.seed
-    )
+    if what in (What.actions, What.issues):
+        kinds = ("actions",) if what is What.actions else ("issues",)
+    config = LLMJudgeConfig(kinds=kinds, max_tokens=max_tokens, concurrency=judge.concurrency, seed=seed)
     with language_model(
-        options.model,
-        num_positions=options.input_tokens + options.max_tokens,
-        log_dir=options.cache,
-        temperature=0.0,
-        structured=True,
+        judge, num_positions=input_tokens + max_tokens, log_dir=cache, temperature=0.0, structured=True
     ) as (completer, _):
-        cached = CachedCompleter(completer, options.cache)
-        yield LLMJudge(cached, taxonomy, config), cached
+        cached = CachedCompleter(completer, cache)
+        yield LLMJudge(cached, categories, config), cached

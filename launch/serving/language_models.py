@@ -7,36 +7,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from rlenv.core.errors import ConfigError
+from rlenv.core.settings import Settings, settings
 from rlenv.prompting.cutting import CountTokens, estimate_tokens
 from rlenv.speakers.completers import Completer, EndpointCompleter, EngineCompleter
 
 BaseUrl = Annotated[str | None, typer.Option(help="root of an OpenAI-compatible API, http://host:8000/v1")]
 ModelName = Annotated[str | None, typer.Option(help="the model's name at --base-url")]
 KeyEnv = Annotated[str | None, typer.Option(help="NAME of the environment variable that holds --base-url's key")]
-EngineModel = Annotated[Path | None, typer.Option(help="folder of a chat model to run here instead of --base-url")]
+EngineModel = Annotated[str | None, typer.Option(help="folder of a chat model to run here instead of --base-url")]
 Concurrency = Annotated[int, typer.Option(help="requests under way at the same time")]
 SamplingSeed = Annotated[int, typer.Option(help="of sampling")]
 Cache = Annotated[Path | None, typer.Option(help="folder of answers; default OUT.cache")]
 
 
-@dataclass(frozen=True)
-class ModelChoice:
-    """What the command line says of the model."""
+@settings
+class ModelChoice(Settings):
+    """Which language model: one behind an endpoint, or one that runs here."""
 
     base_url: str | None = None
     """Root of an OpenAI-compatible API, or None."""
     model: str | None = None
     """The model's name there."""
-    key_env: str | None = None
+    api_key_env: str | None = None
     """NAME of the environment variable that holds the key."""
-    engine_model: Path | None = None
+    engine_model: str | None = None
     """Folder of a checkpoint to run here, or None."""
     reasoning_effort: str | None = None
     """Of a reasoning model behind an endpoint."""
@@ -63,7 +63,7 @@ def language_model(
     Raises:
         ConfigError: neither or both are asked for, or the folder holds no model.
     """
-    folder = choice.engine_model
+    folder = Path(choice.engine_model) if choice.engine_model else None
     if bool(choice.base_url) == bool(folder):
         raise ConfigError("name one model: --base-url and --model for an endpoint, or --engine-model for a folder")
     if folder is None:
@@ -74,7 +74,7 @@ def language_model(
             EndpointCompleter(
                 choice.base_url,
                 choice.model,
-                choice.key_env,
+                choice.api_key_env,
                 temperature=temperature,
                 reasoning_effort=choice.reasoning_effort,
             ),

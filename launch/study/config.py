@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 
-from launch.run.config import RunConfig, SpeakerConfig
-from launch.run.settings import read_settings, typed
-from rlenv.core.errors import ConfigError, there_are
+from pydantic import PositiveInt
+
+from launch.run.config import Rate, RunConfig, SpeakerConfig
+from launch.run.settings import of_a_new_run, read_settings, typed
+from rlenv.core.errors import there_are
+from rlenv.core.settings import Settings, settings
 from rlenv.population.chatbots.scripted import chatbot_names, make_chatbot
 
 UNTUNED = "untuned"
 AGGREGATE = "aggregate"
 
 
-@dataclass(frozen=True)
-class TreatmentConfig:
+@settings
+class TreatmentConfig(Settings):
     """One A/B test: a scripted chatbot of the roster with other failure habits (B.5)."""
 
     control: str = ""
     """The chatbot that it is a variant of."""
-    habits: dict[str, float] = field(default_factory=dict)
+    habits: dict[str, Rate] = field(default_factory=dict)
     """Habits whose rates differ from the control's."""
 
 
-@dataclass(frozen=True)
-class GoalsConfig:
+@settings
+class GoalsConfig(Settings):
     """What the study is asked to show; it says of each whether it does."""
 
     accuracy_before: float = 0.85
@@ -41,8 +44,8 @@ class GoalsConfig:
     """Share of base's distance to real users in each figure of Table 1 that the last iteration closes: at least."""
 
 
-@dataclass(frozen=True)
-class StudyConfig:
+@settings
+class StudyConfig(Settings):
     """Everything of one study."""
 
     out_dir: str = "runs/study"
@@ -53,20 +56,21 @@ class StudyConfig:
     """The scripted chatbots that everybody meets; empty is all."""
     treatments: dict[str, TreatmentConfig] = field(default_factory=dict)
     """Further chatbots by name, which no simulator was trained with."""
-    real_sessions_per_chatbot: int = 400
+    real_sessions_per_chatbot: PositiveInt = 400
     """Sessions of population users with each chatbot and treatment: the truth."""
-    simulated_sessions_per_chatbot: int = 40
+    simulated_sessions_per_chatbot: PositiveInt = 40
     """Sessions of each simulator with each of them, in contexts of those users."""
-    judge_sessions: int = 1500
+    judge_sessions: PositiveInt = 1500
     """Labelled sessions of other users, on which the classifier of user actions is fitted."""
     sft_sizes: list[int] = field(default_factory=lambda: [20, 40, 80, 160, 320])
     """SFT sessions (Table 1's 10K to 160K), ascending; the last is the adversarial run's base."""
-    size_sessions_per_chatbot: int = 10
+    size_sessions_per_chatbot: PositiveInt = 10
     """Sessions of the simulators of the other sizes with each chatbot."""
     goals: GoalsConfig = GoalsConfig()
     """What it is asked to show."""
 
-    def __post_init__(self) -> None:
+    def problems(self) -> list[str]:
+        """Returns which rules between fields do not hold."""
         problems = []
         known = self.chatbots or chatbot_names()
         if unknown := [name for name in known if name not in chatbot_names()]:
@@ -89,12 +93,11 @@ class StudyConfig:
             problems.append("run.data.path: a study is held on the reference population, whose truth is known")
         most = self.real_sessions_per_chatbot
         for where in ("simulated_sessions_per_chatbot", "size_sessions_per_chatbot"):
-            if not 1 <= getattr(self, where) <= most:
+            if getattr(self, where) > most:
                 problems.append(
-                    f"{where}: expected 1 to real_sessions_per_chatbot ({most}), got {getattr(self, where)}"
+                    f"{where}: expected real_sessions_per_chatbot ({most}) or fewer, got {getattr(self, where)}"
                 )
-        if problems:
-            raise ConfigError("; ".join(problems))
+        return problems
 
 
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
@@ -103,7 +106,11 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
     Raises:
         ConfigError: no such file, an unknown key (with a suggestion), a wrong type, or a rule broken.
     """
-    return typed(StudyConfig, [read_settings(path, overrides)], path)
+    return typed(StudyConfig, [read_settings(path, overrides)], path, _of_its_run)
+
+
+def _of_its_run(config: StudyConfig) -> list[str]:
+    return [f"run.{problem}" for problem in of_a_new_run(adversarial_config(config))]
 
 
 def roster_of(config: StudyConfig) -> dict[str, SpeakerConfig]:

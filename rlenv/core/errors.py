@@ -23,9 +23,17 @@ def there_are(known: Collection[str], came: object) -> str:
     """
     names = sorted(known)
     listed = ", ".join(names[:MAX_NAMES]) + (f", ... ({len(names)} in all)" if len(names) > MAX_NAMES else "")
-    close = get_close_matches(str(came), names, n=1)
-    meant = f"; did you mean {close[0]!r}?" if close else ""
-    return f"there are {listed}{meant}" if names else "there are none"
+    return f"there are {listed}{did_you_mean(names, came)}" if names else "there are none"
+
+
+def did_you_mean(known: Collection[str], came: object) -> str:
+    """Returns the end of a message, "; did you mean ...?", where one of the known names is close to ``came``.
+
+    >>> did_you_mean(["linear", "cosine"], "liner")
+    "; did you mean 'linear'?"
+    """
+    close = get_close_matches(str(came), list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 class RlenvError(Exception):

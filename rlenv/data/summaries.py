@@ -13,8 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import Field
+
 from rlenv.core.aio import all_of
-from rlenv.core.errors import ConfigError, EngineError, OverlongError, PhaseError
+from rlenv.core.errors import EngineError, OverlongError, PhaseError
+from rlenv.core.settings import Settings, settings
 from rlenv.core.types import Session, SessionContext
 from rlenv.prompting.context_items import SPEAKERS
 from rlenv.prompting.cutting import MARK, CountTokens, cut_middle, encodable, estimate_tokens
@@ -37,37 +40,26 @@ WRITE = "(Write the record now.)"
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class SummaryConfig:
+@settings
+class SummaryConfig(Settings):
     """How summaries are made."""
 
-    num_previous: int = 5
+    num_previous: int = Field(5, ge=1)
     """How many earlier summaries a session gets, the latest ones (Appendix A: 3 to 5)."""
-    num_recent_sessions: int = 1
+    num_recent_sessions: int = Field(1, ge=0)
     """How many earlier sessions of the same user are added message by message, the latest ones; 0 adds none."""
-    input_tokens: int = 3000
+    input_tokens: int = Field(3000, ge=64)
     """Longest transcript or list of summaries that is shown to the model; its middle goes first."""
-    max_tokens: int = 300
+    max_tokens: int = Field(300, ge=1)
     """Longest answer."""
-    concurrency: int = 8
+    concurrency: int = Field(8, ge=1)
     """Requests under way at the same time."""
-    attempts: int = 3
+    attempts: int = Field(3, ge=1)
     """Tries where the model answers nothing, each with another seed."""
-    max_failures: int = 20
+    max_failures: int = Field(20, ge=1)
     """After so many failed summaries no more are asked for."""
     seed: int = 0
     """Of the first try."""
-
-    def __post_init__(self) -> None:
-        least = {"num_recent_sessions": 0, "input_tokens": 64}
-        names = ("num_previous", "input_tokens", "max_tokens", "concurrency", "attempts", "max_failures")
-        wrong = [
-            f"{name} must be at least {least.get(name, 1)}, got {getattr(self, name)}"
-            for name in (*names, "num_recent_sessions")
-            if getattr(self, name) < least.get(name, 1)
-        ]
-        if wrong:
-            raise ConfigError("summaries: " + "; ".join(wrong))
 
 
 @dataclass

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
-from rlenv.core.errors import ConfigError, EngineError, OverlongError
+from pydantic import Field
+
+from rlenv.core.errors import EngineError, OverlongError
+from rlenv.core.settings import Settings, settings
 from rlenv.core.taxonomy import Taxonomy
 from rlenv.core.types import Annotation, Session
 from rlenv.judges.questions import (
@@ -28,32 +30,26 @@ Kind = Literal["actions", "issues"]
 Reader = Callable[[str, Question, Taxonomy], dict[int, tuple[str, ...]]]
 
 
-@dataclass(frozen=True)
-class LLMJudgeConfig:
+@settings
+class LLMJudgeConfig(Settings):
     """How a language model is asked."""
 
     kinds: tuple[Kind, ...] = ("actions", "issues")
     """What it labels: one request a user message, and one a session."""
-    num_before: int = 1
+    num_before: int = Field(1, ge=0)
     """Messages shown before the one whose actions are asked for: "agrees" needs what is agreed with."""
-    max_tokens: int = 2048
+    max_tokens: int = Field(2048, ge=1)
     """Longest reply; a reasoning model's thoughts count."""
-    attempts: int = 3
+    attempts: int = Field(3, ge=1)
     """Tries where the reply is malformed, each with another seed."""
-    concurrency: int = 8
+    concurrency: int = Field(8, ge=1)
     """Requests under way at the same time, over all sessions."""
     seed: int = 0
     """Of the first try."""
 
-    def __post_init__(self) -> None:
-        least = {"num_before": 0, "max_tokens": 1, "attempts": 1, "concurrency": 1}
-        wrong = [
-            f"{n} must be at least {low}, got {getattr(self, n)}" for n, low in least.items() if getattr(self, n) < low
-        ]
-        if not self.kinds or set(self.kinds) - set(get_args(Kind)):
-            wrong.append(f"kinds must be some of {get_args(Kind)}, got {self.kinds}")
-        if wrong:
-            raise ConfigError("judge: " + "; ".join(wrong))
+    def problems(self) -> list[str]:
+        """Returns which rules between fields do not hold."""
+        return [] if self.kinds else ["kinds: expected actions, issues or both, got none"]
 
 
 class LLMJudge:

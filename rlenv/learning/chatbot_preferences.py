@@ -8,13 +8,14 @@ that share their beginning are compared whole, by the first message in which the
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from pydantic import Field
 
+from rlenv.core.aio import all_of
 from rlenv.core.errors import ConfigError, EngineError, OverlongError
 from rlenv.core.settings import Settings, settings
 from rlenv.core.types import ConversationState, PreferencePair, Utterance
@@ -64,13 +65,12 @@ async def fork_preferences(
         make_core: as ``collect`` takes it, with the reward that judges.
         config: how many, how far, how different.
     """
-    limit = asyncio.Semaphore(config.concurrency)
 
-    async def one(result: Collected, state: ConversationState) -> tuple[list[PreferencePair], Counter[str]]:
-        async with limit:
-            return await _conversation_pairs(result, state, chatbot, make_core, config)
+    async def one(item: tuple[Collected, ConversationState]) -> tuple[list[PreferencePair], Counter[str]]:
+        return await _conversation_pairs(*item, chatbot, make_core, config)
 
-    found = await asyncio.gather(*(one(r, r.state) for r in results if r.state is not None and r.rewards))
+    ended = [(r, r.state) for r in results if r.state is not None and r.rewards]
+    found = await all_of(one, ended, config.concurrency)
     names = ("critical_turns", "alternatives", "failed_turns", "too_few", "made", "kept", "dropped_margin")
     counts = Counter({"conversations": len(found)} | dict.fromkeys(names, 0))
     for _, counted in found:
@@ -122,8 +122,8 @@ async def _conversation_pairs(
         try:
             sampled = await sample_alternatives(state, turn, chatbot, config.num_alternatives)
             said = [own[turn - 1], *sampled]
-            worth = (_worth(fork, result.episode.counterpart, u, chatbot, make_core(), config.horizon) for u in said)
-            rewards = await asyncio.gather(*worth)
+            worth = partial(_worth, fork, result.episode.counterpart, chatbot, make_core, config.horizon)
+            rewards = await all_of(worth, said)
         except (EngineError, OverlongError):
             counts["failed_turns"] += 1
             continue
@@ -135,12 +135,13 @@ async def _conversation_pairs(
 async def _worth(
     fork: ConversationState,
     counterpart: str,
-    said: Utterance,
     chatbot: EngineSpeaker,
-    core: ConversationCore,
+    make_core: Callable[[], ConversationCore],
     horizon: int | None,
+    said: Utterance,
 ) -> float:
     """Returns the reward of ``said`` as the next message of ``fork``, and of the steps that follow it."""
+    core = make_core()
     core.restore(
         {"counterpart": counterpart, "drawn": False, "seeds": [fork.seed], "state": fork.model_dump(mode="json")}
     )

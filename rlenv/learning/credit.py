@@ -14,12 +14,12 @@ has nobody to be compared with, and gets advantages of 0.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
-from rlenv.core.errors import ConfigError
+from rlenv.core.settings import Settings, settings
 
 SCALE_EPSILON = 1e-4
 """Added to a standard deviation before dividing by it, as TRL does."""
@@ -28,8 +28,8 @@ Rewards = Sequence[Sequence[float]]
 """A group's: [N], of each conversation the [T] rewards of its own messages."""
 
 
-@dataclass(frozen=True)
-class CreditConfig:
+@settings
+class CreditConfig(Settings):
     """How rewards become advantages."""
 
     level: Literal["session", "turn"] = "session"
@@ -39,12 +39,8 @@ class CreditConfig:
     scale: Literal["group", "batch", "none"] = "group"
     """Divide by the standard deviation of the returns of the group or of all groups (TRL's ``scale_rewards``). RLOO
     proper is "none"; so is an unbiased gradient."""
-    discount: float = 1.0
+    discount: float = Field(1.0, ge=0, le=1)
     """Of a reward one own message later; as everywhere, the gradient's own factor discount^t is left out."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.discount <= 1:
-            raise ConfigError(f"credit.discount: expected 0 to 1, got {self.discount}")
 
 
 def returns_to_go(rewards: Rewards, discount: float = 1.0) -> np.ndarray:

@@ -11,37 +11,38 @@ Critical turns, alternatives and pairs serve either seat; the chatbot's, by the 
 
 from __future__ import annotations
 
-import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
-from rlenv.core.errors import ConfigError
+from rlenv.core.aio import all_of
+from rlenv.core.errors import OverlongError
 from rlenv.core.log_odds import branch_rewards, turn_rewards
 from rlenv.core.protocols import Discriminator
+from rlenv.core.settings import Settings, settings
 from rlenv.core.types import Branch, ConversationState, PreferencePair, Session, SessionScores, Utterance
 from rlenv.env.conversation import before_message, reply_seed
 from rlenv.speakers.engine import EngineSpeaker
+
+log = logging.getLogger(__name__)
 
 Critical = Literal["highest", "lowest"]
 Compared = Literal["highest", "lowest", "first"]
 
 
-@dataclass(frozen=True)
-class PreferencesConfig:
+@settings
+class PreferencesConfig(Settings):
     """How preference pairs are made (Section 3.5)."""
 
-    num_alternatives: int = 8
+    num_alternatives: int = Field(8, ge=2)
     """Alternatives sampled at each critical turn."""
-    concurrency: int = 256
+    concurrency: int = Field(256, ge=1)
     """Sessions worked on at the same time."""
-
-    def __post_init__(self) -> None:
-        if self.num_alternatives < 2:
-            raise ConfigError(f"preferences.num_alternatives must be 2 or more, got {self.num_alternatives}")
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class PreferenceSet:
 
     pairs: list[PreferencePair]
     scores: list[SessionScores]
-    """One record a session, its branches in the order highest, lowest."""
+    """One record a session that fits the discriminator, its branches in the order highest, lowest."""
     counts: dict[str, int] = field(default_factory=dict)
 
 
@@ -78,7 +79,7 @@ async def sample_alternatives(
 ) -> list[Utterance]:
     """Returns ``count`` alternatives for the speaker's message ``turn``: the conversation forked there, a seed each."""
     fork = before_message(conversation, speaker.seat, turn)
-    return list(await asyncio.gather(*(speaker.reply(fork, reply_seed(fork, "alternative", i)) for i in range(count))))
+    return await all_of(lambda i: speaker.reply(fork, reply_seed(fork, "alternative", i)), range(count))
 
 
 def preference_pair(
@@ -132,24 +133,39 @@ async def build_preferences(
 ) -> PreferenceSet:
     """Returns the preference set of Algorithm 1, lines 6 to 8, in the order of ``conversations``.
 
-    Alternatives that leave without a word have no message to score; they are counted and left out, and so is
-    a critical turn with fewer than two that can be ranked.
+    Left out and counted: a session that is too long for the discriminator, alternatives that leave without a word (they
+    have no message to score), and a critical turn with fewer than two that can be ranked.
+
+    Raises:
+        OverlongError: no session at all fits the discriminator.
+        EngineError: a model failed and could not be brought back; what was under way is cancelled.
     """
-    limit = asyncio.Semaphore(config.concurrency)
+    too_long: list[OverlongError] = []
 
-    async def one(session: Session, state: ConversationState) -> tuple[list[PreferencePair], SessionScores, Counter]:
-        async with limit:
-            result = await _session_pairs(session, state, simulator, discriminator, config)
-        progress()
-        return result
+    async def one(item: tuple[Session, ConversationState]) -> _SessionPairs | None:
+        try:
+            return await _session_pairs(*item, simulator, discriminator, config)
+        except OverlongError as error:
+            too_long.append(error)
+            return None
+        finally:
+            progress()
 
-    results = await asyncio.gather(*(one(*item) for item in conversations))
-    counts: Counter[str] = Counter(sessions=len(results))
+    results = await all_of(one, conversations, config.concurrency)
+    if too_long:
+        log.warning("%d of %d sessions are too long; the first: %s", len(too_long), len(results), too_long[0])
+        if len(too_long) == len(results):
+            raise too_long[0]
+    counts: Counter[str] = Counter(sessions=len(results), too_long=len(too_long))
     for name in ("critical_turns", "alternatives", "without_text", "too_few", "made", "kept"):
         counts[name] = 0
-    for _, _, counted in results:
+    fitting = [result for result in results if result is not None]
+    for _, _, counted in fitting:
         counts.update(counted)
-    return PreferenceSet([p for pairs, _, _ in results for p in pairs], [s for _, s, _ in results], dict(counts))
+    return PreferenceSet([p for pairs, _, _ in fitting for p in pairs], [s for _, s, _ in fitting], dict(counts))
+
+
+_SessionPairs = tuple[list[PreferencePair], SessionScores, Counter[str]]
 
 
 async def _session_pairs(
@@ -158,11 +174,11 @@ async def _session_pairs(
     simulator: EngineSpeaker,
     discriminator: Discriminator,
     config: PreferencesConfig,
-) -> tuple[list[PreferencePair], SessionScores, Counter]:
+) -> _SessionPairs:
     trunk = await discriminator.log_odds(session)
     turns = critical_turns(turn_rewards(trunk.log_odds).tolist())
-    sampled = await asyncio.gather(
-        *(sample_alternatives(state, turn, simulator, config.num_alternatives) for turn in turns.values())
+    sampled = await all_of(
+        lambda turn: sample_alternatives(state, turn, simulator, config.num_alternatives), turns.values()
     )
     counts: Counter[str] = Counter(critical_turns=len(turns))
     rankable = []

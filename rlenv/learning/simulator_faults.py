@@ -8,30 +8,26 @@ all that follow. What the conversation earned stays as it is: masking chooses wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from pydantic import Field
 
 from rlenv.core.errors import ConfigError
 from rlenv.core.log_odds import turn_rewards
+from rlenv.core.settings import Settings, settings
 from rlenv.core.types import ConversationState
 
 MIN_REFERENCE = 100
 
 
-@dataclass(frozen=True)
-class FaultConfig:
+@settings
+class FaultConfig(Settings):
     """When an answer is the simulator's fault, and what becomes of the message that it answers."""
 
-    quantile: float = 0.01
+    quantile: float = Field(0.01, ge=0, le=1)
     """An answer is at fault below this quantile of the reference sample; 0 switches it off."""
-    weight: float = 0.0
+    weight: float = Field(0.0, ge=0, le=1)
     """Of the chatbot's message that was answered so: 0 masks it, 1 changes nothing."""
-
-    def __post_init__(self) -> None:
-        for name in ("quantile", "weight"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"faults.{name}: expected 0 to 1, got {getattr(self, name)}")
 
 
 def fault_threshold(reference: Sequence[Sequence[float]], config: FaultConfig) -> float:

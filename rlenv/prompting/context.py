@@ -7,9 +7,10 @@ progress. What does not fit is told, part by part, never silently lost (Section 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
-from rlenv.core.errors import ConfigError
+from pydantic import Field
+
+from rlenv.core.settings import Settings, settings
 from rlenv.core.types import Record, SessionContext
 from rlenv.prompting.context_items import Item, PartName, collect_items, render
 from rlenv.prompting.cutting import CountTokens, cut_end, cut_start
@@ -25,24 +26,18 @@ subject or leave. Do not agree out of politeness and do not feel better just bec
 - End the session when this person would. Never say that you play a role or are an AI."""
 
 
-@dataclass(frozen=True)
-class ContextConfig:
+@settings
+class ContextConfig(Settings):
     """What goes into a context, and how much of it."""
 
-    budget_tokens: int = 15_000
+    budget_tokens: int = Field(15_000, ge=1)
     """Upper bound of the whole text (Appendix A)."""
     instruction: str = SIMULATOR_INSTRUCTION
     """System instruction of the simulator: role, consistency, realistic behaviour. Empty leaves it out."""
-    num_previous_summaries: int = 5
+    num_previous_summaries: int = Field(5, ge=0)
     """How many of the latest earlier summaries are shown (Appendix A: 3 to 5)."""
     profile_fields: tuple[str, ...] = ("problem_type", "emotion_type")
     """Further fields of a session's context that belong to the profile; those a session lacks are left out."""
-
-    def __post_init__(self) -> None:
-        if self.budget_tokens < 1:
-            raise ConfigError(f"context.budget_tokens must be at least 1, got {self.budget_tokens}")
-        if self.num_previous_summaries < 0:
-            raise ConfigError(f"context.num_previous_summaries must be 0 or more, got {self.num_previous_summaries}")
 
 
 class Part(Record):

@@ -5,70 +5,59 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
 from rlenv.core.errors import ConfigError
+from rlenv.core.settings import settings
 from rlenv.core.types import Adapter
 from rlenv.learning.credit import CreditConfig
 from trainers.backend.config import AdapterTraining
 
 
-@dataclass(frozen=True)
+@settings
 class ChatbotRlConfig(AdapterTraining):
     """Reinforcement learning on conversations. Loss settings are TRL's by other names; so are most defaults."""
 
-    section = "chatbot_rl"
-
-    num_rounds: int = 20
+    num_rounds: PositiveInt = 20
     """Rounds of conversations, each sampled by the adapter as it is then."""
-    num_groups: int = 8
+    num_groups: PositiveInt = 8
     """Groups a round: contexts with their persona."""
-    group_size: int = 8
+    group_size: int = Field(8, ge=2)
     """Conversations a group."""
     credit: CreditConfig = CreditConfig()
-    temperature: float = 1.0
+    temperature: PositiveFloat = 1.0
     """The sampler's. Its other settings (top_p, top_k) should leave the distribution whole."""
     loss_type: Literal["dapo", "grpo", "bnpo", "dr_grpo"] = "dapo"
     """How token losses are averaged: over the round's tokens, over conversations of token means, over the batch's
     tokens, or by the constant ``max_tokens``."""
-    max_tokens: int = 512
+    max_tokens: PositiveInt = 512
     """The constant of dr_grpo: tokens of a conversation, as a unit of the learning rate."""
-    epsilon: float = 0.2
-    epsilon_high: float = 0.2
+    epsilon: PositiveFloat = 0.2
+    epsilon_high: PositiveFloat = 0.2
     """The probability ratio to the round's first step is clipped to 1 - epsilon ... 1 + epsilon_high."""
     importance_sampling_level: Literal["token", "sequence"] = "token"
     """Ratio of each token, or of the conversation as a geometric mean (GSPO)."""
-    beta: float = 0.04
+    beta: NonNegativeFloat = 0.04
     """Of the KL divergence to the starting adapter; 0 leaves it and its adapter out."""
     sampler_correction: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "none"] = (
         "token_truncate"
     )
     """Importance weights of learner over sampler, for each token or conversation, capped or set to 0 above the cap."""
-    sampler_cap: float = 2.0
-    max_staleness: int = 0
+    sampler_cap: PositiveFloat = 2.0
+    max_staleness: NonNegativeInt = 0
     """Rounds between the adapter that sampled a conversation and the learner; older ones are left out and counted."""
 
-    epochs: float = 1.0
+    epochs: PositiveFloat = 1.0
     """Passes over each round's conversations, a whole number."""
-    batch_size: int = 4
-    gradient_accumulation: int = 16
-    learning_rate: float = 1e-5
-    save_every: int = 5
+    batch_size: PositiveInt = 4
+    gradient_accumulation: PositiveInt = 16
+    learning_rate: PositiveFloat = 1e-5
+    save_every: NonNegativeInt = 5
     """Rounds between checkpoints to resume from; 0 is never."""
 
     def problems(self) -> list[str]:
-        """Returns what is wrong with the settings."""
-        problems = super().problems()
-        problems += [
-            f"{field}: expected {least} or more, got {getattr(self, field)}"
-            for field, least in (("num_rounds", 1), ("num_groups", 1), ("group_size", 2), ("max_staleness", 0))
-            if getattr(self, field) < least
-        ]
-        problems += [
-            f"{field}: expected above 0, got {getattr(self, field)}"
-            for field in ("temperature", "epsilon", "epsilon_high", "sampler_cap", "max_tokens")
-            if getattr(self, field) <= 0
-        ]
-        if self.beta < 0:
-            problems.append(f"beta: expected 0 or more, got {self.beta}")
+        """Returns which rules between fields do not hold."""
+        problems = []
         if self.epochs != int(self.epochs):
             problems.append(f"epochs: expected a whole number, got {self.epochs}")
         if self.shard:
@@ -84,7 +73,7 @@ class ChatbotRlConfig(AdapterTraining):
         conversations, step = self.num_groups * self.group_size, self.batch_size * self.gradient_accumulation
         if conversations % (step * num_workers):
             raise ConfigError(
-                f"{self.section}: a round has {self.num_groups} x {self.group_size} = {conversations} conversations, a "
+                f"rl: a round has {self.num_groups} x {self.group_size} = {conversations} conversations, a "
                 f"step batch_size x gradient_accumulation x workers = {step * num_workers}; expected a divisor of "
                 f"{conversations}"
             )

@@ -7,36 +7,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rlenv.core.errors import ConfigError
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from rlenv.core.settings import Settings, settings
 from rlenv.discriminator.labelled import LabelledSession, ScoredSession
 from rlenv.discriminator.rows import DiscriminatorLayout, Evidence, View
-from rlenv.models.hardware import PRECISIONS, Precision
-from trainers.backend.optimization import Schedule
+from rlenv.models.hardware import Precision
+from trainers.backend.config import Schedule
 
 
-@dataclass(frozen=True)
-class DiscriminatorConfig:
+@settings
+class DiscriminatorConfig(Settings):
     """Discriminator training. The paper gives the numbers of sessions (4.3.3); the rest is ours, measured on ESConv."""
 
-    num_train_sessions: int = 1600
+    num_train_sessions: PositiveInt = 1600
     """Real and simulated together."""
-    num_validation_sessions: int = 400
+    num_validation_sessions: PositiveInt = 400
     """Real and simulated together; their contexts are not in training."""
-    epochs: int = 1
-    batch_size: int = 8
+    epochs: PositiveInt = 1
+    batch_size: PositiveInt = 8
     """Sessions a step and worker."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """``muon`` for a small backbone that is trained whole (``lora_rank`` null); see ``backend.optimization``."""
-    learning_rate: float = 2e-4
+    learning_rate: PositiveFloat = 2e-4
     schedule: Schedule = "linear"
-    warmup: float = 0.1
+    warmup: NonNegativeFloat = 0.1
     """Below 1 a share of the steps, else a number of them."""
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    lora_rank: int | None = 8
+    weight_decay: NonNegativeFloat = 0.0
+    max_grad_norm: PositiveFloat = 1.0
+    lora_rank: PositiveInt | None = 8
     """None trains the whole backbone (small ones)."""
-    lora_alpha: int = 16
-    dropout: float = 0.0
+    lora_alpha: PositiveInt = 16
+    dropout: float = Field(0.0, ge=0, lt=1)
     """Before the score head."""
     evidence: Evidence = "last"
     """``last``: the head at a message's end alone, as in the paper; ``sum``: at every token, added up. For a small
@@ -48,38 +50,24 @@ class DiscriminatorConfig:
     """``full`` reads both seats, ``user_only`` the user's messages alone."""
     use_context: bool = True
     """Read the user context as the system message (Eq. 2's c)."""
-    max_tokens: int = 8192
-    """Longer sessions are cut after a whole turn."""
+    max_tokens: PositiveInt = 32_768
+    """Longer sessions are cut after a whole turn. The context comes first, so with ``use_context`` this is more than
+    its budget (``context.budget_tokens``)."""
     dtype: Precision = "auto"
     """Of the backbone's computation; the score head and the adapter's weights are float32 always. "auto": bfloat16
     where the hardware has it."""
-    batch_tokens: int = 16384
+    batch_tokens: PositiveInt = 16384
     """Padded tokens in one forward pass; a batch above it is split and its gradients are added up."""
     gradient_checkpointing: bool = False
-    save_every: int = 100
+    save_every: NonNegativeInt = 100
     """Steps between checkpoints to resume from; 0 is only between discriminators."""
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        problems = [
-            f"discriminator.{name}: expected above 0, got {getattr(self, name)}"
-            for name in ("epochs", "batch_size", "learning_rate", "max_grad_norm", "max_tokens", "batch_tokens")
-            if getattr(self, name) <= 0
-        ]
-        if self.dtype not in PRECISIONS:
-            problems.append(f"discriminator.dtype: expected one of {', '.join(PRECISIONS)}, got {self.dtype!r}")
-        if self.optimizer not in ("adamw", "muon"):
-            problems.append(f"discriminator.optimizer: expected 'adamw' or 'muon', got {self.optimizer!r}")
+    def problems(self) -> list[str]:
+        """Returns which rules between fields do not hold."""
         if self.optimizer == "muon" and self.lora_rank:
-            problems.append(
-                "discriminator.optimizer: 'muon' trains a whole backbone; set discriminator.lora_rank to null"
-            )
-        if self.evidence not in ("last", "sum"):
-            problems.append(f"discriminator.evidence: expected 'last' or 'sum', got {self.evidence!r}")
-        if self.average not in ("session", "turn"):
-            problems.append(f"discriminator.average: expected 'session' or 'turn', got {self.average!r}")
-        if problems:
-            raise ConfigError("\n".join(problems))
+            return ["optimizer: 'muon' trains a whole backbone; set discriminator.lora_rank to null"]
+        return []
 
     def layout(self, *, blank_user: bool = False) -> DiscriminatorLayout:
         """Returns what a discriminator of these settings reads."""

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
+from pydantic import NonNegativeFloat, PositiveFloat
+
+from rlenv.core.settings import settings
 from rlenv.core.types import Adapter
-from trainers.backend.config import AdapterTraining
+from trainers.backend.config import AdapterSchedule, AdapterTraining
 
 
-@dataclass(frozen=True)
+@settings
 class DpoConfig(AdapterTraining):
     """Direct Preference Optimization. Defaults are Table 6's."""
 
-    section = "dpo"
-
-    beta: float = 1.0
-    learning_rate: float = 1e-5
-    schedule: Literal["constant", "constant_with_warmup", "cosine", "linear"] = "constant_with_warmup"
+    beta: PositiveFloat = 1.0
+    learning_rate: PositiveFloat = 1e-5
+    schedule: AdapterSchedule = "constant_with_warmup"
     """Table 6 names a constant schedule and a warmup: transformers' ``constant`` would ignore the warmup."""
-    warmup: float = 0.1
-    chosen_nll: float = 0.0
+    warmup: NonNegativeFloat = 0.1
+    chosen_nll: NonNegativeFloat = 0.0
     """Weight of the chosen reply's negative log-likelihood, a token's mean, added to Eq. 5; 0 is the paper's. DPO alone
     may win by making both replies unlikely; with few pairs and a small model that is what it does."""
-
-    def problems(self) -> list[str]:
-        """Returns what is wrong with the settings."""
-        problems = super().problems() + ([] if self.beta > 0 else [f"beta: expected above 0, got {self.beta}"])
-        return problems + ([] if self.chosen_nll >= 0 else [f"chosen_nll: expected 0 or more, got {self.chosen_nll}"])
 
 
 @dataclass(frozen=True)

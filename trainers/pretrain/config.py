@@ -5,53 +5,52 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlenv.core.errors import ConfigError
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from rlenv.core.settings import Settings, settings
 from rlenv.models.hardware import Precision
-from trainers.backend.optimization import Schedule
+from trainers.backend.config import Schedule
 
 
-@dataclass(frozen=True)
-class PretrainConfig:
+@settings
+class PretrainConfig(Settings):
     """Shape and training of the small model."""
 
-    vocab_size: int = 3072
-    hidden_size: int = 192
-    num_layers: int = 4
-    num_heads: int = 3
-    intermediate_size: int = 512
-    max_positions: int = 2048
+    vocab_size: int = Field(3072, ge=300)
+    """256 bytes, the special tokens and merges."""
+    hidden_size: PositiveInt = 192
+    num_layers: PositiveInt = 4
+    num_heads: PositiveInt = 3
+    intermediate_size: PositiveInt = 512
+    max_positions: PositiveInt = 2048
     """Positions the model accepts."""
-    block_tokens: int = 1536
+    block_tokens: PositiveInt = 1536
     """Length of the packed training sequences; at least as long as most conversations with their context."""
-    epochs: float = 1.0
-    batch_tokens: int = 1536
+    epochs: PositiveFloat = 1.0
+    batch_tokens: PositiveInt = 1536
     """Tokens a step and worker. Small: where minutes are few, more steps teach more than steadier ones."""
-    learning_rate: float = 5e-3
+    learning_rate: PositiveFloat = 5e-3
     """Of Muon (scaled to AdamW's step size) and of AdamW."""
     schedule: Schedule = "wsd"
-    warmup: float = 0.05
-    weight_decay: float = 0.1
-    max_grad_norm: float = 1.0
+    warmup: NonNegativeFloat = 0.05
+    weight_decay: NonNegativeFloat = 0.1
+    max_grad_norm: PositiveFloat = 1.0
     dtype: Precision = "auto"
     """Of the computation; weights are float32. "auto": bfloat16 where the hardware has it."""
-    save_every: int = 100
+    save_every: NonNegativeInt = 100
     """Steps between checkpoints to resume from; 0 is never."""
     seed: int = 0
 
-    def __post_init__(self) -> None:
+    def problems(self) -> list[str]:
+        """Returns which rules between fields do not hold."""
         problems = []
         if self.hidden_size % self.num_heads:
-            problems.append(f"pretrain.hidden_size: {self.hidden_size} is no multiple of num_heads {self.num_heads}")
+            problems.append(f"hidden_size: {self.hidden_size} is no multiple of num_heads {self.num_heads}")
         if self.block_tokens > self.max_positions:
-            problems.append(f"pretrain.block_tokens: {self.block_tokens} exceeds max_positions {self.max_positions}")
+            problems.append(f"block_tokens: {self.block_tokens} exceeds max_positions {self.max_positions}")
         if self.batch_tokens < self.block_tokens:
-            problems.append(f"pretrain.batch_tokens: {self.batch_tokens} is below block_tokens {self.block_tokens}")
-        if self.vocab_size < 300:
-            problems.append(
-                f"pretrain.vocab_size: expected 300 or more (256 bytes, specials, merges), got {self.vocab_size}"
-            )
-        if problems:
-            raise ConfigError("\n".join(problems))
+            problems.append(f"batch_tokens: {self.batch_tokens} is below block_tokens {self.block_tokens}")
+        return problems
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import Field, PositiveInt
+
+from rlenv.core.settings import settings
 from rlenv.core.types import Adapter, Message, Record, Seat
 from trainers.backend.config import AdapterTraining
 
@@ -18,16 +21,14 @@ class SftExample(Record):
     seat: Seat = "user"
 
 
-@dataclass(frozen=True)
+@settings
 class SftConfig(AdapterTraining):
     """Supervised fine-tuning. Defaults are Table 6's."""
 
-    section = "sft"
-
-    lora_rank: int = 8
-    lora_alpha: int = 16
-    lora_dropout: float = 0.0
-    max_tokens: int | None = None
+    lora_rank: PositiveInt = 8
+    lora_alpha: PositiveInt = 16
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    max_tokens: PositiveInt | None = None
     """A longer session is cut after a whole message; None is the model's positions."""
 
 

@@ -47,10 +47,10 @@ def load(finished_run, tmp_path):
         ("split=evaluation", "evaluation.split: the chatbot is trained on evaluation; choose another"),
         ("evaluation.split=test", "evaluation.split: no split 'test'"),
         ("alternate_every=-1", "alternate_every: expected 0 or more"),
-        ("refresh.weight=0", "refresh: expected num_iterations of 1 or more and a weight above 0"),
-        ("rl.group_size=1", "chatbot_rl.group_size: expected 2 or more, got 1"),
+        ("refresh.weight=0", "refresh.weight: expected above 0, got 0"),
+        ("rl.group_size=1", "rl.group_size: expected 2 or more, got 1"),
         ("users.x.adapter=trained", "users.x.adapter: 'trained' is for a run's own chatbots"),
-        ("rl.learning_rat=1", "Did you mean"),
+        ("rl.learning_rat=1", "rl.learning_rat: .*did you mean 'learning_rate'"),
         ("run=nowhere", "nowhere: no run directory"),
     ],
 )
@@ -60,7 +60,7 @@ def test_a_wrong_setting_is_told(load, override, told) -> None:
 
 
 def test_problems_are_told_together(load) -> None:
-    with pytest.raises(ConfigError, match=r"(?s)top_p 1.*alternate_every.*chatbots: that is for the user's seat"):
+    with pytest.raises(ConfigError, match=r"(?s)alternate_every.*top_p 1.*chatbots: that is for the user's seat"):
         load("chatbot.sampling.top_p=0.5", "alternate_every=-2", "chatbots.x.kind=population")
 
 

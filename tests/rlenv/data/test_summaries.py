@@ -162,7 +162,7 @@ def test_a_damaged_answer_on_disk_is_asked_again(tmp_path):
 
 
 def test_settings_that_make_no_sense_are_told_together():
-    with pytest.raises(ConfigError, match=r"num_previous must be at least 1.*input_tokens must be at least 64"):
+    with pytest.raises(ConfigError, match=r"(?s)num_previous: expected 1 or more, got 0.*input_tokens: expected 64 or more"):
         SummaryConfig(num_previous=0, input_tokens=1)
 
 

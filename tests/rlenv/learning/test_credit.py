@@ -61,7 +61,7 @@ def test_one_conversation_alone_and_equal_conversations_have_no_advantage(level,
 
 
 def test_a_discount_outside_0_to_1_is_refused():
-    with pytest.raises(ConfigError, match=r"credit\.discount: expected 0 to 1, got 1\.5"):
+    with pytest.raises(ConfigError, match=r"CreditConfig\.discount: expected 1 or less, got 1\.5"):
         CreditConfig(discount=1.5)
 
 

@@ -160,5 +160,5 @@ def test_the_threshold_is_a_quantile_of_the_reference_and_can_be_switched_off():
     assert fault_threshold([], FaultConfig(quantile=0)) == -math.inf
     with pytest.raises(ConfigError, match="has 10 user messages, expected 100"):
         fault_threshold(reference[:1], FaultConfig())
-    with pytest.raises(ConfigError, match=r"faults\.weight: expected 0 to 1, got -1"):
+    with pytest.raises(ConfigError, match=r"FaultConfig\.weight: expected 0 or more, got -1"):
         FaultConfig(weight=-1)

@@ -1,0 +1,238 @@
+"""How settings are declared and checked: frozen pydantic dataclasses, and every problem of them in one ``ConfigError``.
+
+    @settings
+    class DpoConfig(Settings):
+        beta: float = Field(1.0, gt=0)
+
+        def problems(self) -> list[str]:      # what one field cannot know alone
+
+Made in Python or read from a file, wrong settings are the same error; only the names before the keys differ. Numbers
+written as text (``1e-3`` in YAML) are numbers; true and false are none, nor are infinity and NaN.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field, fields
+from functools import wraps
+from typing import Any, TypeVar, cast, dataclass_transform, get_args
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails, to_jsonable_python
+
+from rlenv.core.errors import ConfigError, did_you_mean, there_are
+
+T = TypeVar("T")
+
+CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True, validate_default=True)
+MAX_CAME = 60
+"""Characters of a wrong value that a message shows."""
+EXPECTED = {
+    "greater_than": "above {gt:g}",
+    "greater_than_equal": "{ge:g} or more",
+    "less_than": "below {lt:g}",
+    "less_than_equal": "{le:g} or less",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text",
+    "string_too_short": "a text that is not empty",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "too_short": "{min_length} or more entries",
+    "dict_type": "settings as key: value",
+    "dataclass_type": "settings as key: value",
+    "model_type": "settings as key: value",
+    "literal_error": "{expected}",
+    "enum": "{expected}",
+}
+"""What was expected, by pydantic's type of error."""
+
+
+class _RulesError(ValueError):
+    """Rules between fields that do not hold."""
+
+    def __init__(self, problems: list[str], config: Any) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+        self.config = config
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Settings:
+    """Base of all settings. Decorate a class of it with ``settings``."""
+
+    def problems(self) -> list[str]:
+        """Returns which rules between fields do not hold, as ``field: what is wrong and what to do``."""
+        return []
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuses true and false where a number is asked for; pydantic would take them as 1 and 0."""
+        annotation = cast(Any, cls).__pydantic_fields__[info.field_name].annotation
+        if {int, float} & {annotation, *get_args(annotation)} and _has_bool(value):
+            raise ValueError(f"expected a number, got {_came(value)}")
+        return value
+
+    @model_validator(mode="after")
+    def _rules(self) -> Settings:
+        if problems := self.problems():
+            raise _RulesError(problems, self)
+        return self
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(Field, field))
+def settings(cls: type[T]) -> type[T]:
+    """Returns a class of settings: frozen, without unknown fields, checked when it is made.
+
+    Making one with wrong values raises ``ConfigError``, which names each as ``DpoConfig.beta``.
+    """
+    made: Any = dataclass(frozen=True, config=CONFIG)(cls)
+    validate = made.__init__
+
+    @wraps(validate)
+    def __init__(self: Any, *args: Any, **named: Any) -> None:
+        try:
+            validate(self, *args, **named)
+        except ValidationError:
+            values = dict(zip((f.name for f in fields(made)), args, strict=False)) | named
+            found, _ = find_problems(made, values)
+            raise ConfigError("\n".join(f"{made.__name__}.{problem}" for problem in found)) from None
+
+    made.__init__ = __init__
+    return cast(type[T], made)
+
+
+def read(schema: type[T], values: Mapping[str, Any], where: object, rules: Callable[[T], list[str]] | None = None) -> T:
+    """Returns ``schema`` with the values of a file.
+
+    Args:
+        schema: a class of settings.
+        values: nested dictionaries of plain values.
+        where: the file, which errors name.
+        rules: further rules, as ``Settings.problems``.
+
+    Raises:
+        ConfigError: with every problem.
+    """
+    found, config = find_problems(schema, values, rules)
+    if found or config is None:
+        raise ConfigError("\n".join(f"{where}: {problem}" for problem in found))
+    return config
+
+
+def find_problems(
+    schema: type[T], values: Mapping[str, Any], rules: Callable[[T], list[str]] | None = None
+) -> tuple[list[str], T | None]:
+    """Returns all problems of the values, each with its dotted key, and what they make where there is none.
+
+    Rules between fields are only checked where the fields are right. So wrong values are taken out and the rest is
+    checked again; a rule that names what was taken out is not reported.
+    """
+    adapter: TypeAdapter[T] = TypeAdapter(schema)
+    left: dict[str, Any] = copy.deepcopy(dict(values))
+    found: list[str] = []
+    gone: list[str] = []
+    while True:
+        config = None
+        try:
+            config = adapter.validate_python(left)
+            new = rules(config) if rules else []
+            errors: Sequence[ErrorDetails] = ()
+        except ValidationError as error:
+            errors = error.errors(include_url=False)
+            new = [problem for one in errors for problem in _sentences(schema, one)]
+            broken = [one["ctx"]["error"] for one in errors if one["type"] == "value_error" and not one["loc"]]
+            new += [problem for one in broken if rules for problem in rules(one.config)]
+        found += [p for p in new if p not in found and not any(_is_about(p, key) for key in gone)]
+        taken = [key for one in errors if (key := _take_out(left, one["loc"]))]
+        gone += taken
+        if not taken:
+            return found, None if found else config
+
+
+def _take_out(values: Any, path: Sequence[int | str]) -> str:
+    """Takes what an error is about out of nested values; returns its dotted key, or nothing where it is all of them."""
+    inside, keys = None, []
+    for key in path:
+        if not isinstance(values, dict) or key not in values:
+            break
+        inside, values = values, values[key]
+        keys.append(key)
+    if inside is not None:
+        del inside[keys[-1]]
+    return ".".join(map(str, keys))
+
+
+def _is_about(problem: str, key: str) -> bool:
+    """Returns whether a problem names the setting: with its dotted key, or as a neighbour of what it begins with."""
+    section, _, name = key.rpartition(".")
+    in_section = not section or problem.startswith(f"{section}.")
+    return key in problem or (in_section and re.search(rf"\b{re.escape(name)}\b", problem) is not None)
+
+
+def _sentences(schema: Any, error: ErrorDetails) -> list[str]:
+    """Returns what is wrong, each as ``key: expected ..., got ...``."""
+    path, came, kind = error["loc"], error["input"], error["type"]
+    if path and isinstance(path[0], int):  # an argument without a name
+        path = (fields(schema)[path[0]].name, *path[1:])
+    key = ".".join(map(str, path))
+    context = error.get("ctx", {})
+    if kind == "value_error":
+        rules = getattr(context["error"], "problems", None)
+        if rules is None:
+            return [f"{key}: {context['error']}"]
+        return [f"{key}.{problem}" if key else problem for problem in rules]
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        return [f"{key}: there is no such setting; {there_are(_names(schema, path[:-1]), path[-1])}"]
+    if kind in ("missing", "missing_argument"):
+        return [f"{key}: expected a value, and none is given; it has no default"]
+    if kind not in EXPECTED:
+        return [f"{key}: {error['msg']}, got {_came(came)}"]
+    sentence = f"{key}: expected {EXPECTED[kind].format(**context)}, got {_came(came)}"
+    names = re.findall(r"'([^']*)'", str(context.get("expected", "")))
+    return [sentence + did_you_mean(names, came)]
+
+
+def _came(value: Any) -> str:
+    """Returns a wrong value as a short text."""
+    text = {True: "true", False: "false", None: "null"}.get(value) if value is None or isinstance(value, bool) else None
+    text = text or repr(value)
+    return text if len(text) <= MAX_CAME else text[:MAX_CAME] + "..."
+
+
+def _names(schema: Any, path: Sequence[int | str]) -> list[str]:
+    """Returns the settings that there are at ``path``."""
+    for key in path:
+        if key in schema.__pydantic_fields__:  # else it is a name in a dictionary, or a place in a list
+            annotation = schema.__pydantic_fields__[key].annotation
+            schema = next((c for c in (annotation, *get_args(annotation)) if hasattr(c, "__pydantic_fields__")), schema)
+    return sorted(schema.__pydantic_fields__)
+
+
+def _has_bool(value: Any) -> bool:
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return isinstance(value, bool) or any(map(_has_bool, inner))
+
+
+def defaults(schema: Any) -> dict[str, Any]:
+    """Returns the defaults of settings as plain values; fields without one are left out."""
+    return {
+        name: to_jsonable_python(info.get_default(call_default_factory=True, validated_data={}))
+        for name, info in schema.__pydantic_fields__.items()
+        if not info.is_required()
+    }
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Returns settings as plain dictionaries, lists and values: the form in which they are saved with a run."""
+    return cast(dict[str, Any], to_jsonable_python(config))
