@@ -11,18 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from launch.adversarial.run import AdversarialRun
 from launch.adversarial.simulation import Simulated
-from launch.run.config import RunConfig
-from launch.run.directory import RunDirectory
-from launch.run.progress import training
-from launch.run.serving import Serving
 from rlenv.core.files import write_json
 from rlenv.core.types import Session
 from rlenv.discriminator.controls import Matched, cut_after_turn, match_lengths, shuffle_words_within_user
 from rlenv.discriminator.labelled import LabelledSession
 from rlenv.prompting.chat_format import chat_format
 from rlenv.prompting.system_texts import discriminator_system_text, token_counter
-from trainers.discriminator.config import DiscriminatorJob
+from trainers.discriminator.config import DiscriminatorConfig, DiscriminatorJob
 from trainers.discriminator.fit import fit_discriminators
 
 MAIN, LEAK, POWER = "main", "leak", "power"
@@ -37,7 +34,9 @@ class Labelled:
 
 
 def label(
-    real: Mapping[str, Sequence[Session]], simulated: Mapping[str, Sequence[tuple[str, Session]]], config: RunConfig
+    real: Mapping[str, Sequence[Session]],
+    simulated: Mapping[str, Sequence[tuple[str, Session]]],
+    config: DiscriminatorConfig,
 ) -> Labelled:
     """Returns the discriminator's data: pairs of one context, cut to the same number of user turns.
 
@@ -53,13 +52,13 @@ def label(
         return match_lengths(theirs[: num_sessions // 2], ours)
 
     return Labelled(
-        part("adversarial", config.discriminator.num_train_sessions),
-        part("evaluation", config.discriminator.num_validation_sessions),
+        part("adversarial", config.num_train_sessions),
+        part("evaluation", config.num_validation_sessions),
     )
 
 
 def label_simulated(
-    real: Mapping[str, Sequence[Session]], simulated: Sequence[Simulated], config: RunConfig
+    real: Mapping[str, Sequence[Session]], simulated: Sequence[Simulated], config: DiscriminatorConfig
 ) -> Labelled:
     """Returns the data of a simulator's discriminator: the first simulation of each context."""
     by_part = {
@@ -68,58 +67,56 @@ def label_simulated(
     return label(real, by_part, config)
 
 
-def label_shuffled(real: Mapping[str, Sequence[Session]], config: RunConfig) -> Labelled:
+def label_shuffled(
+    real: Mapping[str, Sequence[Session]], config: DiscriminatorConfig, max_turns: int, seed: int
+) -> Labelled:
     """Returns the data of the power control: real sessions against themselves with the user's words shuffled.
 
     Cut at the cap that simulated sessions have, so that the control judges sessions of the length that it vouches for.
     """
-    cut = {name: [cut_after_turn(s, config.env.max_turns) for s in sessions] for name, sessions in real.items()}
+    cut = {name: [cut_after_turn(s, max_turns) for s in sessions] for name, sessions in real.items()}
     by_part = {}
     for name, sessions in cut.items():
-        shuffled = shuffle_words_within_user(sessions, config.seed)
+        shuffled = shuffle_words_within_user(sessions, seed)
         by_part[name] = [(one.session_id, two) for one, two in zip(sessions, shuffled, strict=True)]
     return label(cut, by_part, config)
 
 
 def fit_discriminator(
-    run: RunDirectory,
-    config: RunConfig,
-    serving: Serving,
+    run: AdversarialRun,
     backbone: str,
     version: str,
     simulated: Sequence[Simulated],
     real: Mapping[str, Sequence[Session]],
 ) -> Path:
     """Returns the checkpoint of a new discriminator, trained on the newest simulator's sessions alone (Eq. 3)."""
-    name = f"{version}/discriminator"
+    config = run.config
 
     def make(folder: Path) -> None:
         from transformers import AutoTokenizer
 
-        if not serving.keeps_engines:
-            serving.close()
+        run.serving.make_room()
         folder.mkdir()
-        data = label_simulated(real, simulated, config)
+        data = label_simulated(real, simulated, config.discriminator)
         jobs = [_job(MAIN, folder, data), replace(_job(LEAK, folder, data), blank_user=True)]
         if version == "base":
-            jobs.append(_job(POWER, folder, label_shuffled(real, config)))
+            shuffled = label_shuffled(real, config.discriminator, config.env.max_turns, config.seed)
+            jobs.append(_job(POWER, folder, shuffled))
         chat = chat_format(AutoTokenizer.from_pretrained(backbone))
         text = discriminator_system_text(config.context, token_counter(chat))
-        with training(f"{version}: discriminators", run.path(f"logs/discriminator-{version}.jsonl")) as path:
+        with run.training.phase(f"{version}: discriminators", f"discriminator-{version}") as options:
             results = fit_discriminators(
                 jobs,
-                replace(config.discriminator, seed=config.seed),
+                run.training.seeded(config.discriminator),
                 backbone,
                 context_text=lambda session: text(session.context),
-                resources=config.train,
-                storage_path=run.path("training"),
-                progress_path=path,
+                **options,
             )
         counts = {f"{part}_{k}": v for part in ("train", "validation") for k, v in _counts(getattr(data, part)).items()}
         losses = {f"{r.name}_loss_{when}": getattr(r, f"loss_{when}") for r in results for when in ("first", "last")}
         write_json(folder / "counts.json", counts | losses)
 
-    return run.once(name, make) / MAIN
+    return run.directory.once(f"{version}/discriminator", make) / MAIN
 
 
 def _job(name: str, folder: Path, data: Labelled) -> DiscriminatorJob:

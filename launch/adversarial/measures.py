@@ -10,12 +10,11 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from launch.adversarial.discrimination import LEAK, MAIN, POWER, label_simulated
-from launch.adversarial.phases import read_summary
+from launch.adversarial.discrimination import LEAK, MAIN, POWER, Labelled, label_simulated
+from launch.adversarial.run import AdversarialRun
 from launch.adversarial.simulation import Simulated
-from launch.run.config import RunConfig
-from launch.run.directory import RunDirectory
 from launch.run.tracking import Tracker
+from launch.run.training import Training
 from rlenv.core.files import write_json
 from rlenv.core.types import Session
 from rlenv.data.linguistics import diversity
@@ -27,8 +26,7 @@ Metrics = dict[str, float | int | None]
 
 
 def measure(
-    run: RunDirectory,
-    config: RunConfig,
+    run: AdversarialRun,
     tracker: Tracker,
     step: int,
     version: str,
@@ -39,36 +37,39 @@ def measure(
 
     def make(folder: Path) -> None:
         folder.mkdir()
-        metrics = discrimination_metrics(run, config, version, simulated, real)
-        metrics |= realism_metrics(simulated, real, config.env.max_turns)
+        metrics = discrimination_metrics(
+            run.directory.path(f"{version}/discriminator"),
+            label_simulated(real, simulated, run.config.discriminator),
+            run.config.seed,
+        )
+        metrics |= realism_metrics(simulated, real, run.config.env.max_turns)
         write_json(folder / "metrics.json", metrics)
 
-    metrics: Metrics = json.loads((run.once(f"{version}/measures", make) / "metrics.json").read_text())
-    metrics |= phase_metrics(run, version)
+    metrics: Metrics = json.loads((run.directory.once(f"{version}/measures", make) / "metrics.json").read_text())
+    metrics |= phase_metrics(run.training, version)
     tracker.log(step, version, metrics)
     return metrics
 
 
-def phase_metrics(run: RunDirectory, version: str) -> Metrics:
+def phase_metrics(training: Training, version: str) -> Metrics:
     """Returns the counts and losses that the phases of a version left: conversations, pairs, SFT or DPO."""
     metrics: Metrics = {}
     for prefix, name in (("collect", f"{version}/simulated"), ("prefs", f"{version}/preferences")):
-        path = run.path(name) / "counts.json"
+        path = training.directory.path(name) / "counts.json"
         if path.exists():
             metrics |= {f"{prefix}/{k}": v for k, v in json.loads(path.read_text()).items()}
-    training = "sft" if version == "base" else "dpo"
-    return metrics | {f"{training}/{k}": v for k, v in read_summary(run, f"{training}-{version}").items()}
+    phase = "sft" if version == "base" else "dpo"
+    return metrics | {f"{phase}/{k}": v for k, v in training.read_summary(f"{phase}-{version}").items()}
 
 
-def discrimination_metrics(
-    run: RunDirectory,
-    config: RunConfig,
-    version: str,
-    simulated: Sequence[Simulated],
-    real: Mapping[str, Sequence[Session]],
-) -> Metrics:
-    """Returns Table 2's row and the controls' accuracies."""
-    folder = run.path(f"{version}/discriminator")
+def discrimination_metrics(folder: Path, data: Labelled, seed: int) -> Metrics:
+    """Returns Table 2's row and the controls' accuracies.
+
+    Args:
+        folder: of a version's discriminators.
+        data: what they were trained and validated on.
+        seed: of the referee.
+    """
     table = _table(folder / MAIN)
     metrics: Metrics = dict(flat_metrics(table))
     leak = _table(folder / LEAK)
@@ -79,8 +80,7 @@ def discrimination_metrics(
             "disc/power_accuracy": _table(folder / POWER).overall.accuracy,
             "disc/power_accuracy_session": _table(folder / POWER).session.accuracy,
         }
-    data = label_simulated(real, simulated, config)
-    referee = referee_accuracy(data.train.items, data.validation.items, config.seed)
+    referee = referee_accuracy(data.train.items, data.validation.items, seed)
     metrics["disc/referee_accuracy"] = referee.accuracy
     metrics["disc/accuracy_session_se"] = _standard_error(table.session.accuracy, table.session.num)
     aucs = leak_report(data.validation.items)

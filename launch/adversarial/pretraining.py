@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
-from launch.run.config import RunConfig
-from launch.run.contents import model_folder
-from launch.run.directory import RunDirectory
-from launch.run.progress import training
-from launch.run.roster import roster
-from launch.run.serving import cluster
-from launch.run.settings import to_dict
+from launch.adversarial.run import AdversarialRun
+from launch.run.config import PopulationConfig, RunConfig
+from launch.run.contents import SMALL_LLAMA, model_folder
+from launch.run.training import Training
 from rlenv.core.files import new_folder
 from rlenv.core.types import Seat
 from rlenv.population.chatbots.scripted import chatbot_names, make_chatbot
 from rlenv.population.corpus import first_sessions
 from rlenv.prompting.system_texts import SystemText, approximate_tokens, simulator_system_text
+from trainers.pretrain.config import PretrainConfig
 from trainers.pretrain.fit import fit_base_model
 from trainers.sft.config import SftExample
+
+PRETRAINING_SEED = 1_000_003
+"""Added to the run's seed: another population, whose users no other phase sees."""
 
 
 def pretrain(config: RunConfig, out: str | Path) -> Path:
@@ -30,56 +30,52 @@ def pretrain(config: RunConfig, out: str | Path) -> Path:
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    run = RunDirectory(config.out_dir)
-    with new_folder(out) as where, run.locked():  # a folder that exists is told before the training, not after
-        run.open(to_dict(config))
-        with cluster(config.ray):
-            folder = prepare_model(run, config, "small-llama")
+    with new_folder(out) as where:  # a folder that exists is refused before the training, not after
+        with AdversarialRun(config).opened() as run:
+            folder = prepare_model(run, SMALL_LLAMA)
         AutoModelForCausalLM.from_pretrained(folder, dtype="bfloat16").save_pretrained(where)
         AutoTokenizer.from_pretrained(folder).save_pretrained(where)
     return Path(out)
 
 
-def prepare_model(run: RunDirectory, config: RunConfig, name: str) -> str:
+def prepare_model(run: AdversarialRun, name: str) -> str:
     """Returns the folder (or hub name) of a base model; "small-llama" is trained, "smollm2" unpacked, once."""
-    if name != "small-llama":
-        return model_folder(run, name)
-
-    build = simulator_system_text(config.context, approximate_tokens)  # its tokenizer is still to be made
+    if name != SMALL_LLAMA:
+        return model_folder(run.directory, name)
+    text = simulator_system_text(run.config.context, approximate_tokens)  # its tokenizer is still to be made
     # A seat that no model will take is not learnt: a simulator that also learnt the chatbot's lines says them.
-    hosted = any(chatbot.kind == "engine" for chatbot in roster(config).values())
+    hosted = any(chatbot.kind == "engine" for chatbot in run.chatbots.values())
     seats: tuple[Seat, ...] = ("user", "chatbot") if hosted else ("user",)
-    return pretrain_small_llama(run, config, {seat: build for seat in seats})
+    return pretrain_small_llama(
+        run.training, run.config.pretrain, run.config.data.population, {seat: text for seat in seats}
+    )
 
 
-def pretrain_small_llama(run: RunDirectory, config: RunConfig, system_texts: Mapping[Seat, SystemText]) -> str:
+def pretrain_small_llama(
+    training: Training,
+    settings: PretrainConfig,
+    population: PopulationConfig,
+    system_texts: Mapping[Seat, SystemText],
+) -> str:
     """Returns the folder of the small Llama, trained once on what users and scripted chatbots say to each other.
 
     Args:
-        run: where it is kept.
-        config: shape, training and number of sessions.
+        training: of the run that keeps it.
+        settings: shape and training.
+        population: number of sessions, and which chatbots they are with.
         system_texts: of each seat that it learns.
     """
 
     def make(folder: Path) -> None:
-        # Users that no other phase sees: another seed is another population.
-        population = config.data.population
         habits = population.pretrain_habits
         met = [make_chatbot(name, habits) for name in population.pretrain_chatbots or chatbot_names()]
-        sessions = first_sessions(population.num_pretrain_users, config.seed + 1_000_003, met)
+        sessions = first_sessions(population.num_pretrain_users, training.seed + PRETRAINING_SEED, met)
         examples = [
-            SftExample(session_id=s.session_id, system=build(s.context), messages=s.messages, seat=seat)
+            SftExample(session_id=s.session_id, system=text(s.context), messages=s.messages, seat=seat)
             for s in sessions
-            for seat, build in system_texts.items()
+            for seat, text in system_texts.items()
         ]
-        with training("pretrain the small Llama", run.path("logs/pretrain.jsonl")) as progress:
-            fit_base_model(
-                examples,
-                replace(config.pretrain, seed=config.seed),
-                folder,
-                resources=config.train,
-                storage_path=run.path("training"),
-                progress_path=progress,
-            )
+        with training.phase("pretrain the small Llama", "pretrain") as options:
+            fit_base_model(examples, training.seeded(settings), folder, **options)
 
-    return str(run.once("models/small-llama", make))
+    return str(training.directory.once(f"models/{SMALL_LLAMA}", make))

@@ -1,4 +1,4 @@
-"""Line 4 of Algorithm 1: which conversations are held, by whom, and how they are kept on disk.
+"""Line 4 of Algorithm 1: which conversations are simulated, by whom, and how they are kept on disk.
 
 simulated/sessions.jsonl            for people: text
 simulated/conversations.jsonl.gz    for the next phases: sampled tokens, log-probs, adapter versions
@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.run.config import CollectConfig, RunConfig
+from launch.run.config import CollectConfig
 from launch.run.progress import counting
 from rlenv.core.aio import run
 from rlenv.core.errors import ConfigError, PhaseError
@@ -22,9 +22,10 @@ from rlenv.core.seeds import derive_seed
 from rlenv.core.types import ConversationState, Role, Session
 from rlenv.data.sessions import read_sessions, write_sessions
 from rlenv.env.collect import Collected, Episode, collect, in_order
-from rlenv.env.conversation import to_session
+from rlenv.env.conversation import Limits, to_session
 from rlenv.env.core import ConversationCore
 from rlenv.env.scenarios import Scenario
+from trainers.discriminator.config import DiscriminatorConfig
 
 OPENERS: dict[str, Role | None] = {"as_real": None, "user": "user", "chatbot": "assistant"}
 PARTS = ("adversarial", "evaluation")
@@ -43,19 +44,21 @@ class Simulated:
     """0, 1, ...: which of its context's simulations."""
 
 
-def choose_contexts(sessions: Mapping[str, Sequence[Session]], config: RunConfig) -> dict[str, list[Session]]:
+def choose_contexts(
+    sessions: Mapping[str, Sequence[Session]], collect: CollectConfig, discriminator: DiscriminatorConfig, seed: int
+) -> dict[str, list[Session]]:
     """Returns the real sessions whose contexts are simulated, by part, drawn under the run's seed.
 
     ``collect.num_contexts`` is divided as the discriminator's training and validation sessions are; a part with
     fewer sessions gives all it has.
     """
-    train, validation = config.discriminator.num_train_sessions, config.discriminator.num_validation_sessions
+    train, validation = discriminator.num_train_sessions, discriminator.num_validation_sessions
     share = train / (train + validation)
-    wanted = {"adversarial": round(config.collect.num_contexts * share)}
-    wanted["evaluation"] = config.collect.num_contexts - wanted["adversarial"]
+    wanted = {"adversarial": round(collect.num_contexts * share)}
+    wanted["evaluation"] = collect.num_contexts - wanted["adversarial"]
     chosen = {}
     for part in PARTS:
-        order = sorted(sessions[part], key=lambda s: derive_seed(config.seed, "context", s.session_id))
+        order = sorted(sessions[part], key=lambda s: derive_seed(seed, "context", s.session_id))
         chosen[part] = order[: wanted[part]]
     return chosen
 
@@ -63,7 +66,7 @@ def choose_contexts(sessions: Mapping[str, Sequence[Session]], config: RunConfig
 def plan_episodes(
     contexts: Mapping[str, Sequence[Session]], chatbots: Sequence[str], config: CollectConfig, seed: int
 ) -> list[Episode]:
-    """Returns the conversations to hold: every context ``simulations_per_context`` times, each with a chatbot.
+    """Returns the episodes to collect: every context ``simulations_per_context`` times, each with a chatbot.
 
     Raises:
         ConfigError: ``assignment: as_real`` and a real session's chatbot is not in the roster.
@@ -108,21 +111,23 @@ def simulate(
     simulator: Speaker,
     chatbots: Mapping[str, Speaker],
     contexts: Mapping[str, Sequence[Session]],
-    config: RunConfig,
+    config: CollectConfig,
+    limits: Limits,
+    seed: int,
 ) -> None:
-    """Holds all conversations by stepping the env from the user's seat, and writes them.
+    """Simulates all conversations by stepping the env from the user's seat, and writes them.
 
     Raises:
         PhaseError: more conversations failed than ``collect.max_failed_share`` allows.
     """
-    scenarios = [Scenario.of_session(s, OPENERS[config.collect.opener]) for part in PARTS for s in contexts[part]]
-    core = ConversationCore(scenarios, chatbots, "user", config.env)
-    episodes = plan_episodes(contexts, list(chatbots), config.collect, config.seed)
+    scenarios = [Scenario.of_session(s, OPENERS[config.opener]) for part in PARTS for s in contexts[part]]
+    core = ConversationCore(scenarios, chatbots, "user", limits)
+    episodes = plan_episodes(contexts, list(chatbots), config, seed)
     with counting(title, len(episodes)) as advance:
-        held = collect(simulator, core.sibling, episodes, concurrency=config.collect.concurrency)
-        results = run(in_order(_each(held, advance), episodes))
+        collected = collect(simulator, core.sibling, episodes, concurrency=config.concurrency)
+        results = run(in_order(_each(collected, advance), episodes))
     failures = [r for r in results if r.failure]
-    if len(failures) > config.collect.max_failed_share * len(results):
+    if len(failures) > config.max_failed_share * len(results):
         kinds = Counter(r.failure for r in failures)
         raise PhaseError(
             f"{title}: {len(failures)} of {len(results)} conversations failed ({dict(kinds)}); "

@@ -10,8 +10,6 @@ from launch.chatbot.learning_curve import LearningCurve
 from launch.chatbot.phases import (
     evaluate_chatbot,
     fit_start,
-    groups_of_users,
-    hosting,
     prepare_chatbot_model,
     refresh_simulator,
     reinforce,
@@ -19,8 +17,7 @@ from launch.chatbot.phases import (
 )
 from launch.chatbot.report import rejudge, report
 from launch.chatbot.report_page import ChatbotEvaluation
-from launch.run.directory import RunDirectory
-from launch.run.serving import cluster
+from launch.chatbot.run import ChatbotRun, groups_of_users
 from launch.run.settings import to_dict
 from launch.run.tracking import Tracker
 
@@ -31,33 +28,29 @@ def train_chatbot(config: ChatbotRunConfig) -> ChatbotEvaluation:
     Raises:
         RlenvError: what a person can mend; what was finished stays.
     """
-    run = RunDirectory(config.out_dir)
     groups_of_users(config)
     config.rl.updates_per_round(config.settings.train.num_workers)
-    with run.locked():
-        run.open(to_dict(config))
-        with cluster(config.settings.ray):
-            return _run(config, run)
+    with ChatbotRun.of(config).opened() as run:
+        run = prepare_chatbot_model(run)
+        with Tracker(run.directory.root, config.settings.tracking, config.name, to_dict(run.config)) as tracker:
+            curve = LearningCurve(run, tracker)
+            start, chatbot = _train(run, curve)
+        for version in (start, chatbot):
+            rejudge(run, version)
+        return report(run, start, chatbot, *curve.write())
 
 
-def _run(config: ChatbotRunConfig, run: RunDirectory) -> ChatbotEvaluation:
-    config = prepare_chatbot_model(run, config)
-    tracker = Tracker(run.root, config.settings.tracking, config.name, to_dict(config))
-    curve = LearningCurve(run, config, tracker)
-    chatbot = start = fit_start(run, config)
-    try:
-        with hosting(run) as hosts:
-            evaluate_chatbot(run, hosts, config, start)
-            world = config
-            for stage in stages(config):
-                if stage.number > 1:
-                    hosts.close()
-                    world = refresh_simulator(run, world, stage.number - 1, chatbot)
-                chatbot = reinforce(run, hosts, world, stage, chatbot, curve.follow(stage))
-                curve.finish(stage)
-            evaluate_chatbot(run, hosts, config, chatbot)
-    finally:
-        tracker.close()
-    for version in (start, chatbot):
-        rejudge(run, config, version.name)
-    return report(run, config, start.name, chatbot.name, *curve.write())
+def _train(run: ChatbotRun, curve: LearningCurve) -> tuple[str, str]:
+    """Returns the names of the first and the last version of the chatbot, both evaluated with the same users."""
+    config = run.config
+    chatbot = start = fit_start(run)
+    evaluate_chatbot(run, start)
+    stage_run = run
+    for stage in stages(config.rl.num_rounds, config.alternate_every):
+        if stage.number > 1:
+            stage_run = refresh_simulator(stage_run, stage.number - 1, chatbot)
+        chatbot = reinforce(stage_run, stage, chatbot, curve.follow(stage))
+        curve.finish(stage)
+    evaluate_chatbot(run, chatbot)
+    run.hosts.close()
+    return start.name, chatbot.name

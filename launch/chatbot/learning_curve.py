@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from launch.chatbot.config import ChatbotRunConfig
 from launch.chatbot.curve_figures import draw_curve
 from launch.chatbot.phases import Stage, progress_path, stages
 from launch.chatbot.records import RoundFigures, RoundRecords, RoundSeconds
+from launch.chatbot.run import ChatbotRun
 from launch.reports.figures import Picture
-from launch.run.directory import RunDirectory
 from launch.run.tracking import Tracker
 from rlenv.core.files import to_line, write_atomic
 from rlenv.core.progress import Line, read_progress
@@ -40,16 +39,15 @@ class LearningCurve:
 
     Args:
         run: whose curve it is.
-        config: the run's.
         tracker: is given each update's row once.
     """
 
-    def __init__(self, run: RunDirectory, config: ChatbotRunConfig, tracker: Tracker) -> None:
-        self._run = run
+    def __init__(self, run: ChatbotRun, tracker: Tracker) -> None:
+        config, self._directory = run.config, run.directory
         self._updates = config.rl.updates_per_round(config.settings.train.num_workers)
-        self._stages = stages(config)
+        self._stages = stages(config.rl.num_rounds, config.alternate_every)
         self._tracker = tracker
-        self._records = RoundRecords(run.path("rounds"))
+        self._records = RoundRecords(run.directory.path("rounds"))
         self._told = 0
 
     def follow(self, stage: Stage) -> Callable[[list[Line]], None]:
@@ -58,7 +56,7 @@ class LearningCurve:
 
     def finish(self, stage: Stage) -> None:
         """Takes what was not told yet of a stage that is over."""
-        self._tell(stage, read_progress(progress_path(self._run, stage)))
+        self._tell(stage, read_progress(progress_path(self._directory, stage)))
 
     def _tell(self, stage: Stage, lines: Sequence[Line]) -> None:
         before = stage.first_round * self._updates
@@ -83,7 +81,7 @@ class LearningCurve:
         rounds = self._rounds()
         points = []
         for stage in self._stages:
-            lines = each_update(read_progress(progress_path(self._run, stage)))
+            lines = each_update(read_progress(progress_path(self._directory, stage)))
             for number in range(stage.num_rounds):
                 of_round = lines[number * self._updates : (number + 1) * self._updates]
                 whole = stage.first_round + number
@@ -94,8 +92,8 @@ class LearningCurve:
     def write(self) -> tuple[list[CurvePoint], list[Picture]]:
         """Writes ``curve.jsonl`` and ``figures/``; returns the points and the figures."""
         points = self.points()
-        write_atomic(self._run.path("curve.jsonl"), (to_line(point.model_dump(mode="json")) for point in points))
-        return points, draw_curve(points, self._run.path("figures"))
+        write_atomic(self._directory.path("curve.jsonl"), (to_line(point.model_dump(mode="json")) for point in points))
+        return points, draw_curve(points, self._directory.path("figures"))
 
 
 def each_update(lines: Sequence[Line]) -> list[Line]:

@@ -7,13 +7,15 @@ Nothing is sampled: the best and the worst of each group, by the first message i
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from transformers import AutoTokenizer
 
 from launch.chatbot.config import CHATBOT, ChatbotRunConfig
-from launch.chatbot.phases import chatbot_model, prepare_chatbot_model
+from launch.chatbot.phases import prepare_chatbot_model
 from launch.chatbot.records import RoundRecords
+from launch.chatbot.run import ChatbotRun
 from launch.run.directory import RunDirectory
 from launch.run.roster import system_text
 from launch.run.settings import read_settings, typed
@@ -38,12 +40,12 @@ def export_pairs(root: Path, out: Path, min_margin: float = 0.0) -> dict[str, in
     Raises:
         ConfigError: no run, or one without a round.
     """
-    run = RunDirectory(root)
     folders = RoundRecords(root / "rounds").folders()
     if not folders:
-        raise ConfigError(f"{root}: no round was held here yet; rlenv train-chatbot holds them")
-    config = prepare_chatbot_model(run, typed(ChatbotRunConfig, [read_settings(root / "config.yaml")], root))
-    chat, seat = chat_format(AutoTokenizer.from_pretrained(chatbot_model(config))), config.chatbot
+        raise ConfigError(f"{root}: no round was finished here yet; rlenv train-chatbot makes them")
+    config = typed(ChatbotRunConfig, [read_settings(root / "config.yaml")], root)
+    run = prepare_chatbot_model(replace(ChatbotRun.of(config), directory=RunDirectory(root)))
+    chat, seat = chat_format(AutoTokenizer.from_pretrained(run.chatbot_model)), config.chatbot
     text = system_text("chatbot", seat, config.settings.context, token_counter(chat))
     never_asked = ScriptedEngine(chat.stop_token_ids)
     speaker = EngineSpeaker(CHATBOT, never_asked, chat, "chatbot", text, seat.sampling)

@@ -1,4 +1,4 @@
-"""What a chatbot's training is told as: the same conversations before and after, by every judge, and the report.
+"""The report of a chatbot's training: the same episodes before and after, labelled by every judge.
 
 VERSION/judged/*.jsonl.gz   the measured conversations with the held-out judge's labels
 report/                     report.html, evaluation.json, tables (``launch.chatbot.report_page``)
@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from launch.chatbot.config import ChatbotRunConfig
-from launch.chatbot.phases import groups_of_users
 from launch.chatbot.records import read_episodes, write_episodes
 from launch.chatbot.report_page import ChatbotEvaluation, verdict, write_chatbot_report
+from launch.chatbot.run import ChatbotRun, groups_of_users
 from launch.reports.figures import Picture
-from launch.run.directory import RunDirectory
 from launch.run.progress import counting
 from launch.serving.judges import What, serve_judge
 from rlenv.core.aio import run as run_async
@@ -23,49 +21,46 @@ from rlenv.evaluation.chatbot_rl.records import CurvePoint, EvaluationEpisode, E
 from rlenv.judges.annotate import NamedJudge, judged
 
 
-def rejudge(run: RunDirectory, config: ChatbotRunConfig, version: str) -> None:
+def rejudge(run: ChatbotRun, version: str) -> None:
     """Has the held-out judge label a version's measured conversations; does nothing where there is no such judge."""
-    judge = config.evaluation.held_out_judge
+    judge, directory = run.config.evaluation.held_out_judge, run.directory
     if judge is None:
         return
 
     def make(folder: Path) -> None:
         folder.mkdir()
-        with serve_judge(judge, run.path("judge"), What.issues) as (served, _):
-            for users, _ in groups_of_users(config):
-                held = read_episodes(run.path(f"{version}/measured/{users.name}.jsonl.gz"))
+        with serve_judge(judge, directory.path("judge"), What.issues) as (served, _):
+            for users, _ in groups_of_users(run.config):
+                episodes = read_episodes(directory.path(f"{version}/measured/{users.name}.jsonl.gz"))
                 title = f"{version}: {users.name} by {judge.judge}"
-                write_episodes(folder / f"{users.name}.jsonl.gz", _relabelled(held, served, judge.concurrency, title))
+                write_episodes(
+                    folder / f"{users.name}.jsonl.gz", _relabelled(episodes, served, judge.concurrency, title)
+                )
 
-    run.once(f"{version}/judged", make)
+    directory.once(f"{version}/judged", make)
 
 
-def evaluation_sets(run: RunDirectory, config: ChatbotRunConfig, before: str, after: str) -> list[EvaluationSet]:
+def evaluation_sets(run: ChatbotRun, before: str, after: str) -> list[EvaluationSet]:
     """Returns the pairs of every group of users, by the run's own labels and then by the held-out judge's."""
-    judge = config.evaluation.held_out_judge
+    judge = run.config.evaluation.held_out_judge
     kinds = [("measured", "")] + ([] if judge is None else [("judged", f", by {judge.judge}")])
     return [
         EvaluationSet(
             users=Users(name=users.name + suffix, kind=users.kind),
-            before=tuple(read_episodes(run.path(f"{before}/{folder}/{users.name}.jsonl.gz"))),
-            after=tuple(read_episodes(run.path(f"{after}/{folder}/{users.name}.jsonl.gz"))),
+            before=tuple(read_episodes(run.directory.path(f"{before}/{folder}/{users.name}.jsonl.gz"))),
+            after=tuple(read_episodes(run.directory.path(f"{after}/{folder}/{users.name}.jsonl.gz"))),
         )
         for folder, suffix in kinds
-        for users, _ in groups_of_users(config)
+        for users, _ in groups_of_users(run.config)
     ]
 
 
 def report(
-    run: RunDirectory,
-    config: ChatbotRunConfig,
-    before: str,
-    after: str,
-    points: Sequence[CurvePoint],
-    pictures: Sequence[Picture],
+    run: ChatbotRun, before: str, after: str, points: Sequence[CurvePoint], pictures: Sequence[Picture]
 ) -> ChatbotEvaluation:
     """Returns what ``report/`` says: the paired evaluation and the alarms."""
-    sets = evaluation_sets(run, config, before, after)
-    return write_chatbot_report(run.path("report"), config.name, points, sets, pictures, seed=config.seed)
+    folder, sets = run.directory.path("report"), evaluation_sets(run, before, after)
+    return write_chatbot_report(folder, run.config.name, points, sets, pictures, seed=run.config.seed)
 
 
 def _relabelled(

@@ -20,6 +20,8 @@ from rlenv.data.sessions import read_sessions
 from rlenv.models.named import load_smollm2, population_llama
 
 SPLITS = ("sft", "adversarial", "evaluation")
+SMALL_LLAMA = "small-llama"
+"""The name of a base model that the run trains itself."""
 
 
 def version_name(iteration: int) -> str:
@@ -81,11 +83,11 @@ def model_folder(run: RunDirectory, name: str) -> str:
         return str(load_smollm2(run.root / "models" / "smollm2-135m-instruct"))
     if name == "population-llama":
         return str(population_llama())
-    if name != "small-llama":
+    if name != SMALL_LLAMA:
         return name
-    if not run.has("models/small-llama"):
+    if not run.has(f"models/{SMALL_LLAMA}"):
         raise ConfigError(f"{run.root}: its small Llama is not trained yet; start or finish the run first")
-    return str(run.path("models/small-llama"))
+    return str(run.path(f"models/{SMALL_LLAMA}"))
 
 
 def simulator_versions(run: RunDirectory, config: RunConfig) -> dict[str, Adapter]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from launch.run.config import RunConfig, SpeakerConfig
+from launch.run.config import SpeakerConfig
 from rlenv.core.errors import ConfigError
 from rlenv.core.protocols import Engine, Speaker
 from rlenv.core.types import Adapter, Seat
@@ -73,11 +73,6 @@ def make_speaker(
     return CallableSpeaker(name, seat, import_callable(speaker.function), build)
 
 
-def default_roster() -> dict[str, SpeakerConfig]:
-    """Returns all scripted chatbots of the reference population."""
-    return {name: SpeakerConfig(kind="population") for name in chatbot_names()}
-
-
-def roster(config: RunConfig) -> dict[str, SpeakerConfig]:
-    """Returns the chatbots of the run; an empty roster is all scripted ones."""
-    return dict(config.chatbots) or default_roster()
+def roster(chatbots: Mapping[str, SpeakerConfig]) -> dict[str, SpeakerConfig]:
+    """Returns the chatbots of a run; an empty roster is all scripted ones of the reference population."""
+    return dict(chatbots) or {name: SpeakerConfig(kind="population") for name in chatbot_names()}

@@ -75,6 +75,8 @@ class Serving:
 
     def __init__(self, config: RunConfig, simulator_model: str, log_dir: Path) -> None:
         self.config = config
+        self.simulator_model = simulator_model
+        self.log_dir = log_dir
         self.engine_configs = {
             name: replace(
                 engine,
@@ -119,14 +121,18 @@ class Serving:
         try:
             yield {name: self._pools[name] for name in names}
         finally:
-            if not self.keeps_engines:
-                self.close()
+            self.make_room()
 
     @contextmanager
     def discriminator(self, checkpoint: Path) -> Iterator[DiscriminatorPool]:
         """Gives the served discriminator of a checkpoint."""
-        with DiscriminatorPool(checkpoint, self.config.scoring, self.config.context) as pool:
+        with DiscriminatorPool(checkpoint, self.config.scoring, self.config.context, self.log_dir) as pool:
             yield pool
+
+    def make_room(self) -> None:
+        """Stops the engines before something else needs what they hold, unless the cluster has room for both."""
+        if not self.keeps_engines:
+            self.close()
 
     def close(self) -> None:
         """Stops every engine."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from actors.pool import EnginePool
 from actors.scoring import DiscriminatorPool
-from launch.adversarial.phases import make_simulator
+from launch.adversarial.run import make_simulator
 from launch.adversarial.simulation import OPENERS
 from launch.run.contents import chatbot_adapters, discriminator_checkpoint, model_folder, read_data, simulator_versions
 from launch.run.directory import RunDirectory
@@ -82,17 +82,18 @@ def serve(
         seat: the agent's.
         engines: of the settings, to start beside those that the env asks for.
         judged: serve the discriminator whether or not a reward asks for it.
-        log_dir: of the engines; None is the run's.
+        log_dir: of the engines and the discriminator; None is the run's.
     """
     run, settings = RunDirectory(config.run), config.settings
+    logs = log_dir or run.path("logs/env")
     opener = OPENERS[settings.collect.opener]
     scenarios = [Scenario.of_session(s, opener, split) for split, part in read_data(run).items() for s in part]
     discriminator: DiscriminatorPool | None = None
     if judged or "discriminator" in sources_asked_for(config.rewards):
         checkpoint = discriminator_checkpoint(run, settings, config.discriminator)
-        discriminator = DiscriminatorPool(checkpoint, settings.scoring, settings.context)
+        discriminator = DiscriminatorPool(checkpoint, settings.scoring, settings.context, logs)
     reward = make_reward(config.rewards, seat=seat, discriminator=discriminator) if config.rewards else None
-    serving = Serving(settings, model_folder(run, settings.simulator.model), log_dir or run.path("logs/env"))
+    serving = Serving(settings, model_folder(run, settings.simulator.model), logs)
     counterparts, pools = _partners(run, config, seat, serving, engines)
     with ExitStack() as held:
         if pools or discriminator is not None:
@@ -115,7 +116,7 @@ def _partners(
         weights = _weights(config, list(versions))
         others = {name: speaker for name, speaker in settings.zero_shot.items() if name in weights} | config.users
     else:
-        versions, weights, others = {}, None, dict(config.chatbots) or roster(settings)
+        versions, weights, others = {}, None, roster(config.chatbots or settings.chatbots)
     names = {speaker.engine for speaker in others.values() if speaker.kind == "engine"}
     if unknown := sorted(names - settings.engines.keys()):
         raise ConfigError(f"chatbots: no engine {unknown[0]!r}; {there_are(settings.engines, unknown[0])}")

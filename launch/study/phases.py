@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from launch.adversarial.phases import collect_sessions, fit_base_simulator, prepare_data
+from launch.adversarial.run import AdversarialRun
 from launch.run.config import RunConfig
 from launch.run.contents import model_folder, read_data, version_name
 from launch.run.directory import RunDirectory
@@ -88,10 +89,10 @@ def require_sft_sessions(config: StudyConfig) -> None:
         ConfigError: the users set aside for SFT have fewer sessions than the largest size.
     """
     settings = adversarial_config(config)
-    run = RunDirectory(settings.out_dir)
-    with run.locked():
-        run.open(to_dict(settings))
-        found = len(prepare_data(run, settings)["sft"])
+    directory = RunDirectory(settings.out_dir)
+    with directory.locked():
+        directory.open(to_dict(settings))
+        found = len(prepare_data(directory, settings.data, settings.seed)["sft"])
     if found < config.sft_sizes[-1]:
         raise ConfigError(
             f"sft_sizes: {config.sft_sizes[-1]} sessions asked for, and the SFT users have {found}; raise "
@@ -101,23 +102,21 @@ def require_sft_sessions(config: StudyConfig) -> None:
 
 def fit_sizes(study: RunDirectory, config: StudyConfig) -> dict[int, Adapter]:
     """Returns base simulators fine-tuned on fewer sessions, each in a run directory of its own (Table 1)."""
-    settings = adversarial_config(config)
-    run = RunDirectory(settings.out_dir)
-    sessions, adapters = read_data(run)["sft"], {}
-    base_model = model_folder(run, settings.simulator.model)
-    chat = Serving(settings, base_model, run.path("logs")).formats["simulator"]
-    for size in config.sft_sizes[:-1]:
-        own, capped = _size_run(study, settings, size)
-        adapters[size] = fit_base_simulator(own, capped, base_model, chat, sessions)
-    return adapters
+    run = AdversarialRun(adversarial_config(config))
+    sessions = read_data(run.directory)["sft"]
+    return {
+        size: fit_base_simulator(_size_run(study, run.config, size, run.serving), sessions[:size])
+        for size in config.sft_sizes[:-1]
+    }
 
 
-def _size_run(study: RunDirectory, settings: RunConfig, size: int) -> tuple[RunDirectory, RunConfig]:
-    where = study.path(f"sizes/{size}")
-    capped = replace(settings, out_dir=str(where), data=replace(settings.data, max_sft_sessions=size))
-    run = RunDirectory(where)
-    run.open(to_dict(capped))
-    return run, capped
+def _size_run(study: RunDirectory, settings: RunConfig, size: int, serving: Serving) -> AdversarialRun:
+    """Returns the run whose base simulator is fine-tuned on ``size`` sessions."""
+    where = str(study.path(f"sizes/{size}"))
+    capped = replace(settings, out_dir=where, data=replace(settings.data, max_sft_sessions=size))
+    run = AdversarialRun(capped, serving=serving)
+    run.directory.open(to_dict(capped))
+    return run
 
 
 def simulate_all(
@@ -128,21 +127,21 @@ def simulate_all(
     real: Sequence[Session],
 ) -> None:
     """Holds the sessions that are measured: the untuned model and each version, and the smaller bases."""
-    settings = evaluation_run_config(config)
-    run = RunDirectory(adversarial_config(config).out_dir)
-    serving = Serving(settings, model_folder(run, settings.simulator.model), study.path("logs"))
+    trained, settings = adversarial_config(config), evaluation_run_config(config)
+    model = model_folder(RunDirectory(trained.out_dir), settings.simulator.model)
+    serving = Serving(settings, model, study.path("logs"))
     everyone = list(settings.chatbots)
     contexts = first_of_each_chatbot(real, config.simulated_sessions_per_chatbot, everyone)
     fewer = first_of_each_chatbot(real, config.size_sessions_per_chatbot, list(roster_of(config)))
-    measured = RunDirectory(study.path("measured"))
-    measured.open(to_dict(settings))
+    measured = AdversarialRun(settings, RunDirectory(study.path("measured")), serving)
+    measured.directory.open(to_dict(settings))
     try:
         everybody: list[Adapter | str] = [UNTUNED, *versions.values()]
         for simulator in everybody:
-            collect_sessions(measured, settings, serving, simulator, {}, contexts)
+            collect_sessions(measured, simulator, contexts)
         for size, adapter in sizes.items():
-            own, _ = _size_run(study, adversarial_config(config), size)
-            collect_sessions(own, settings, serving, adapter, {}, fewer)
+            own = _size_run(study, trained, size, serving).directory
+            collect_sessions(AdversarialRun(settings, own, serving), adapter, fewer)
     finally:
         serving.close()
 

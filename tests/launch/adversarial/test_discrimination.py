@@ -9,7 +9,9 @@ from rlenv.population.corpus import generate_sessions
 def test_the_power_control_judges_real_sessions_cut_as_simulated_ones_are_with_the_same_words_shuffled() -> None:
     settings = ["env.max_turns=3", "discriminator.num_train_sessions=12", "discriminator.num_validation_sessions=6"]
     sessions = generate_sessions(12, 1, seed=1)
-    data = label_shuffled({"adversarial": sessions[:8], "evaluation": sessions[8:]}, load_config(None, settings))
+    config = load_config(None, settings)
+    parts = {"adversarial": sessions[:8], "evaluation": sessions[8:]}
+    data = label_shuffled(parts, config.discriminator, config.env.max_turns, config.seed)
     assert len(data.train.items) == 12 and len(data.validation.items) == 6
     by_context: dict[str, dict[bool, list[str]]] = {}
     for item in (*data.train.items, *data.validation.items):

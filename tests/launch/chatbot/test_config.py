@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from launch.chatbot import phases as chatbot_phases
+from launch.chatbot import run as chatbot_run
 from launch.chatbot.config import load_chatbot_config
-from launch.chatbot.phases import Stage, check_room, groups_of_users, refresh_settings, stages
-from launch.run.directory import RunDirectory
+from launch.chatbot.phases import Stage, refresh_settings, stages
+from launch.chatbot.run import ChatbotRun, check_room, groups_of_users
 from rlenv.core.errors import ConfigError
 from rlenv.core.types import Adapter
 
@@ -78,26 +78,26 @@ def test_groups_are_named_by_whether_the_chatbot_is_trained_with_them(load) -> N
 
 def test_stages_end_where_the_simulator_is_refreshed(load) -> None:
     config = load("rl.num_rounds=5")
-    assert stages(config) == [Stage(1, 0, 5)]
-    assert stages(replace(config, alternate_every=2)) == [Stage(1, 0, 2), Stage(2, 2, 2), Stage(3, 4, 1)]
+    assert stages(config.rl.num_rounds, config.alternate_every) == [Stage(1, 0, 5)]
+    assert stages(config.rl.num_rounds, 2) == [Stage(1, 0, 2), Stage(2, 2, 2), Stage(3, 4, 1)]
 
 
 def test_a_refresh_begins_with_the_newest_simulator_and_the_new_chatbot(load, finished_run, tmp_path) -> None:
     config = load("settings.backbone=a/model", out_dir=str(tmp_path / "run"))
     chatbot = Adapter(name="rl1", path="/a/chatbot", digest="d")
-    nested = refresh_settings(RunDirectory(config.out_dir), config, 1, chatbot)
+    nested = refresh_settings(ChatbotRun.of(config), 1, chatbot)
     assert nested.simulator.adapter == str((finished_run / "it2" / "adapter").resolve())
     assert nested.num_iterations == 1 and nested.chatbots["chatbot"].adapter == "/a/chatbot"
     assert nested.data == config.settings.data and nested.out_dir == str(tmp_path / "run" / "refresh1")
     users = {**config.users, "refresh1": replace(config.chatbot, adapter="/a/refresh1")}
-    later = refresh_settings(RunDirectory(config.out_dir), replace(config, users=users), 2, chatbot)
+    later = refresh_settings(ChatbotRun.of(config).changed(users=users), 2, chatbot)
     assert later.simulator.adapter == "/a/refresh1"
 
 
 def test_engines_and_learner_must_fit_side_by_side(load, monkeypatch) -> None:
     config = load("settings.train.num_cpus=2")
-    monkeypatch.setattr(chatbot_phases.ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(chatbot_run.ray, "cluster_resources", lambda: {"CPU": 2.0})
     with pytest.raises(ConfigError, match=r"engines ask for 0.5 CPU, the learner for 2, and the cluster has 2;"):
         check_room(config)
-    monkeypatch.setattr(chatbot_phases.ray, "cluster_resources", lambda: {"CPU": 2.5})
+    monkeypatch.setattr(chatbot_run.ray, "cluster_resources", lambda: {"CPU": 2.5})
     check_room(config)

@@ -8,6 +8,7 @@ from launch.chatbot.config import ChatbotEvaluationConfig, ChatbotRunConfig
 from launch.chatbot.learning_curve import LearningCurve, each_update, learner_metrics
 from launch.chatbot.phases import Stage, progress_path
 from launch.chatbot.records import RoundRecords, RoundSeconds
+from launch.chatbot.run import ChatbotRun, Hosts
 from launch.run.config import RunConfig, SpeakerConfig
 from launch.run.directory import RunDirectory
 from launch.run.settings import to_dict
@@ -29,6 +30,10 @@ CONFIG = ChatbotRunConfig(
     alternate_every=2,
 )
 STAGES = (Stage(1, 0, 2), Stage(2, 2, 1))
+
+
+def bound(directory: RunDirectory) -> ChatbotRun:
+    return ChatbotRun(CONFIG, directory, Hosts(directory))
 
 
 def figures(reward: float):
@@ -60,7 +65,7 @@ def run(tmp_path) -> RunDirectory:
 
 
 def test_the_curve_has_a_point_a_round_over_all_stages(run, tmp_path) -> None:
-    points, pictures = LearningCurve(run, CONFIG, Tracker(run.root, TrackingConfig(), "t", {})).write()
+    points, pictures = LearningCurve(bound(run), Tracker(run.root, TrackingConfig(), "t", {})).write()
     assert [(p.round, p.num_updates, p.train.reward.value) for p in points] == [(0, 0, 0.0), (1, 2, 1.0), (2, 4, 2.0)]
     assert [p.loss for p in points] == [0.5, 3.5, 0.5]  # of update 3, the second attempt's
     assert [p.update_seconds for p in points] == [6.0] * 3 and [p.trained_tokens for p in points] == [40] * 3
@@ -73,7 +78,7 @@ def test_the_curve_has_a_point_a_round_over_all_stages(run, tmp_path) -> None:
 
 def test_an_update_is_one_row_of_metrics_whenever_it_is_told(run) -> None:
     tracker = Tracker(run.root, TrackingConfig(), "t", {})
-    curve = LearningCurve(run, CONFIG, tracker)
+    curve = LearningCurve(bound(run), tracker)
     curve.follow(STAGES[0])([{"step": 1, "total": 4, "loss": 0.0, "rollouts/seconds": 1.0}])
     for stage in STAGES:
         curve.finish(stage)

@@ -165,10 +165,11 @@ def test_a_collection_on_disk_reads_back_with_counts_and_stops_where_too_many_fa
     with serve(answer) as server:
         user = speaker("user", kind="endpoint", base_url=server.base_url, model="m")
         bots = {name: ScriptedChatbot(name) for name in ("a", "b")}
-        simulate(tmp_path / "whole", "t", "zero-shot", user, bots, contexts, config)
+        settings = (contexts, config.collect, config.env, config.seed)
+        simulate(tmp_path / "whole", "t", "zero-shot", user, bots, *settings)
         server.answer = lambda body: (400, {"message": "no"}) if body["seed"] % 2 else answer(body)
         with pytest.raises(PhaseError, match="conversations failed"):
-            simulate(tmp_path / "broken", "t", "zero-shot", user, bots, contexts, config)
+            simulate(tmp_path / "broken", "t", "zero-shot", user, bots, *settings)
     assert not (tmp_path / "broken").exists()
     made = read_simulated(tmp_path / "whole")
     assert len(made) == 12 and [s.part for s in made] == ["adversarial"] * 8 + ["evaluation"] * 4

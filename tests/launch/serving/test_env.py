@@ -151,7 +151,7 @@ def test_trained_simulators_are_drawn_by_weight_and_say_what_each_adapter_says_b
     import ray
 
     from actors.engines.transformers_engine import TransformersEngine
-    from launch.adversarial.phases import make_simulator
+    from launch.adversarial.run import make_simulator
     from launch.run.serving import Serving
 
     running = ray.is_initialized()
@@ -189,7 +189,7 @@ def test_trained_simulators_are_drawn_by_weight_and_say_what_each_adapter_says_b
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_realism_of_the_users_seat_is_eq_4_of_the_runs_own_discriminator(finished_run):
+def test_realism_of_the_users_seat_is_eq_4_of_the_runs_own_discriminator(finished_run, local_ray):
     from rlenv.discriminator.local import LocalDiscriminator
     from rlenv.discriminator.model import LoadedDiscriminator
     from rlenv.env.conversation import to_session
@@ -215,27 +215,20 @@ def test_realism_of_the_users_seat_is_eq_4_of_the_runs_own_discriminator(finishe
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_ray_that_was_running_stays_and_is_used(finished_run):
+def test_a_ray_that_was_running_stays_and_is_used(finished_run, local_ray):
     import ray
 
-    ours = not ray.is_initialized()
-    if ours:
-        ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    try:
-        node = ray.get_runtime_context().get_node_id()
-        env = gym.make(CHATBOT, config=str(finished_run))
-        for seed in range(20):
-            env.reset(seed=seed)
-            if not env.unwrapped.core.over:  # a random model may leave before it is spoken to
-                break
-        env.unwrapped.fork(1)[0].close()  # holds nothing of its own
-        assert env.step("Hello.")[0]
-        assert ray.get_runtime_context().get_node_id() == node
-        env.close()
-        env.close()
-        assert ray.is_initialized()
-        with pytest.raises(EngineError, match="not running"):
-            play(env, 2)
-    finally:
-        if ours:
-            ray.shutdown()
+    node = ray.get_runtime_context().get_node_id()
+    env = gym.make(CHATBOT, config=str(finished_run))
+    for seed in range(20):
+        env.reset(seed=seed)
+        if not env.unwrapped.core.over:  # a random model may leave before it is spoken to
+            break
+    env.unwrapped.fork(1)[0].close()  # holds nothing of its own
+    assert env.step("Hello.")[0]
+    assert ray.get_runtime_context().get_node_id() == node
+    env.close()
+    env.close()
+    assert ray.is_initialized()
+    with pytest.raises(EngineError, match="not running"):
+        play(env, 2)

@@ -1,0 +1,145 @@
+"""A run that trains a chatbot as one object: its configuration, its directory, and the host of its conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+
+from actors.supervision import Supervised
+from launch.chatbot.config import TRAINING, ChatbotRunConfig
+from launch.chatbot.rollout_host import start_host
+from launch.run.contents import simulator_versions
+from launch.run.directory import RunDirectory
+from launch.run.serving import cluster
+from launch.run.settings import to_dict
+from launch.run.training import Training
+from rlenv.core.errors import ConfigError, there_are
+from rlenv.core.types import Adapter
+from rlenv.evaluation.chatbot_rl.records import UserKind, Users
+
+
+class Hosts:
+    """The one host of a run that is up at a time, started when it is asked for.
+
+    Args:
+        directory: of the run whose conversations it collects.
+    """
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self._directory = directory
+        self._config: ChatbotRunConfig | None = None
+        self._host: Supervised | None = None
+
+    def of(self, config: ChatbotRunConfig) -> Supervised:
+        """Returns the running host of these settings; one of other settings ends first."""
+        if self._host is None or config != self._config:
+            self.close()
+            check_room(config)
+            self._host, self._config = start_host(config, self._directory.root), config
+        return self._host
+
+    def close(self) -> None:
+        """Ends the host and its engines."""
+        if self._host is not None:
+            self._host.close()
+        self._host = self._config = None
+
+
+@dataclass(frozen=True)
+class ChatbotRun:
+    """What the phases of a chatbot's training work on."""
+
+    config: ChatbotRunConfig
+    directory: RunDirectory
+    hosts: Hosts
+
+    @classmethod
+    def of(cls, config: ChatbotRunConfig) -> ChatbotRun:
+        """Returns the run of a configuration, nothing of it started yet."""
+        directory = RunDirectory(config.out_dir)
+        return cls(config, directory, Hosts(directory))
+
+    @contextmanager
+    def opened(self) -> Iterator[ChatbotRun]:
+        """Gives the run with its directory locked and a cluster to work on; its host ends with the block.
+
+        Raises:
+            ConfigError: another driver is at work in the directory, or it holds a run with other settings.
+        """
+        with self.directory.locked():
+            self.directory.open(to_dict(self.config))
+            with cluster(self.config.settings.ray):
+                try:
+                    yield self
+                finally:
+                    self.hosts.close()
+
+    def changed(self, **settings: Any) -> ChatbotRun:
+        """Returns the run with other settings, for the phases that come now."""
+        return replace(self, config=replace(self.config, **settings))
+
+    @property
+    def source(self) -> RunDirectory:
+        """The adversarial run whose simulators the chatbot meets."""
+        return RunDirectory(self.config.run)
+
+    @property
+    def training(self) -> Training:
+        """What its training phases share."""
+        return Training(self.directory, self.config.settings.train, self.config.seed)
+
+    @property
+    def chatbot_model(self) -> str:
+        """The folder of the chatbot's base model, once it is prepared."""
+        return self.config.settings.engines[self.config.chatbot.engine].model
+
+
+def groups_of_users(config: ChatbotRunConfig) -> list[tuple[Users, dict[str, float]]]:
+    """Returns the groups of users that the chatbot is evaluated with, and the weights of who is in each.
+
+    Raises:
+        ConfigError: a held-out user that is not there.
+    """
+    versions = list(simulator_versions(RunDirectory(config.run), config.settings))
+    known = [*versions, *config.settings.zero_shot, *config.users]
+    if unknown := [name for name in config.held_out if name not in known]:
+        raise ConfigError("\n".join(f"held_out: no simulator {n!r}; {there_are(known, n)}" for n in unknown))
+    ensemble = {name: weight for name, weight in config.ensemble.items() if weight} or {versions[-1]: 1.0}
+    if twice := sorted(ensemble.keys() & set(config.held_out)):
+        raise ConfigError(f"held_out: {twice[0]!r} is trained with; an ensemble without names is the newest simulator")
+    groups = [(Users(name=TRAINING, kind="training"), ensemble)]
+    for name in config.held_out:
+        people = name in config.users and config.users[name].kind == "population"
+        kind: UserKind = "population" if people else "held_out"
+        groups.append((Users(name=name, kind=kind), {name: 1.0}))
+    return groups
+
+
+def check_room(config: ChatbotRunConfig) -> None:
+    """Raises ConfigError where the cluster cannot hold the engines and the learner side by side."""
+    settings = config.settings
+    names = {config.chatbot.engine, "simulator"}
+    names |= {user.engine for user in config.users.values() if user.kind == "engine"}
+    engines = [settings.engines[name] for name in sorted(names)]
+    scoring = settings.scoring.replicas if config.faults.quantile > 0 else 0
+    total = ray.cluster_resources()
+    for what, asked in (
+        ("CPU", [e.replicas * e.num_cpus for e in engines] + [scoring * settings.scoring.num_cpus]),
+        ("GPU", [e.replicas * e.num_gpus for e in engines] + [scoring * settings.scoring.num_gpus]),
+    ):
+        train = settings.train.num_workers * (settings.train.num_cpus if what == "CPU" else settings.train.num_gpus)
+        if sum(asked) + train > total.get(what, 0) + 1e-6:
+            raise ConfigError(
+                f"conversations are collected while the learner waits with its {what}s in hand: engines ask for "
+                f"{sum(asked):g} {what}, the learner for {train:g}, and the cluster has {total.get(what, 0):g}; lower "
+                f"settings.engines.*.num_{what.lower()}s or settings.train, or add nodes"
+            )
+
+
+def chatbot_as(adapter: Adapter, version: str) -> Adapter:
+    """Returns the same adapter under the name of a version."""
+    return adapter.model_copy(update={"name": version})
