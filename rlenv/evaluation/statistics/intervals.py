@@ -16,7 +16,7 @@ from scipy import stats
 from rlenv.core.types import Record
 
 NUM_RESAMPLES = 2000
-NUMBERS_AT_ONCE = 4_000_000
+NUMBERS_AT_ONCE = 1_000_000
 """Drawn values that are in memory together: without a limit, the jackknife of n values takes n^2 of them."""
 Z_95 = 1.959963984540054
 """Standard errors on each side of a normal 95 % interval."""
