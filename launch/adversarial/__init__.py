@@ -1,1 +1,1 @@
-"""Algorithm 1 and its phases, from files to files."""
+"""Algorithm 1 and its phases."""

@@ -1,6 +1,6 @@
-"""Algorithm 1: adversarial user simulator training. One screen, the paper's order and words.
+"""Algorithm 1: adversarial training of the user simulator, in the paper's order and words.
 
-Each line's output is complete in the run directory before the next begins; the same command goes on from there.
+The output of each line is complete in the run directory before the next line begins, so the same command resumes a run.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from launch.run.tracking import Tracker
 
 
 def run_adversarial(config: RunConfig) -> RunDirectory:
-    """Runs Algorithm 1 in ``config.out_dir``, or goes on with it; returns the run directory.
+    """Runs or resumes Algorithm 1 in ``config.out_dir``; returns the run directory.
 
     Raises:
-        RlenvError: what a person can mend; what was finished stays.
+        RlenvError: a problem that the user can fix. Finished phases are kept.
     """
     with (
         AdversarialRun(config).opened() as run,
@@ -52,13 +52,13 @@ def _iterate(run: AdversarialRun, tracker: Tracker) -> None:
     for k in range(config.num_iterations + 1):  # line 3
         simulated = collect_sessions(run, adapter, contexts)  # line 4
         discriminator = fit_discriminator(run, backbone, adapter.name, simulated, contexts)  # line 5
-        if k < config.num_iterations:  # the last simulator is judged like the others, and not trained further
+        if k < config.num_iterations:  # the last simulator is evaluated like the others but not trained further
             pairs = make_preferences(run, adapter, discriminator, simulated)  # lines 6 to 8
         measure(run, tracker, k, adapter.name, simulated, contexts)
         if k < config.num_iterations:
             adapter = update_simulator(run, adapter, pairs, version_name(k + 1))  # line 9
 
-    for step, name in enumerate(config.zero_shot, start=config.num_iterations + 1):  # untrained, to compare with (4.2)
+    for step, name in enumerate(config.zero_shot, start=config.num_iterations + 1):  # untrained baselines (4.2)
         simulated = collect_sessions(run, name, contexts)
         fit_discriminator(run, backbone, name, simulated, contexts)
         measure(run, tracker, step, name, simulated, contexts)

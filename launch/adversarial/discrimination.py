@@ -1,8 +1,8 @@
-"""Line 5 of Algorithm 1: the discriminator of the newest simulator, with the controls that make it mean something.
+"""Line 5 of Algorithm 1: the newest simulator's discriminator, with the controls that its accuracy needs.
 
-Trained on the adversarial users' contexts and validated on the evaluation users', so no context (and no user) stands
-on both sides. In one launch, with identical settings: the discriminator; the leak control, which does not see what
-the user says; and at the base the power control, against shuffled words.
+It is trained on the adversarial users' contexts and validated on the evaluation users', so no context and no user is
+in both sets. One launch trains, with identical settings, the discriminator; the leak control, which does not see the
+user's words; and, for the base simulator, the power control, against shuffled words.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAIN, LEAK, POWER = "main", "leak", "power"
 
 @dataclass(frozen=True)
 class Labelled:
-    """Real and simulated sessions, both classes balanced at every turn."""
+    """Real and simulated sessions, with the two classes balanced at every turn."""
 
     train: Matched
     validation: Matched
@@ -38,18 +38,18 @@ def label(
     simulated: Mapping[str, Sequence[tuple[str, Session]]],
     config: DiscriminatorConfig,
 ) -> Labelled:
-    """Returns the discriminator's data: pairs of one context, cut to the same number of user turns.
+    """Returns the discriminator's data: a real and a simulated session per context, cut to the same number of turns.
 
     Args:
         real: sessions by part.
-        simulated: (context id, session) by part; one a context is used, since real sessions are not repeated.
+        simulated: (context id, session) by part. One per context is used, since real sessions are not repeated.
         config: the numbers of sessions, real and simulated together.
     """
 
     def part(name: str, num_sessions: int) -> Matched:
-        ours = [LabelledSession(context_id=c, real=False, session=s) for c, s in simulated[name]]
-        theirs = [LabelledSession(context_id=s.session_id, real=True, session=s) for s in real[name]]
-        return match_lengths(theirs[: num_sessions // 2], ours)
+        labelled_simulated = [LabelledSession(context_id=c, real=False, session=s) for c, s in simulated[name]]
+        labelled_real = [LabelledSession(context_id=s.session_id, real=True, session=s) for s in real[name]]
+        return match_lengths(labelled_real[: num_sessions // 2], labelled_simulated)
 
     return Labelled(
         part("adversarial", config.num_train_sessions),
@@ -60,7 +60,7 @@ def label(
 def label_simulated(
     real: Mapping[str, Sequence[Session]], simulated: Sequence[Simulated], config: DiscriminatorConfig
 ) -> Labelled:
-    """Returns the data of a simulator's discriminator: the first simulation of each context."""
+    """Returns the data of a simulator's discriminator, with the first simulation of each context."""
     by_part = {
         name: [(s.context_id, s.session) for s in simulated if s.part == name and s.simulation == 0] for name in real
     }
@@ -70,15 +70,15 @@ def label_simulated(
 def label_shuffled(
     real: Mapping[str, Sequence[Session]], config: DiscriminatorConfig, max_turns: int, seed: int
 ) -> Labelled:
-    """Returns the data of the power control: real sessions against themselves with the user's words shuffled.
+    """Returns the data of the power control: real sessions against the same sessions with the user's words shuffled.
 
-    Cut at the cap that simulated sessions have, so that the control judges sessions of the length that it vouches for.
+    Sessions are cut at ``max_turns``, so that the control sees the same lengths as the discriminator.
     """
     cut = {name: [cut_after_turn(s, max_turns) for s in sessions] for name, sessions in real.items()}
     by_part = {}
     for name, sessions in cut.items():
         shuffled = shuffle_words_within_user(sessions, seed)
-        by_part[name] = [(one.session_id, two) for one, two in zip(sessions, shuffled, strict=True)]
+        by_part[name] = [(s.session_id, other) for s, other in zip(sessions, shuffled, strict=True)]
     return label(cut, by_part, config)
 
 
@@ -89,7 +89,7 @@ def fit_discriminator(
     simulated: Sequence[Simulated],
     real: Mapping[str, Sequence[Session]],
 ) -> Path:
-    """Returns the checkpoint of a new discriminator, trained on the newest simulator's sessions alone (Eq. 3)."""
+    """Returns the checkpoint of a new discriminator, trained on the newest simulator's sessions only (Eq. 3)."""
     config = run.config
 
     def make(folder: Path) -> None:

@@ -1,6 +1,6 @@
-"""What is measured of each simulator version, on the evaluation users alone, and where it is written.
+"""Metrics of each simulator version, computed on the evaluation users only.
 
-{version}/metrics.json     all figures of one version; ``metrics.jsonl`` of the run has them as rows
+{version}/measures/metrics.json   the metrics of one version; the run's ``metrics.jsonl`` has one row per version
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def measure(
     simulated: Sequence[Simulated],
     real: Mapping[str, Sequence[Session]],
 ) -> Metrics:
-    """Returns and records the figures of one simulator version."""
+    """Returns the metrics of one simulator version, and logs them."""
 
     def make(folder: Path) -> None:
         folder.mkdir()
@@ -52,7 +52,7 @@ def measure(
 
 
 def phase_metrics(training: Training, version: str) -> Metrics:
-    """Returns the counts and losses that the phases of a version left: conversations, pairs, SFT or DPO."""
+    """Returns the counts and losses of a version's phases: conversations, preference pairs, SFT or DPO."""
     metrics: Metrics = {}
     for prefix, name in (("collect", f"{version}/simulated"), ("prefs", f"{version}/preferences")):
         path = training.directory.path(name) / "counts.json"
@@ -63,12 +63,12 @@ def phase_metrics(training: Training, version: str) -> Metrics:
 
 
 def discrimination_metrics(folder: Path, data: Labelled, seed: int) -> Metrics:
-    """Returns Table 2's row and the controls' accuracies.
+    """Returns a version's row of Table 2 and the controls' accuracies.
 
     Args:
-        folder: of a version's discriminators.
-        data: what they were trained and validated on.
-        seed: of the referee.
+        folder: the folder of the version's discriminators.
+        data: the sessions that they were trained and validated on.
+        seed: the referee's seed.
     """
     table = _table(folder / MAIN)
     metrics: Metrics = dict(flat_metrics(table))
@@ -88,14 +88,14 @@ def discrimination_metrics(folder: Path, data: Labelled, seed: int) -> Metrics:
 
 
 def realism_metrics(simulated: Sequence[Simulated], real: Mapping[str, Sequence[Session]], max_turns: int) -> Metrics:
-    """Returns Table 1's figures of the evaluation users' simulated and real sessions.
+    """Returns the figures of Table 1 for the evaluation users' simulated and real sessions.
 
-    Entropy and TTR depend on length, so real sessions are cut at the cap that simulated ones have.
+    Entropy and TTR depend on length, so real sessions are cut at ``max_turns`` like simulated ones.
     """
-    ours = [s.session for s in simulated if s.part == "evaluation"]
-    theirs = [cut_after_turn(session, max_turns) for session in real["evaluation"]]
-    metrics: Metrics = {f"realism/{k}": v for k, v in diversity(ours).items()}
-    return metrics | {f"real/{k}": v for k, v in diversity(theirs).items()}
+    simulated_sessions = [s.session for s in simulated if s.part == "evaluation"]
+    real_sessions = [cut_after_turn(session, max_turns) for session in real["evaluation"]]
+    metrics: Metrics = {f"realism/{k}": v for k, v in diversity(simulated_sessions).items()}
+    return metrics | {f"real/{k}": v for k, v in diversity(real_sessions).items()}
 
 
 def _table(folder: Path) -> TurnTable:

