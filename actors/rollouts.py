@@ -4,136 +4,100 @@
         async for result in pool.collect(episodes):
             ...
 
-An episode is a function of its seed, so who holds it changes nothing. What an actor was holding when it died is begun
-anew elsewhere. Knows nothing of engines: what the agent and the counterpart need, the factory makes in each actor.
+An episode is a function of its seed, so who runs it changes nothing. What an actor was running when it died is begun
+anew. Knows nothing of engines: what the agent and the counterpart need, the factory makes in each actor.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import os
 from collections.abc import AsyncGenerator, Callable, Iterable
-from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
+from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from actors.process import thread_environment
+from actors.supervision import ActorDied, Supervised, start_all
 from rlenv.core.aio import as_finished
-from rlenv.core.errors import ConfigError, EngineError, RlenvError
 from rlenv.core.protocols import Speaker
+from rlenv.core.settings import Settings, settings
 from rlenv.env.collect import Collected, Episode, hold
 from rlenv.env.core import ConversationCore
-
-logger = logging.getLogger(__name__)
 
 Make = Callable[[], tuple[Speaker, ConversationCore]]
 """Picklable; returns who sits in the core's seat, and the core. Called once in each actor."""
 
 
-@dataclass(frozen=True)
-class RolloutConfig:
+@settings
+class RolloutConfig(Settings):
     """What holds the conversations."""
 
-    actors: int = 2
+    actors: PositiveInt = 2
     """Processes, spread over the nodes."""
-    num_cpus: float = 1
+    num_cpus: NonNegativeFloat = 1
     """CPUs of each."""
-    threads: int = 1
+    threads: PositiveInt = 1
     """Compute threads of each."""
-    concurrency: int = 128
+    concurrency: PositiveInt = 128
     """Conversations under way in each."""
-    attempts: int = 2
+    attempts: PositiveInt = 2
     """Tries of an episode whose engine failed, and of one whose actor died."""
-    max_restarts: int = 4
-    """Deaths of actors, all together, after which the collection gives up."""
-    startup_timeout_s: float = 300.0
+    max_restarts: NonNegativeInt = 4
+    """Deaths of one actor that are mended before the collection gives up."""
+    startup_timeout_s: PositiveFloat = 300.0
     """After which actors that are not ready are an error."""
 
-    def __post_init__(self) -> None:
-        for name in ("actors", "threads", "concurrency", "attempts"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"rollouts.{name}: expected 1 or more, got {getattr(self, name)}")
 
-
-class _RolloutActor:
-    """One process; Ray calls ``hold`` many times at once."""
+class RolloutActor:
+    """One process' agent and core; many episodes at a time."""
 
     def __init__(self, make: Make, attempts: int) -> None:
-        self._make = make
+        self._agent, self._core = make()
         self._attempts = attempts
 
-    @cached_property
-    def _parts(self) -> tuple[Speaker, ConversationCore]:
-        return self._make()
-
-    async def start(self) -> int:
-        """Makes agent and core; returns the process id."""
-        _ = self._parts
-        return os.getpid()
-
-    async def hold(self, episode: Episode) -> Collected:
+    async def run(self, episode: Episode) -> Collected:
         """Returns what became of one episode."""
-        agent, core = self._parts
-        return await hold(agent, core.sibling, episode, self._attempts)
-
-
-@dataclass
-class _Place:
-    """One actor and those that come after it."""
-
-    actor: Any
-    pid: int = 0
-    deaths: int = 0
-    under_way: int = 0
+        return await hold(self._agent, self._core.sibling, episode, self._attempts)
 
 
 class RolloutPool:
     """Rollout actors behind one ``collect``. Use it as a context manager, or ``start`` and ``close``."""
 
-    def __init__(self, make: Make, config: RolloutConfig = RolloutConfig()) -> None:
-        self.make = make
+    def __init__(
+        self, make: Make, config: RolloutConfig = RolloutConfig(), log_dir: str | Path = "outputs/logs"
+    ) -> None:
         self.config = config
-        self.restarts = 0
-        """Actors that died and were replaced."""
-        self._places: list[_Place] = []
+        self._actors = [
+            Supervised(
+                f"rollouts-{index}",
+                partial(RolloutActor, make, config.attempts),
+                log=f"{log_dir}/rollouts-{index}.log",
+                max_restarts=config.max_restarts,
+                startup_timeout_s=config.startup_timeout_s,
+                num_cpus=config.num_cpus,
+                max_concurrency=config.actors * config.concurrency + 1,
+                scheduling_strategy="SPREAD",
+                runtime_env={"env_vars": thread_environment(config.threads)},
+            )
+            for index in range(config.actors)
+        ]
 
     def start(self) -> RolloutPool:
         """Starts all actors and returns when they are ready.
 
         Raises:
+            ConfigError: the cluster has no room for them.
             RlenvError: what the factory raised of it.
-            EngineError: the actors were not ready in time.
+            EngineError: another error of the factory, or the actors were not ready in time.
         """
-        config = self.config
-        self._places = [_Place(self._launch()) for _ in range(config.actors)]
-        try:
-            pids = ray.get([p.actor.start.remote() for p in self._places], timeout=config.startup_timeout_s)
-        except RayTaskError as error:
-            self.close()
-            if isinstance(error.cause, RlenvError):
-                raise error.cause from None
-            raise
-        except (RayActorError, GetTimeoutError) as error:
-            self.close()
-            raise EngineError(
-                f"{config.actors} rollout actors of {config.num_cpus} CPUs were not ready within "
-                f"{config.startup_timeout_s:.0f} s ({type(error).__name__}); the cluster has "
-                f"{ray.cluster_resources().get('CPU', 0):.0f} CPUs, of which "
-                f"{ray.available_resources().get('CPU', 0):.0f} are free"
-            ) from None
-        for place, pid in zip(self._places, pids, strict=True):
-            place.pid = pid
+        start_all(self._actors)
         return self
 
     def close(self) -> None:
         """Ends the actors; safe to call twice."""
-        for place in self._places:
-            ray.kill(place.actor)
-        self._places = []
+        for actor in self._actors:
+            actor.close()
 
     def __enter__(self) -> RolloutPool:
         return self.start()
@@ -143,8 +107,13 @@ class RolloutPool:
 
     @property
     def pids(self) -> list[int]:
-        """Process ids of the actors that ``start`` started, each on its own node."""
-        return [place.pid for place in self._places]
+        """Process ids of the actors, each on its own node."""
+        return [actor.pid for actor in self._actors]
+
+    @property
+    def restarts(self) -> int:
+        """Deaths of actors."""
+        return sum(actor.restarts for actor in self._actors)
 
     def collect(self, episodes: Iterable[Episode]) -> AsyncGenerator[Collected, None]:
         """Yields every episode's result as it comes; see ``rlenv.env.collect.collect``.
@@ -152,50 +121,17 @@ class RolloutPool:
         At most ``actors * concurrency`` episodes are in memory, finished ones that were not taken yet among them.
 
         Raises:
-            EngineError: the pool is not running, or more actors died than ``max_restarts``.
+            EngineError: the pool is not running, or an actor died more often than ``max_restarts``.
         """
-        return as_finished(self._hold, episodes, self.config.actors * self.config.concurrency)
+        return as_finished(self._run, episodes, self.config.actors * self.config.concurrency)
 
-    async def _hold(self, episode: Episode) -> Collected:
-        if not self._places:
-            raise EngineError("the rollout actors are not running; call start() first")
+    async def _run(self, episode: Episode) -> Collected:
         for attempt in range(self.config.attempts):
-            place = min(self._places, key=lambda p: p.under_way)
-            deaths = place.deaths
-            place.under_way += 1
-            reference = place.actor.hold.remote(episode)
+            actor = min(self._actors, key=lambda each: each.in_flight)
             try:
-                result: Collected = await reference
+                result: Collected = await actor.once("run", episode)
                 return result.model_copy(update={"attempts": result.attempts + attempt})
-            except RayActorError:
-                self._mend(place, deaths)
-            except asyncio.CancelledError:
-                ray.cancel(reference)
-                raise
-            finally:
-                place.under_way -= 1
-        reason = f"the rollout actor that held it died, {self.config.attempts} times"
+            except ActorDied:
+                await actor.revived()
+        reason = f"the rollout actor that ran it died, {self.config.attempts} times"
         return Collected(episode=episode, failure="engine", reason=reason, attempts=self.config.attempts)
-
-    def _mend(self, place: _Place, deaths: int) -> None:
-        """Replaces a dead actor once per death, whoever of those it held comes first."""
-        if place.deaths != deaths:
-            return
-        if self.restarts >= self.config.max_restarts:
-            spent = f"max_restarts = {self.config.max_restarts} is used up"
-            raise EngineError(f"a rollout actor died and {spent}; resume the run to try again")
-        place.deaths += 1
-        self.restarts += 1
-        logger.warning("a rollout actor died; starting another in its place")
-        place.actor = self._launch()
-
-    def _launch(self) -> Any:
-        threads = str(self.config.threads)
-        options = {
-            "num_cpus": self.config.num_cpus,
-            "max_concurrency": self.config.actors * self.config.concurrency + 1,
-            "max_restarts": 0,
-            "scheduling_strategy": "SPREAD",
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
-        }
-        return ray.remote(_RolloutActor).options(**options).remote(self.make, self.config.attempts)

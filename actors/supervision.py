@@ -1,144 +1,275 @@
-"""One replica of a pool as a Ray actor: started, waited for, found dead, and started again.
+"""One Ray actor under supervision: what every pool of actors starts, asks, revives and ends.
 
-Knows Ray and the engine's log; nothing of routing. A request is stateless and seeded, so whoever was in flight when a
-replica died simply asks again.
+    actors = [Supervised(f"engine {i}", make, log=..., max_restarts=3, startup_timeout_s=600, num_cpus=1) for i in ...]
+    start_all(actors)
+    await actors[0].call("generate", token_ids, sampling)
+    actors[0].close()
+
+Ray itself starts a dead actor's process again. What it does not do is here: an error of a constructor loses its type
+there, a restart has no time limit, and a death is told without the process' last words. So the process makes its
+object in ``start``, whose errors keep their type; every life of it is waited for; and calls are redone by us.
+Knows nothing of what the object is.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray._private.state import available_resources_per_node
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from actors.engines.actor import EngineActor, actor_environment
-from actors.engines.config import EngineConfig
-from actors.logs import tail
+from actors.process import NotStarted, Process, tail
+from rlenv.core.aio import run
 from rlenv.core.errors import ConfigError, EngineError, RlenvError
-from rlenv.core.types import Adapter, Generation, Sampling
 
 logger = logging.getLogger(__name__)
 
-CLOSE_TIMEOUT_S = 15
-SPARE_CALLS = 8  # calls beside the requests in flight that an actor answers at once
+CLOSE_TIMEOUT_S = 30
+RELEASE_TIMEOUT_S = 20.0  # what killed actors held comes back within a few seconds
+MAX_CALLS = 1000  # under way in one process; Ray lets the others wait
 
 
-class ReplicaDied(Exception):
-    """The actor, its engine core or its node is gone; asking again after ``Replica.revive`` may work."""
+class ActorDied(EngineError):
+    """The process died before it answered; it is asked again once it is back."""
 
 
-class Replica:
-    """One engine actor and its life.
+class Supervised:
+    """An object in a process of its own, and the lives of that process. It can be sent to another process.
 
     Args:
-        config: of the pool.
-        index: which replica this is.
+        name: in logs and errors.
+        make: picklable; makes the object. Its ``start``, if it has one, is called before anything else. Methods that
+            are not coroutines run one at a time.
+        log: file that the process and its children write to.
+        max_restarts: deaths that are mended.
+        startup_timeout_s: after which a process that is not ready is an error, the first time and after a death.
+        options: of the Ray actor: ``num_cpus``, ``num_gpus``, ``runtime_env`` and so on.
     """
 
-    def __init__(self, config: EngineConfig, index: int) -> None:
-        self.config = config
-        self.index = index
-        self.generation = 0
-        """Counts the actors that this replica has had; tells one death from the next."""
+    def __init__(
+        self,
+        name: str,
+        make: Callable[[], Any],
+        *,
+        log: str,
+        max_restarts: int,
+        startup_timeout_s: float,
+        **options: Any,
+    ) -> None:
+        self.name = name
+        self.log = str(Path(log).resolve())
+        self.max_restarts = max_restarts
+        self.startup_timeout_s = startup_timeout_s
         self.pid = 0
+        """Of the process, on its own node; 0 while it is not known to be up."""
+        self.in_flight = 0
+        """Calls under way, and those that wait for the process to be back."""
+        self.restarts = 0
+        self._make = make
+        self._options = {"max_restarts": max_restarts, "max_concurrency": MAX_CALLS, **options}
         self._actor: Any = None
 
-    def launch(self) -> Any:
-        """Creates the actor and returns the reference that is ready when the model is loaded."""
-        config = self.config
-        self.generation += 1
-        self._actor = (
-            ray.remote(EngineActor)
-            .options(
-                num_cpus=config.num_cpus,
-                num_gpus=config.num_gpus,
-                max_concurrency=config.max_num_seqs + SPARE_CALLS,
-                max_restarts=0,
-                runtime_env={"env_vars": actor_environment(config)},
-            )
-            .remote(config, self.index)
-        )
-        return self._actor.start.remote()
+    @property
+    def resources(self) -> dict[str, float]:
+        """What one process reserves."""
+        return {"CPU": self._options.get("num_cpus", 0), "GPU": self._options.get("num_gpus", 0)}
 
-    def wait(self, started: Any, timeout_s: float) -> None:
-        """Returns when the replica serves requests.
+    def launch(self) -> Any:
+        """Starts the process; returns the reference that ``start_all`` waits for."""
+        kind = getattr(self._make, "func", self._make).__name__  # what the process is called in ps
+        process = ray.remote(type(kind, (Process,), {}))
+        self._actor = process.options(**self._options).remote(self._make, self.log)
+        return self._start()
+
+    async def call(self, method: str, *args: Any) -> Any:
+        """Returns what the object's method returns; asked again when the process died meanwhile.
 
         Raises:
-            ConfigError: the engine refuses its settings.
-            EngineError: it died or was not ready in time; holds the log's last lines.
+            RlenvError: as the method raised it.
+            EngineError: the process died more often than ``max_restarts``, or did not start again.
         """
-        try:
-            self.pid = ray.get(started, timeout=timeout_s)
-        except GetTimeoutError:
-            self.kill()
-            raise EngineError(self._report(f"was not ready after {self.config.startup_timeout_s:.0f} s")) from None
-        except (RayActorError, RayTaskError) as error:
-            self.kill()
-            cause = getattr(error, "cause", None)
-            if isinstance(cause, ConfigError):
-                raise ConfigError(f"engine {self.config.name!r}: {cause}") from None
-            raise EngineError(self._report(f"failed to start ({_reason(error)})")) from None
+        while True:
+            try:
+                return await self.once(method, *args)
+            except ActorDied:
+                await self.revived()
 
-    async def generate(
-        self, token_ids: Sequence[int], sampling: Sampling, adapter: Adapter | None, conversation: str | None
-    ) -> Generation:
-        """Returns the actor's reply; raises ``ReplicaDied`` where the replica can give none any more."""
-        if self._actor is None:
-            raise ReplicaDied("it was not running")
-        reference = None
-        try:
-            reference = self._actor.generate.remote(tuple(token_ids), sampling, adapter, conversation)
-            return await reference
-        except RayActorError as error:
-            raise ReplicaDied(_reason(error)) from None
-        except RayTaskError as error:
-            if isinstance(error.cause, EngineError):
-                raise ReplicaDied(str(error.cause)) from None
-            if isinstance(error.cause, RlenvError):
-                raise error.cause from None
-            raise
-        except asyncio.CancelledError:
-            if reference is not None:
+    def ask(self, method: str, *args: Any) -> Any:
+        """Returns what ``call`` does, from code that is not async."""
+        return run(self.call(method, *args))
+
+    async def once(self, method: str, *args: Any) -> Any:
+        """Returns what ``call`` does, but raises ``ActorDied`` instead of asking again."""
+        if not self.pid:
+            await self.revived()
+        pid, reference = self.pid, None
+        with self._counted():
+            try:
+                reference = self._actor.call.remote(method, args)
+                return await reference
+            except asyncio.CancelledError:
                 ray.cancel(reference)
-            raise
+                raise
+            except RayActorError as error:
+                raise self._died(pid, error) from None
+            except RayTaskError as error:
+                if isinstance(error.cause, NotStarted):  # it died while nobody asked
+                    raise self._died(pid, error.cause) from None
+                if isinstance(error.cause, RlenvError):
+                    raise error.cause from None
+                raise
 
-    def revive(self, reason: str) -> None:
-        """Ends what is left of the actor and starts another in its place; blocks until it serves requests."""
-        logger.warning("%s died (%s); starting it again", self, reason)
-        self.kill()
-        self.wait(self.launch(), self.config.startup_timeout_s)
+    async def revived(self) -> None:
+        """Returns when the process is up.
+
+        Raises:
+            EngineError: it is not running, did not come back in time, or died too often; with its last log lines.
+        """
+        if self._actor is None:
+            raise EngineError(f"{self.name} is not running; call start() first")
+        with self._counted():
+            try:
+                started = asyncio.wrap_future(self._start().future())
+                self.pid = await asyncio.wait_for(started, self.startup_timeout_s)
+            except TimeoutError:
+                raise self.not_ready() from None
+            except RayError as error:
+                raise self.failed(error) from None
 
     def close(self) -> None:
-        """Ends the actor: in order where it answers, by force where it does not."""
+        """Ends the process: in order where it answers, by force where it does not; safe to call twice."""
         if self._actor is not None:
-            with contextlib.suppress(RayActorError, RayTaskError, GetTimeoutError):
+            with suppress(RayError):
                 ray.get(self._actor.close.remote(), timeout=CLOSE_TIMEOUT_S)
             self.kill()
 
     def kill(self) -> None:
-        """Ends the actor by force; its engine core dies with it."""
+        """Ends the process by force; its children die with it."""
         if self._actor is not None:
-            ray.kill(self._actor, no_restart=True)
-            self._actor = None
+            ray.kill(self._actor)
+        self._actor, self.pid = None, 0
 
-    def given_up(self, reason: str) -> EngineError:
-        """Returns the error that says why this replica is not started again."""
-        spent = f"max_restarts = {self.config.max_restarts} is used up; resume the run to try again"
-        return EngineError(self._report(f"died ({reason}) and {spent}"))
+    def failed(self, error: RayError) -> RlenvError:
+        """Returns why the process does not start: the error of the object itself where that is one of ours."""
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, ConfigError):
+            return ConfigError(f"{self.name}: {cause}")
+        if isinstance(cause, RlenvError):
+            return cause
+        if isinstance(error, RayActorError):
+            spent = f"max_restarts = {self.max_restarts} is used up; resume the run to try again"
+            return EngineError(self._report(f"died ({_reason(error)}) and {spent}"))
+        return EngineError(self._report(f"failed to start ({_reason(error)})"))
 
-    def __str__(self) -> str:
-        return f"{self.config.name}-{self.index}"
+    def not_ready(self) -> EngineError:
+        """Returns the error of a process that is not ready in time."""
+        free = ray.available_resources()
+        return EngineError(
+            self._report(
+                f"was not ready after {self.startup_timeout_s:g} s (free are {free.get('CPU', 0):g} CPUs and "
+                f"{free.get('GPU', 0):g} GPUs)"
+            )
+        )
+
+    def _start(self) -> Any:
+        return self._actor.start.options(max_task_retries=-1).remote()
+
+    def _died(self, pid: int, error: Exception) -> ActorDied:
+        if pid == self.pid:  # the first to notice
+            self.pid = 0
+            self.restarts += 1
+            logger.warning("%s died (%s); it is started again", self.name, _reason(error))
+        return ActorDied(f"{self.name} died ({_reason(error)})")
 
     def _report(self, what: str) -> str:
-        path = self.config.log_path(self.index)
-        return f"engine {self} {what}. The last lines of {path}:\n{tail(path)}"
+        return f"{self.name} {what}. The last lines of {self.log}:\n{tail(self.log)}"
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+
+
+def start_all(actors: Sequence[Supervised]) -> None:
+    """Starts all at once and returns when they all are ready; after an error none is left.
+
+    Raises:
+        ConfigError: Ray is not running, or the cluster has no room for them.
+        RlenvError: as the object raised it.
+        EngineError: another error of the object, a death or too long a wait; with the last lines of the log.
+    """
+    check_capacity(actors)
+    deadline = time.monotonic() + max(actor.startup_timeout_s for actor in actors)
+    try:
+        waiting = {actor.launch(): actor for actor in actors}
+        while waiting:
+            ready, _ = ray.wait(list(waiting), timeout=max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise next(iter(waiting.values())).not_ready()
+            actor = waiting.pop(ready[0])
+            try:
+                actor.pid = ray.get(ready[0])
+            except RayError as error:
+                raise actor.failed(error) from None
+    except BaseException:
+        for actor in actors:
+            actor.kill()
+        raise
+
+
+def check_capacity(actors: Sequence[Supervised], release_timeout_s: float = RELEASE_TIMEOUT_S) -> None:
+    """Returns when the cluster has room for all; Ray itself waits forever for what will never come.
+
+    Raises:
+        ConfigError: Ray is not running, no node can hold one, the nodes together cannot hold all, or others hold what
+            is needed and do not free it within ``release_timeout_s``.
+    """
+    names = actors[0].name if len(actors) == 1 else f"{actors[0].name} to {actors[-1].name}"
+    if not ray.is_initialized():
+        raise ConfigError(f"{names}: Ray is not running; call ray.init() first")
+    need = actors[0].resources
+    asked = (
+        f"{names}: asks for {len(actors)} x ({need['CPU']:g} CPU and {need['GPU']:g} GPU), each on one node, but {{}} "
+        "(per node); lower the replicas, num_cpus or num_gpus, or add nodes"
+    )
+    totals = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if _fitting(totals, need) < len(actors):
+        raise ConfigError(asked.format(f"the cluster has {_listed(totals)}"))
+    deadline = time.monotonic() + release_timeout_s
+    while _fitting(free := list(available_resources_per_node().values()), need) < len(actors):
+        if time.monotonic() > deadline:
+            raise ConfigError(asked.format(f"others hold the rest: free is only {_listed(free)}"))
+        time.sleep(0.2)
+
+
+def _fitting(nodes: Sequence[Mapping[str, float]], need: Mapping[str, float]) -> float:
+    """Returns how many actors fit, each within one node."""
+    wanted = {name: amount for name, amount in need.items() if amount > 0}
+    if not wanted:
+        return math.inf
+    return sum(min(int((node.get(name, 0) + 1e-6) / amount) for name, amount in wanted.items()) for node in nodes)
+
+
+def _listed(nodes: Sequence[Mapping[str, float]]) -> str:
+    return "; ".join(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes) or "no node"
 
 
 def _reason(error: Exception) -> str:
-    cause = getattr(error, "cause", None) or error
-    lines = [line for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[0] if lines else ''}"[:300]
+    """Returns type and message of what went wrong, in a line of at most 300 characters."""
+    cause = getattr(error, "cause", None)
+    lines = [line.strip() for line in str(cause or error).splitlines() if line.strip()] or [""]
+    if isinstance(error, RayActorError):
+        said = next((line for line in lines if line.startswith("The actor is dead because")), lines[0])
+        return said.split(" Some common causes")[0][:300]
+    return f"{type(cause or error).__name__}: {lines[0] if cause else lines[-1]}"[:300]

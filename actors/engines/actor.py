@@ -1,40 +1,36 @@
-"""The Ray actor around one engine: its log file, its threads, its backend. Knows nothing of other replicas.
+"""What one engine's process holds: its backend, and an end of the process when the engine is dead.
 
-The class is plain Python; ``supervision.py`` makes it an actor. Whatever the engine or its children print goes to one
-file, from before the backend is imported.
+Knows nothing of Ray or of other replicas.
 """
 
 from __future__ import annotations
 
-import faulthandler
 import logging
 import os
 from collections.abc import Sequence
 from typing import Any
 
 from actors.engines.config import Backend, EngineConfig
-from actors.logs import redirect_output
+from actors.process import thread_environment
+from rlenv.core.errors import EngineError
 from rlenv.core.types import Adapter, Generation, Sampling
+
+logger = logging.getLogger(__name__)
 
 
 class EngineActor:
-    """One replica. Ray calls ``start`` once, then many ``generate`` at a time.
+    """One replica: ``start`` once, then many ``generate`` at a time.
 
     Args:
         config: of the pool.
-        index: which replica this is; names its log.
     """
 
-    def __init__(self, config: EngineConfig, index: int) -> None:
-        redirect_output(config.log_path(index))
-        faulthandler.enable()
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", force=True)
+    def __init__(self, config: EngineConfig) -> None:
         self._engine = _engine_class(config.backend)(config)
 
-    async def start(self) -> int:
-        """Loads the model; returns the process id."""
+    async def start(self) -> None:
+        """Loads the model."""
         await self._engine.start()
-        return os.getpid()
 
     async def generate(
         self,
@@ -43,8 +39,12 @@ class EngineActor:
         adapter: Adapter | None = None,
         conversation: str | None = None,
     ) -> Generation:
-        """See ``rlenv.core.protocols.Engine``."""
-        return await self._engine.generate(token_ids, sampling, adapter, conversation)
+        """See ``rlenv.core.protocols.Engine``. A dead engine ends its process, which is then started again."""
+        try:
+            return await self._engine.generate(token_ids, sampling, adapter, conversation)
+        except EngineError as error:
+            logger.critical("%s; the process ends", error)
+            os._exit(1)
 
     async def close(self) -> None:
         """Ends the engine and its children."""
@@ -68,12 +68,7 @@ def _engine_class(backend: Backend) -> Any:
 
 def actor_environment(config: EngineConfig) -> dict[str, str]:
     """Returns the environment variables that an engine's actor and its children need: these, not all of ours."""
-    threads = str(config.threads)
-    environment = {
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "OPENBLAS_NUM_THREADS": threads,
-        "NUMEXPR_NUM_THREADS": threads,
+    environment = thread_environment(config.threads) | {
         "TOKENIZERS_PARALLELISM": "false",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",

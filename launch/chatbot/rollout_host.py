@@ -4,26 +4,23 @@
     learner's worker ──round(number, adapter folder)──> RolloutHost ──> [ConversationGroup]
 
 It is the driver's, not the learner's, so engines outlive a worker that dies, and a worker that comes back finds them
-by the handle it was given. It reserves no CPU and runs one call at a time. When it dies itself, Ray starts it again and
-repeats the call: its engines died with it, and are started anew.
+by the handle it was given. It reserves no CPU and runs one call at a time. When it dies itself, it is started again and
+the call repeated: its engines died with it, and are started anew.
 """
 
 from __future__ import annotations
 
-import asyncio
-import os
+import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
-import ray
-from ray.exceptions import RayActorError, RayTaskError
-
+from actors.supervision import Supervised, start_all
 from launch.chatbot.config import CHATBOT, ChatbotRunConfig
 from launch.chatbot.records import RoundRecords, RoundSeconds, write_episodes
 from launch.run.contents import discriminator_checkpoint
@@ -31,8 +28,9 @@ from launch.run.directory import RunDirectory
 from launch.run.roster import make_speaker
 from launch.serving.env import Served, serve
 from rlenv.core.adapters import adapter_at
+from rlenv.core.aio import all_of
 from rlenv.core.aio import run as run_async
-from rlenv.core.errors import PhaseError, RlenvError
+from rlenv.core.errors import OverlongError, PhaseError
 from rlenv.core.types import Adapter
 from rlenv.env.collect import Collected, Episode, collect, in_order
 from rlenv.env.conversation import to_session
@@ -48,7 +46,11 @@ from rlenv.rewards.registry import ISSUE_SOURCES
 from rlenv.speakers.engine import EngineSpeaker
 from trainers.discriminator.fit import read_validation
 
+log = logging.getLogger(__name__)
+
 RESTARTS = 2
+START_TIMEOUT_S = 3600.0
+"""Each of its engines has its own, shorter one."""
 
 
 class RolloutHost:
@@ -65,10 +67,9 @@ class RolloutHost:
         self._records = RoundRecords(self._root / "rounds")
         self._open = ExitStack()
 
-    def start(self) -> int:
-        """Starts the engines; returns the process id."""
+    def start(self) -> None:
+        """Starts the engines."""
         _ = self._served
-        return os.getpid()
 
     def round(self, number: int, adapter_folder: str) -> list[ConversationGroup]:
         """Returns the conversations of a round by group, and leaves its records; from the records where they are there.
@@ -216,13 +217,14 @@ class RolloutHost:
         async def weigh(result: Collected) -> tuple[float, ...]:
             assert result.state is not None
             session = to_session(result.state, session_id=result.episode.episode_id, source="env", chatbot="env")
-            scores = await discriminator.log_odds(session)
+            try:
+                scores = await discriminator.log_odds(session)
+            except OverlongError as error:
+                log.warning("faults are not looked for in a conversation that is too long: %s", error)
+                return message_weights(result.state, [0.0] * (result.state.num_user_turns + 1), -math.inf, faults)
             return message_weights(result.state, scores.log_odds, self._threshold, faults)
 
-        async def weigh_all() -> tuple[tuple[float, ...], ...]:
-            return tuple(await asyncio.gather(*map(weigh, results)))
-
-        return run_async(weigh_all())
+        return tuple(run_async(all_of(weigh, results)))
 
     @cached_property
     def _threshold(self) -> float:
@@ -248,52 +250,28 @@ class HostedRollouts:
     """What the conversations follow from; tells one run from another."""
     first_round: int
     """The round of the whole run that the learner's first one is."""
-    host: Any = field(compare=False)
+    host: Supervised = field(compare=False)
 
     def __call__(self, number: int, adapter_folder: str) -> list[ConversationGroup]:
         """Returns the groups of a round; see ``Rollouts``."""
-        groups: list[ConversationGroup] = ask(self.host.round, self.first_round + number, adapter_folder)
+        groups: list[ConversationGroup] = self.host.ask("round", self.first_round + number, adapter_folder)
         return groups
 
 
-def start_host(config: ChatbotRunConfig, root: Path) -> Any:
-    """Returns the handle of a running host; whoever started it ends it with ``stop_host``.
+def start_host(config: ChatbotRunConfig, root: Path) -> Supervised:
+    """Returns a running host; whoever started it closes it, and its engines with it.
 
     Raises:
         ConfigError: settings that cannot be served.
         EngineError: an engine did not start.
     """
-    options = {"num_cpus": 0, "max_restarts": RESTARTS, "max_task_retries": RESTARTS, "max_concurrency": 1}
-    host: Any = ray.remote(RolloutHost).options(**options).remote(config, str(root))
-    try:
-        ask(host.start)
-    except BaseException:
-        ray.kill(host)
-        raise
+    host = Supervised(
+        "rollout host",
+        partial(RolloutHost, config, str(root)),
+        log=f"{root}/logs/rollout-host.log",
+        max_restarts=RESTARTS,
+        startup_timeout_s=START_TIMEOUT_S,
+        num_cpus=0,
+    )
+    start_all([host])
     return host
-
-
-def stop_host(host: Any) -> None:
-    """Ends a host and its engines."""
-    with suppress(RayActorError, RayTaskError, TimeoutError):
-        ray.get(host.close.remote(), timeout=60)
-    ray.kill(host)
-
-
-def ask(method: Any, *args: Any) -> Any:
-    """Returns what the host's method returns; its errors as they were raised there.
-
-    Raises:
-        PhaseError: the host died more often than it is started again.
-    """
-    try:
-        return ray.get(method.remote(*args))
-    except RayTaskError as error:
-        if isinstance(error.cause, RlenvError):
-            raise error.cause from None
-        raise
-    except RayActorError as error:
-        raise PhaseError(
-            f"the process that holds the conversations died {RESTARTS + 1} times ({error}); its engines' logs are in "
-            "logs/ of the run. Run the same command again to go on"
-        ) from None

@@ -125,5 +125,5 @@ def test_what_the_factory_refuses_is_told_at_the_start(cluster):
 
 def test_settings_that_hold_nothing_are_refused():
     for name in ("actors", "concurrency", "attempts", "threads"):
-        with pytest.raises(ConfigError, match=f"rollouts.{name}: expected 1 or more, got 0"):
+        with pytest.raises(ConfigError, match=f"RolloutConfig.{name}: expected above 0, got 0"):
             RolloutConfig(**{name: 0})

@@ -1,137 +1,179 @@
-"""Replicas die and come back with the same tokens; nothing is left behind; what cannot start says why at once."""
+"""A supervised process says at once why it does not start, redoes what a death interrupted, and leaves nothing."""
 
 from __future__ import annotations
 
 import asyncio
-import json
+import itertools
 import os
 import signal
-import subprocess
-import sys
 import time
-from dataclasses import replace
-from pathlib import Path
 
 import psutil
 import pytest
+import ray
 
-from actors.engines.config import EngineConfig
-from actors.pool import EnginePool
-from rlenv.core.errors import ConfigError, EngineError
-from rlenv.core.types import Sampling
+from actors.supervision import Supervised, start_all
+from rlenv.core.errors import ConfigError, EngineError, OverlongError
 
-REQUESTS = [(list(range(5, 25 + i)), Sampling(max_tokens=60, seed=i)) for i in range(24)]
-ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.ray
 
 
-def _config(tiny, tmp_path, **settings) -> EngineConfig:
-    defaults = {"dtype": "float32", "max_model_len": 512, "max_num_seqs": 8, "kv_cache_gib": 0.25, "max_restarts": 2}
-    return EngineConfig(model=tiny[0], log_dir=str(tmp_path / "logs"), **(defaults | settings))
+def toy(tmp_path, **settings) -> Supervised:
+    """Returns a supervised toy, of a class that the process gets by value."""
+    slow = tmp_path / "slow"
+    starts, fails = settings.pop("start_s", 0.0), settings.pop("fails", None)
+
+    class Toy:
+        def __init__(self) -> None:
+            print("the toy was made", flush=True)
+            if fails is not None:
+                raise fails
+
+        async def start(self) -> None:
+            await asyncio.sleep(60.0 if slow.exists() else starts)
+
+        async def double(self, number: int, wait_s: float = 0.0) -> int:
+            await asyncio.sleep(wait_s)
+            return 2 * number
+
+        async def refuse(self) -> None:
+            raise OverlongError("it does not fit 10 tokens")
+
+        async def die(self) -> None:
+            print("about to die", flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        def one_at_a_time(self) -> tuple[float, float]:
+            began = time.monotonic()
+            time.sleep(0.1)
+            return began, time.monotonic()
+
+        def child(self) -> int:
+            import subprocess
+
+            return subprocess.Popen(["sleep", "600"], preexec_fn=_die_with_parent).pid
+
+    def _die_with_parent() -> None:
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+    options = {"max_restarts": 2, "startup_timeout_s": 60.0, "num_cpus": 0.1, **settings}
+    return Supervised("toy", Toy, log=str(tmp_path / "toy.log"), **options)
 
 
-async def _ask_all(pool: EnginePool, disturb=None) -> list[tuple[int, ...]]:
-    tasks = [asyncio.ensure_future(pool.generate(*request, None, f"c{i}")) for i, request in enumerate(REQUESTS)]
-    if disturb is not None:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        disturb()
-    return [reply.token_ids for reply in await asyncio.gather(*tasks)]
+@pytest.fixture
+def running(tmp_path, cluster):
+    actor = toy(tmp_path)
+    start_all([actor])
+    yield actor
+    actor.close()
 
 
-def _kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
+async def _all(actor: Supervised, num: int, wait_s: float, disturb=lambda: None) -> list[int]:
+    calls = [asyncio.ensure_future(actor.call("double", i, wait_s)) for i in range(num)]
+    await asyncio.sleep(wait_s / 2)
+    disturb()
+    return await asyncio.gather(*calls)
 
 
-def _core(pool: EnginePool) -> int:
-    """Returns the process id of vLLM's engine core, by its memory: the largest child of the actor."""
-    return max(psutil.Process(pool.pids[0]).children(), key=lambda child: child.memory_info().rss).pid
+def _kill(actor: Supervised) -> None:
+    os.kill(actor.pid, signal.SIGKILL)
 
 
-def _gone(pids: list[int]) -> bool:
-    """Returns whether the processes end within half a minute; one that its parent has yet to collect has ended."""
-
-    def lives(pid: int) -> bool:
-        try:
-            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
-
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and any(map(lives, pids)):
-        time.sleep(0.2)
-    return not any(map(lives, pids))
+def test_what_a_killed_process_had_under_way_is_redone_and_its_log_goes_on(running, tmp_path):
+    first = running.pid
+    assert asyncio.run(_all(running, 20, 0.5, lambda: _kill(running))) == [2 * i for i in range(20)]
+    assert (running.restarts, running.in_flight) == (1, 0) and running.pid not in (0, first)
+    assert (tmp_path / "toy.log").read_text().count("the toy was made") == 2
 
 
-@pytest.mark.ray
-def test_two_replicas_share_the_work_and_a_killed_one_changes_no_token(tiny, tmp_path, cluster):
-    with EnginePool(_config(tiny, tmp_path, backend="transformers", replicas=2, num_cpus=0.5)) as pool:
-        undisturbed = asyncio.run(_ask_all(pool))
-        assert len(set(pool.pids)) == 2
-        assert asyncio.run(_ask_all(pool, lambda: _kill(pool.pids[1]))) == undisturbed
-        stats = pool.stats()
-        assert (stats.restarts, stats.requests) == (1, 48)
-        assert stats.sampled_tokens == 2 * sum(map(len, undisturbed)) and stats.busy_s > 0
+def test_a_death_while_nobody_asks_is_noticed_by_the_next_call(running):
+    first = running.pid
+    _kill(running)
+    time.sleep(3)
+    assert running.ask("double", 4) == 8
+    assert running.restarts == 1 and running.pid != first
 
 
-@pytest.mark.vllm
-def test_a_killed_actor_or_engine_core_changes_no_token_until_the_restarts_are_used_up(tiny, tmp_path, cluster):
-    with EnginePool(_config(tiny, tmp_path)) as pool:
-        undisturbed = asyncio.run(_ask_all(pool))
-        orphan = _core(pool)
-        assert asyncio.run(_ask_all(pool, lambda: _kill(pool.pids[0]))) == undisturbed
-        assert _gone([orphan])
-        assert asyncio.run(_ask_all(pool, lambda: _kill(_core(pool)))) == undisturbed
-        assert pool.stats().restarts == 2
-        with pytest.raises(EngineError, match=r"max_restarts = 2 is used up.*\n") as error:
-            asyncio.run(_ask_all(pool, lambda: _kill(_core(pool))))
-        said = (tmp_path / "logs" / "engine-0.log").read_text().splitlines()
-        assert "engine-0.log" in str(error.value)
-        assert any(line.strip() and line.strip() in str(error.value) for line in said)
+def test_a_call_that_kills_the_process_each_time_ends_with_the_count_the_cause_and_the_last_log_lines(running):
+    with pytest.raises(EngineError, match=r"toy died .*and max_restarts = 2 is used up") as error:
+        running.ask("die")
+    assert "worker process has died" in str(error.value)
+    assert "toy.log:\n" in str(error.value) and str(error.value).endswith("about to die")
+    assert running.restarts == 3
 
 
-DRIVER = """
-import json, os, sys, time
-sys.path.insert(0, {root!r})
-import psutil, ray
-from actors.engine_config import EngineConfig
-from actors.pool import EnginePool
-ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-pool = EnginePool(EngineConfig(**json.loads(sys.argv[1]))).start()
-print(json.dumps([pool.pids[0], *(c.pid for c in psutil.Process(pool.pids[0]).children(recursive=True))]), flush=True)
-time.sleep(600)
-"""
+def test_errors_of_ours_come_as_they_were_raised_and_cost_no_life(running):
+    with pytest.raises(OverlongError, match=r"^it does not fit 10 tokens$"):
+        running.ask("refuse")
+    assert running.restarts == 0
 
 
-@pytest.mark.vllm
-def test_a_killed_driver_leaves_no_process_behind(tiny, tmp_path):
-    config = _config(tiny, tmp_path)
-    driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER.format(root=str(ROOT)), json.dumps(vars(config))],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-    )
-    pids = json.loads(driver.stdout.readline())
-    assert len(pids) >= 2
-    driver.kill()
-    driver.wait()
-    assert _gone(pids)
+def test_methods_that_are_not_coroutines_run_one_at_a_time(running):
+    async def both():
+        return await asyncio.gather(*(running.call("one_at_a_time") for _ in range(3)))
+
+    times = sorted(asyncio.run(both()))
+    assert all(ended <= began for (_, ended), (began, _) in itertools.pairwise(times))
 
 
-@pytest.mark.ray
-def test_a_pool_that_the_cluster_cannot_hold_says_what_is_asked_and_what_is_there(tiny, tmp_path, cluster):
-    config = _config(tiny, tmp_path, backend="transformers")
-    for short in (replace(config, replicas=3), replace(config, num_gpus=1)):
-        with pytest.raises(ConfigError, match=r"asks for . x .*but the cluster has 2 CPU and 0 GPU"):
-            EnginePool(short).start()
+def test_another_process_can_ask_and_also_meets_a_death(running):
+    @ray.remote(num_cpus=0.1)
+    def elsewhere(actor: Supervised) -> tuple[int, int]:
+        before = actor.ask("double", 1)
+        os.kill(actor.pid, signal.SIGKILL)
+        return before, actor.ask("double", 2)
+
+    assert ray.get(elsewhere.remote(running), timeout=60) == (2, 4)
+    assert running.ask("double", 3) == 6
 
 
-@pytest.mark.ray
-def test_a_model_that_is_not_there_is_a_config_error(tiny, tmp_path, cluster):
-    config = replace(_config(tiny, tmp_path, backend="transformers"), model=str(tmp_path / "nothing"))
-    with pytest.raises(ConfigError, match="nothing"):
-        EnginePool(config).start()
+def test_an_error_of_the_constructor_is_told_at_once_with_type_message_and_log(tmp_path, cluster):
+    began = time.monotonic()
+    with pytest.raises(EngineError, match=r"toy failed to start \(FileNotFoundError: no checkpoint at x\)") as error:
+        start_all([toy(tmp_path, fails=FileNotFoundError("no checkpoint at x"))])
+    assert "the toy was made" in str(error.value)
+    with pytest.raises(ConfigError, match="toy: no such backend"):
+        start_all([toy(tmp_path, fails=ConfigError("no such backend"))])
+    with pytest.raises(OverlongError, match=r"^too long$"):
+        start_all([toy(tmp_path, fails=OverlongError("too long"))])
+    assert time.monotonic() - began < 45
 
 
-def test_a_pool_that_is_not_running_says_so(tiny, tmp_path):
-    with pytest.raises(EngineError, match=r"call start\(\) first"):
-        asyncio.run(EnginePool(_config(tiny, tmp_path)).generate([1], Sampling(max_tokens=1)))
+def test_one_that_fails_ends_the_start_of_all_before_the_slow_ones_are_ready(tmp_path, cluster):
+    slow, failing = toy(tmp_path, start_s=120.0), toy(tmp_path, fails=ValueError("seven"))
+    with pytest.raises(EngineError, match="ValueError: seven"):
+        start_all([slow, failing])
+    assert slow.pid == failing.pid == 0
+    with pytest.raises(EngineError, match=r"not running; call start\(\) first"):
+        slow.ask("double", 1)
+
+
+def test_a_start_that_takes_too_long_is_an_error_the_first_time_and_after_a_death(tmp_path, cluster):
+    with pytest.raises(EngineError, match=r"toy was not ready after 2 s \(free are .* CPUs"):
+        start_all([toy(tmp_path, start_s=60.0, startup_timeout_s=2.0)])
+    actor = toy(tmp_path, startup_timeout_s=10.0)
+    start_all([actor])
+    (tmp_path / "slow").touch()
+    _kill(actor)
+    with pytest.raises(EngineError, match="toy was not ready after 10 s"):
+        actor.ask("double", 1)
+    actor.close()
+
+
+def test_closing_leaves_no_process_and_may_be_done_twice(running):
+    pids = [running.pid, running.ask("child")]
+    running.close()
+    running.close()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and any(map(_alive, pids)):
+        time.sleep(0.1)
+    assert not any(map(_alive, pids))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -101,6 +101,7 @@ def test_a_fork_goes_on_as_its_conversation_does_and_differs_under_another_seed(
     assert theirs[0][:before] == ours[:before]
 
 
+@pytest.mark.exhaustive
 def test_a_snapshot_goes_on_equally_in_another_engine(env, wide_llama) -> None:
     begun(env)
     snapshot = json.loads(json.dumps(env.snapshot()))

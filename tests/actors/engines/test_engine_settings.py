@@ -7,7 +7,7 @@ import pytest
 from actors.engines.config import EngineConfig
 from actors.engines.requests import adapter_id, adapter_key, check_adapter, check_prompt
 from actors.engines.vllm_engine import engine_args
-from actors.logs import tail
+from actors.process import tail
 from rlenv.core.errors import ConfigError, OverlongError
 from rlenv.core.types import Adapter, Sampling
 
