@@ -44,7 +44,7 @@ INSIDE = {
     "base/adapter": trained("sft-base"),
     "base/simulated": runs("EngineActor"),
     "base/discriminator": trained("discriminator-base"),
-    "base/preferences": runs("_ScoringActor"),
+    "base/preferences": runs("load_discriminator"),
     "base/measures": at_once,
     "it1/adapter": trained("dpo-it1"),
 }

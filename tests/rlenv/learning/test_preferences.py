@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from rlenv.core.errors import ConfigError
+from rlenv.core.errors import ConfigError, EngineError, OverlongError
 from rlenv.core.log_odds import branch_rewards, turn_rewards
 from rlenv.core.types import Adapter, Branch, Message, Sampling, Session, SessionContext, SessionScores, Utterance
 from rlenv.env.conversation import Limits, apply, before_user_turn, begin, converse, reply_seed, to_session
@@ -167,7 +167,8 @@ def test_a_whole_session_by_hand(format, simulator, monkeypatch):
     assert (pair.turn, pair.critical, pair.rewards) == (2, "highest", (0.5, -0.75, 1.0))
     assert (pair.chosen_ids, pair.rejected_ids) == (format.reply_ids("d"), format.reply_ids("b"))
     assert made.counts == {
-        "sessions": 1, "critical_turns": 2, "alternatives": 8, "without_text": 1, "too_few": 1, "made": 1, "kept": 1
+        "sessions": 1, "too_long": 0, "critical_turns": 2, "alternatives": 8, "without_text": 1, "too_few": 1,
+        "made": 1, "kept": 1,
     }  # fmt: skip
 
 
@@ -183,6 +184,53 @@ def test_the_counts_add_up_and_every_kept_pair_keeps_the_rule(simulator, convers
     assert counts["kept"] + dropped == counts["made"] and counts["kept"] == len(made.pairs) > 0
     assert all(keep(pair) and pair.reward_chosen == max(pair.rewards) for pair in made.pairs)
     assert [s.session_id for s in made.scores] == [session.session_id for session, _ in conversations]
+
+
+class Reads(ScriptedDiscriminator):
+    """Raises an error for some sessions, after a wait."""
+
+    def __init__(self, error: Exception, session_ids, wait_s: float = 0.0) -> None:
+        super().__init__()
+        self.error, self.session_ids, self.wait_s, self.num_scored = error, set(session_ids), wait_s, 0
+
+    async def log_odds(self, session, branches=()):
+        if session.session_id in self.session_ids:
+            raise self.error
+        await asyncio.sleep(self.wait_s)
+        self.num_scored += 1
+        return await super().log_odds(session, branches)
+
+
+def test_sessions_that_are_too_long_for_the_discriminator_are_counted_and_the_others_go_on(simulator, conversations):
+    config = PreferencesConfig(num_alternatives=4)
+    everything = asyncio.run(build_preferences(conversations, simulator, ScriptedDiscriminator(), config))
+    long = {conversations[1][0].session_id, conversations[4][0].session_id}
+    progress = []
+    reads = Reads(OverlongError("does not fit 10 tokens"), long)
+    made = asyncio.run(build_preferences(conversations, simulator, reads, config, lambda: progress.append(1)))
+    assert made.pairs == [pair for pair in everything.pairs if pair.session_id not in long]
+    assert made.scores == [scores for scores in everything.scores if scores.session_id not in long]
+    assert (made.counts["sessions"], made.counts["too_long"]) == (len(conversations), 2)
+    assert len(progress) == len(conversations)
+
+
+def test_where_no_session_fits_the_discriminator_the_phase_says_so(simulator, conversations):
+    reads = Reads(OverlongError("raise discriminator.max_tokens"), [s.session_id for s, _ in conversations])
+    with pytest.raises(OverlongError, match=r"raise discriminator\.max_tokens"):
+        asyncio.run(build_preferences(conversations, simulator, reads, PreferencesConfig()))
+
+
+def test_an_error_that_ends_the_phase_leaves_no_session_running(simulator, conversations):
+    reads = Reads(EngineError("the discriminator is gone"), [conversations[3][0].session_id], wait_s=0.01)
+
+    async def main():
+        with pytest.raises(EngineError, match="is gone"):
+            await build_preferences(conversations, simulator, reads, PreferencesConfig())
+        assert len(asyncio.all_tasks()) == 1
+        await asyncio.sleep(0.05)
+        assert reads.num_scored == 0
+
+    asyncio.run(main())
 
 
 def test_pairs_are_the_same_whatever_the_concurrency(simulator, conversations):
