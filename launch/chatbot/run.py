@@ -15,7 +15,7 @@ from launch.chatbot.rollout_host import start_host
 from launch.run.contents import simulator_versions
 from launch.run.directory import RunDirectory
 from launch.run.serving import cluster
-from launch.run.settings import to_dict
+from launch.run.settings import open_run
 from launch.run.training import Training
 from rlenv.core.errors import ConfigError, there_are
 from rlenv.core.types import Adapter
@@ -71,7 +71,7 @@ class ChatbotRun:
             ConfigError: another driver is at work in the directory, or it holds a run with other settings.
         """
         with self.directory.locked():
-            self.directory.open(to_dict(self.config))
+            open_run(self.directory, self.config)
             with cluster(self.config.settings.ray):
                 try:
                     yield self

@@ -34,8 +34,12 @@ class RunDirectory:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).absolute()
 
-    def open(self, config: dict[str, Any]) -> None:
+    def open(self, config: dict[str, Any], upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict) -> None:
         """Makes the folder, or takes up a run in it.
+
+        Args:
+            config: the settings to run with.
+            upgrade: returns the settings that an older run was saved with as they are written today.
 
         Raises:
             ConfigError: the folder holds a run of another configuration; names the settings that differ.
@@ -45,7 +49,7 @@ class RunDirectory:
         path = self.root / "config.yaml"
         text = yaml.safe_dump(config, sort_keys=False)
         if path.exists():
-            differing = sorted(_differences(yaml.safe_load(path.read_text()), yaml.safe_load(text)))
+            differing = sorted(_differences(upgrade(yaml.safe_load(path.read_text())), yaml.safe_load(text)))
             if differing:
                 raise ConfigError(
                     f"{self.root} holds a run with other settings ({', '.join(differing)}); "

@@ -15,11 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from launch.run.config import RunConfig
+from launch.run.directory import RunDirectory
 from launch.run.token_budgets import token_problems
 from rlenv.core.errors import ConfigError
 from rlenv.core.settings import Settings, defaults, read, to_dict
 
-__all__ = ["load_config", "read_settings", "renamed", "to_dict", "typed"]
+__all__ = ["load_config", "open_run", "read_settings", "renamed", "to_dict", "typed"]
 
 T = TypeVar("T", bound=Settings)
 
@@ -49,6 +50,19 @@ def of_a_new_run(config: RunConfig) -> list[str]:
     """Returns which token budgets do not fit each other; a run that has begun goes on under those it began with."""
     began = (Path(config.out_dir) / "config.yaml").is_file()
     return [] if began else token_problems(config)
+
+
+def open_run(directory: RunDirectory, config: Settings) -> None:
+    """Makes the folder of a run, or takes up the run in it; one that was made before a setting existed has its default.
+
+    Raises:
+        ConfigError: the folder holds a run of another configuration; names the settings that differ.
+    """
+
+    def upgrade(saved: dict[str, Any]) -> dict[str, Any]:
+        return to_dict(typed(type(config), [renamed(saved)], directory.root / "config.yaml"))
+
+    directory.open(to_dict(config), upgrade)
 
 
 def read_settings(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -110,7 +110,8 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
 
 
 def _of_its_run(config: StudyConfig) -> list[str]:
-    return [f"run.{problem}" for problem in of_a_new_run(adversarial_config(config))]
+    run = replace(config.run, out_dir=str(Path(config.out_dir) / "adversarial"), chatbots={})
+    return [f"run.{problem}" for problem in of_a_new_run(run)]
 
 
 def roster_of(config: StudyConfig) -> dict[str, SpeakerConfig]:

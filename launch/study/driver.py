@@ -9,7 +9,7 @@ from launch.adversarial.algorithm import run_adversarial
 from launch.run.contents import simulator_versions
 from launch.run.directory import RunDirectory
 from launch.run.serving import cluster
-from launch.run.settings import to_dict
+from launch.run.settings import open_run
 from launch.study.config import StudyConfig, adversarial_config
 from launch.study.phases import fit_sizes, label_all, require_sft_sessions, simulate_all, simulate_real_sessions
 from launch.study.report import write_study_report
@@ -23,7 +23,7 @@ def run_study(config: StudyConfig) -> RunDirectory:
     """
     study, settings = RunDirectory(config.out_dir), adversarial_config(config)
     with study.locked():
-        study.open(to_dict(config))
+        open_run(study, config)
         require_sft_sessions(config)
         with cluster(settings.ray):
             run = run_adversarial(settings)  # base, it1, it2 ... and their discriminators

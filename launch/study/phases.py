@@ -17,7 +17,7 @@ from launch.run.directory import RunDirectory
 from launch.run.progress import counting
 from launch.run.roster import make_speaker
 from launch.run.serving import Serving
-from launch.run.settings import to_dict
+from launch.run.settings import open_run
 from launch.study.config import (
     UNTUNED,
     StudyConfig,
@@ -91,7 +91,7 @@ def require_sft_sessions(config: StudyConfig) -> None:
     settings = adversarial_config(config)
     directory = RunDirectory(settings.out_dir)
     with directory.locked():
-        directory.open(to_dict(settings))
+        open_run(directory, settings)
         found = len(prepare_data(directory, settings.data, settings.seed)["sft"])
     if found < config.sft_sizes[-1]:
         raise ConfigError(
@@ -115,7 +115,7 @@ def _size_run(study: RunDirectory, settings: RunConfig, size: int, serving: Serv
     where = str(study.path(f"sizes/{size}"))
     capped = replace(settings, out_dir=where, data=replace(settings.data, max_sft_sessions=size))
     run = AdversarialRun(capped, serving=serving)
-    run.directory.open(to_dict(capped))
+    open_run(run.directory, capped)
     return run
 
 
@@ -134,7 +134,7 @@ def simulate_all(
     contexts = first_of_each_chatbot(real, config.simulated_sessions_per_chatbot, everyone)
     fewer = first_of_each_chatbot(real, config.size_sessions_per_chatbot, list(roster_of(config)))
     measured = AdversarialRun(settings, RunDirectory(study.path("measured")), serving)
-    measured.directory.open(to_dict(settings))
+    open_run(measured.directory, settings)
     try:
         everybody: list[Adapter | str] = [UNTUNED, *versions.values()]
         for simulator in everybody:

@@ -192,7 +192,7 @@ def chat_format(tokenizer: Any, end_of_session: str | None = None) -> ChatFormat
     if not found:
         raise ConfigError(
             f"no end-of-session token in {name}: tried {', '.join(map(str, candidates))}; "
-            "set end_of_session to a special token that does not end a turn"
+            "use a model that has one of them and ends its turns with another token"
         )
     return ChatFormat(
         tokenizer=tokenizer,

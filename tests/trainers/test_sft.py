@@ -132,5 +132,5 @@ def test_nothing_to_learn_is_an_error(tiny_llama: Path, scratch: Path, tmp_path:
     silent = (SftExample(session_id="s", system="c", messages=MESSAGES[1:2], seat="user"),)
     rows, left_out = sft_rows(silent, chat_format(AutoTokenizer.from_pretrained(tiny_llama)), 5)
     assert rows == [] and left_out == 1
-    with pytest.raises(ConfigError, match=r"sft\.learning_rate.*\n.*sft\.dtype"):
+    with pytest.raises(ConfigError, match=r"SftConfig\.learning_rate.*\n.*SftConfig\.dtype"):
         SftConfig(learning_rate=0, dtype="float8")

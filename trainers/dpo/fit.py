@@ -74,7 +74,9 @@ def fit_dpo(
 def check_pairs(pairs: Sequence[PreferencePair]) -> None:
     """Raises PhaseError, with every problem, where a pair lacks tokens or there is no pair at all."""
     if not pairs:
-        raise PhaseError("dpo: no preference pairs; sample more alternatives or loosen preferences.keep")
+        raise PhaseError(
+            "dpo: no preference pairs; raise preferences.num_alternatives, or collect.num_contexts for more sessions"
+        )
     problems = [
         f"pair {i} (session {pair.session_id}, turn {pair.turn}): {key} is empty; every row needs tokens"
         for i, pair in enumerate(pairs)
