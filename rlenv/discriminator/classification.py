@@ -2,7 +2,7 @@
 
 A session is called real at turn t where its log-odds there are above 0. F1's positive class is *real*. What cannot be
 computed is None and never 0: a turn that no session reaches, F1 where nothing real is there or called, MCC where only
-one class stands. Knows nothing of how the log-odds were made.
+one class is there. Knows nothing of how the log-odds were made.
 """
 
 from __future__ import annotations
@@ -45,22 +45,17 @@ def classification_scores(real: Sequence[bool], called_real: Sequence[bool]) -> 
     >>> classification_scores([], []).accuracy is None
     True
     """
-    pairs = list(zip(real, called_real, strict=True))
-    tp = sum(r and c for r, c in pairs)
-    fp = sum(c and not r for r, c in pairs)
-    fn = sum(r and not c for r, c in pairs)
-    return scores_of_counts(tp, fp, fn, len(pairs) - tp - fp - fn)
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-
-def scores_of_counts(tp: int, fp: int, fn: int, tn: int) -> Scores:
-    """Returns the scores of so many true and false positives and negatives; positive is *real*."""
-    num = tp + fp + fn + tn
+    if len(real) != len(called_real):
+        raise ValueError(f"expected a decision for each session, got {len(called_real)} for {len(real)}")
+    any_real, both = any(real) or any(called_real), len(set(real)) == 2
     return Scores(
-        num=num,
-        num_real=tp + fn,
-        accuracy=(tp + tn) / num if num else None,
-        f1=2 * tp / (2 * tp + fp + fn) if tp + fp + fn else None,
-        mcc=_mcc(tp, fp, fn, tn),
+        num=len(real),
+        num_real=sum(real),
+        accuracy=float(accuracy_score(real, called_real)) if real else None,
+        f1=float(f1_score(real, called_real)) if any_real else None,
+        mcc=float(matthews_corrcoef(real, called_real)) if both else None,
     )
 
 
@@ -106,11 +101,3 @@ def flat_metrics(table: TurnTable, prefix: str = "disc") -> dict[str, float | in
         for cell, scores in cells.items()
         for name in ("accuracy", "f1", "mcc", "num")
     }
-
-
-def _mcc(tp: int, fp: int, fn: int, tn: int) -> float | None:
-    if tp + fn == 0 or tn + fp == 0:
-        return None
-    product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
-    # All decisions alike: the limit is 0, as scikit-learn has it.
-    return (tp * tn - fp * fn) / math.sqrt(product) if product else 0.0

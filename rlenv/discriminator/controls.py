@@ -5,7 +5,7 @@
 * Referee: a cheap judge of another kind (TF-IDF and logistic regression) on the same split.
 * Leaks: lengths matched within pairs (``match_lengths``), and what trivial formatting alone tells (``leak_report``).
 
-The paper has none of these; its accuracies (Table 2) are read against them. Needs scikit-learn for the referee alone.
+The paper has none of these; its accuracies (Table 2) are read against them.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Sequence
-
-import numpy as np
 
 from rlenv.core.seeds import derive_seed
 from rlenv.core.types import Message, Record, Session
@@ -123,20 +121,14 @@ def leak_report(items: Sequence[LabelledSession]) -> dict[str, float | None]:
 
 
 def auc(labels: Sequence[bool], values: Sequence[float]) -> float | None:
-    """Returns the probability that a positive's value is above a negative's, ties counting half.
+    """Returns the probability that a positive's value is above a negative's, ties counting half; None for one class.
 
     >>> auc([True, True, False], [2.0, 1.0, 1.0])
     0.75
     """
-    positive = np.asarray(labels, dtype=bool)
-    num_positive, num_negative = int(positive.sum()), int((~positive).sum())
-    if not num_positive or not num_negative:
-        return None
-    array = np.asarray(values, dtype=np.float64)
-    _, inverse, counts = np.unique(array, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    above = ranks[positive].sum() - num_positive * (num_positive + 1) / 2
-    return float(above / (num_positive * num_negative))
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(labels, values)) if len(set(labels)) == 2 else None
 
 
 def _rate(test: Callable[[str], bool]) -> Callable[[Session], float]:

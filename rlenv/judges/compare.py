@@ -157,15 +157,18 @@ def cohens_kappa(first: Sequence[bool], second: Sequence[bool]) -> Agreement:
     >>> cohens_kappa([True, True, False, False], [True, False, False, False]).kappa
     0.5
     """
-    pairs = list(zip(first, second, strict=True))
-    n = len(pairs)
-    a, b = sum(x for x, _ in pairs), sum(y for _, y in pairs)
-    if not n:
-        return Agreement(kappa=None, observed=None, num=0, num_first=0, num_second=0)
-    observed = sum(x == y for x, y in pairs) / n
-    expected = (a * b + (n - a) * (n - b)) / n**2
-    kappa = None if expected == 1 else (observed - expected) / (1 - expected)
-    return Agreement(kappa=kappa, observed=observed, num=n, num_first=a, num_second=b)
+    from sklearn.metrics import accuracy_score, cohen_kappa_score
+
+    if len(first) != len(second):
+        raise ValueError(f"expected labels of the same messages, got {len(first)} and {len(second)}")
+    differ = len({*first, *second}) == 2
+    return Agreement(
+        kappa=float(cohen_kappa_score(first, second)) if differ else None,
+        observed=float(accuracy_score(first, second)) if first else None,
+        num=len(first),
+        num_first=sum(first),
+        num_second=sum(second),
+    )
 
 
 def category_agreement(
