@@ -1,12 +1,10 @@
-"""What the train loops' tests share: small sessions, and one local Ray for the few tests that need a real one."""
+"""What the train loops' tests share: small sessions, and workers that die."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import pytest
 
 from rlenv.core.progress import Progress
 from rlenv.core.types import Message, Session
-from trainers.backend.ray_train import Worker
+from trainers.backend.worker import Worker
 
 WORDS = ["I", "feel", "low", "and", "tired", "today", "my", "work", "is", "hard", "so", "what", "now"]
 
@@ -94,22 +92,3 @@ def die_and_go_on(scratch: Path):
         return loop(payload, worker)
 
     return run
-
-
-@pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
-    """A local Ray of its own, with its own temporary folder."""
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    root = str(Path(__file__).parents[2])
-    os.environ["PYTHONPATH"] = os.pathsep.join([root, str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")
-    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
-        ray.init(
-            address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, _temp_dir=folder
-        )
-        yield
-        ray.shutdown()

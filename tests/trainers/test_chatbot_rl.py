@@ -17,7 +17,7 @@ from rlenv.learning.credit import CreditConfig
 from rlenv.learning.rows import training_rows
 from tests.trainers.toy_rollouts import ToyRollouts
 from trainers.backend.config import TrainResources
-from trainers.backend.ray_train import Worker
+from trainers.backend.worker import Worker
 from trainers.chatbot_rl.adapter_versions import AdapterVersions
 from trainers.chatbot_rl.config import ChatbotRlConfig
 from trainers.chatbot_rl.fit import fit_chatbot, make_trainer, rl_arguments, sampler_kl, train_chatbot

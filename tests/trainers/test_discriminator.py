@@ -12,17 +12,11 @@ from rlenv.core.errors import ConfigError, PhaseError
 from rlenv.discriminator.labelled import LabelledSession
 from rlenv.discriminator.model import LoadedDiscriminator, TurnScorer, new_classifier
 from rlenv.discriminator.rows import DiscriminatorRow, discriminator_rows
-from trainers.backend.ray_train import Worker
+from trainers.backend.worker import Worker
+from trainers.discriminator.batches import class_weights, epoch_batches, turn_weights
 from trainers.discriminator.config import DiscriminatorConfig, DiscriminatorJob
 from trainers.discriminator.fit import fit_discriminators, read_validation
-from trainers.discriminator.loop import (
-    DiscriminatorLoop,
-    Task,
-    class_weights,
-    epoch_batches,
-    train_discriminators,
-    turn_weights,
-)
+from trainers.discriminator.loop import DiscriminatorLoop, Task, train_discriminators
 
 FAST = DiscriminatorConfig(learning_rate=3e-3, epochs=5, dtype="float32", save_every=0)
 

@@ -15,7 +15,7 @@ from rlenv.core.adapters import adapter_at
 from rlenv.core.errors import PhaseError
 from rlenv.core.types import PreferencePair
 from rlenv.prompting.chat_format import ChatFormat, chat_format
-from trainers.backend.ray_train import Worker
+from trainers.backend.worker import Worker
 from trainers.dpo.config import DpoConfig
 from trainers.dpo.fit import KEYS, check_pairs, dpo_arguments, pairs_trainer, train_dpo
 from trainers.sft.config import SftConfig, SftExample

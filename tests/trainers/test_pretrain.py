@@ -1,5 +1,6 @@
 """The small model: any text round-trips its tokenizer, packing loses nothing, training learns and repeats itself."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlenv.core.errors import ConfigError
 from rlenv.prompting.chat_format import chat_format
-from trainers.backend.optimization import rate_factor
-from trainers.backend.ray_train import Worker
+from trainers.backend.config import Schedule
+from trainers.backend.optimization import rate_factors
+from trainers.backend.worker import Worker
 from trainers.pretrain.config import PretrainConfig
 from trainers.pretrain.loop import pack, train_base_model
 from trainers.sft.config import SftExample
@@ -68,13 +70,35 @@ def test_equal_seeds_give_equal_weights(base: Path, examples, tiny_shape, tmp_pa
     assert weights[0] == weights[1] != weights[2]
 
 
+def factors(schedule: Schedule, total: int, warmup: float) -> list[float]:
+    return [rate_factors(schedule, total, warmup)(step) for step in range(total)]
+
+
 def test_schedules_begin_low_and_end_low() -> None:
     for schedule in ("linear", "cosine", "wsd"):
-        rates = [rate_factor(s, 100, schedule, 0.1) for s in range(100)]
+        rates = factors(schedule, 100, 0.1)
         assert max(rates) == pytest.approx(1.0, abs=0.05) and rates[0] < 0.2 and 0 < rates[-1] < 0.1
-    assert [rate_factor(s, 10, "constant", 0) for s in range(10)] == [1.0] * 10
-    wsd = [rate_factor(s, 100, "wsd", 0.1) for s in range(100)]
-    assert wsd[10:60] == [1.0] * 50
+    assert factors("constant", 10, 0) == [1.0] * 10
+    assert factors("wsd", 100, 0.1)[10:60] == [1.0] * 50
+
+
+@pytest.mark.parametrize("total", (1, 2, 7, 100))
+@pytest.mark.parametrize("warmup", (0, 0.05, 0.5, 3))
+def test_schedules_are_those_of_their_formulas_and_no_step_has_a_rate_of_0(total: int, warmup: float) -> None:
+    first = math.ceil(warmup * total) if warmup < 1 else warmup
+    formulas = {
+        "constant": lambda done, step: 1.0,
+        "linear": lambda done, step: 1 - done,
+        "cosine": lambda done, step: (1 + math.cos(math.pi * done)) / 2,
+        "wsd": lambda done, step: min(1.0, (total - step) / max(1, round(0.4 * total))),
+    }
+    for name, formula in formulas.items():
+        found = factors(name, total, warmup)
+        assert all(0 < factor <= 1 for factor in found)
+        for step, factor in enumerate(found):
+            rising = (step + 1) / (first + 1)
+            falling = formula((step - first) / max(1, total - first), step)
+            assert factor == pytest.approx(rising if step < first else falling)
 
 
 def test_shapes_that_cannot_be_are_told_together() -> None:

@@ -17,12 +17,14 @@ from rlenv.core.errors import PhaseError
 from rlenv.core.progress import Progress, read_progress
 from rlenv.discriminator.labelled import LabelledSession
 from trainers.backend.config import TrainResources
-from trainers.backend.ray_train import Worker, run_training
+from trainers.backend.ray_train import run_training
+from trainers.backend.worker import Worker
 from trainers.discriminator.config import DiscriminatorConfig
 from trainers.discriminator.fit import read_validation
 from trainers.discriminator.loop import Task, train_discriminators
 from trainers.dpo.config import DpoConfig
 from trainers.dpo.fit import train_dpo
+from trainers.pretrain.loop import train_base_model
 from trainers.sft.config import SftConfig, SftExample
 from trainers.sft.fit import fit_sft, train_sft
 
@@ -67,6 +69,7 @@ def sft_examples(make_session, num: int) -> tuple[SftExample, ...]:
     return tuple(SftExample(session_id=str(i), system="c", messages=make_session(str(i)).messages) for i in range(num))
 
 
+@pytest.mark.exhaustive
 def test_killed_sft_goes_on_from_its_checkpoint_to_the_same_weights(tiny_llama, tmp_path, make_session) -> None:
     config = SftConfig(dtype="float32", learning_rate=1e-2, save_every=4)
     examples = sft_examples(make_session, 14)
@@ -82,6 +85,7 @@ def test_killed_sft_goes_on_from_its_checkpoint_to_the_same_weights(tiny_llama, 
     assert not (tmp_path / "sft").exists()  # checkpoints are gone after success
 
 
+@pytest.mark.exhaustive
 def test_killed_dpo_goes_on_with_the_same_reference(tiny_llama, tmp_path, make_session) -> None:
     (tmp_path / "scratch").mkdir()
     reference = tmp_path / "base"
@@ -131,7 +135,9 @@ def test_killed_discriminators_skip_what_is_done_and_resume_what_is_not(tiny_lla
         assert [f.read_bytes() for f in weights[0]] == [f.read_bytes() for f in weights[1]] != []
 
 
-def test_two_workers_share_discriminators_and_shard_sft_and_dpo(tiny_llama, tmp_path, make_session) -> None:
+def test_two_workers_share_discriminators_and_the_base_model_and_shard_sft_and_dpo(
+    tiny_llama, tiny_shape, tmp_path, make_session
+) -> None:
     items = [
         (
             LabelledSession(context_id=str(i), real=real, session=make_session(f"{i}{real}", 3, "" if real else "!")),
@@ -144,7 +150,7 @@ def test_two_workers_share_discriminators_and_shard_sft_and_dpo(tiny_llama, tmp_
     sft = SftConfig(dtype="float32", learning_rate=2e-2, save_every=0, shard=True)
     dpo = DpoConfig(dtype="float32", learning_rate=1e-3, save_every=0, shard=True)
 
-    def all_three(payload, worker):
+    def all_four(payload, worker):
         import torch
         import transformers
         from accelerate.state import AcceleratorState, DistributedType, PartialState
@@ -169,8 +175,8 @@ def test_two_workers_share_discriminators_and_shard_sft_and_dpo(tiny_llama, tmp_
             create(self)
 
         transformers.Trainer.create_accelerator_and_postprocess = create_as_on_an_accelerator
-        sft_summary, dpo_summary = train_sft(payload[1], plain), train_dpo(payload[2], plain)
-        return refused, sft_summary, dpo_summary, torch.distributed.get_world_size()
+        summaries = train_sft(payload[1], plain), train_dpo(payload[2], plain), train_base_model(payload[3], plain)
+        return refused, *summaries, torch.distributed.get_world_size()
 
     rows = {
         "prompt_ids": [[5, 6, 7, 8 + i] for i in range(12)],
@@ -182,9 +188,10 @@ def test_two_workers_share_discriminators_and_shard_sft_and_dpo(tiny_llama, tmp_
         ([Task("main", items[:90], items[90:], False)], disc, str(tiny_llama), [str(tmp_path / "disc")]),
         (sft_examples(make_session, 24), sft, str(tiny_llama), base),
         (rows, dpo, str(tiny_llama), base, it1),
+        (sft_examples(make_session, 120), tiny_shape, str(tmp_path / "model")),
     )
     resources = TrainResources(num_workers=2, num_cpus=0.5, threads=1, max_failures=0)
-    refused, learnt, preferred, world = run_training(all_three, payload, resources, tmp_path, "all")
+    refused, learnt, preferred, model, world = run_training(all_four, payload, resources, tmp_path, "all")
     assert world == 2 and "not sharded" in refused
     scored = read_validation(tmp_path / "disc")
     right = [(value > 0) == s.real for s in scored for value in s.log_odds[1:]]
@@ -192,6 +199,7 @@ def test_two_workers_share_discriminators_and_shard_sft_and_dpo(tiny_llama, tmp_
     assert learnt["loss_last"] < learnt["loss_first"]
     assert preferred["loss_step0"] == pytest.approx(math.log(2), abs=1e-5)
     assert preferred["margin"] > 0
+    assert model["loss_last"] < 3 and (tmp_path / "model" / "model.safetensors").is_file()
     weights = [load_file(Path(folder) / "adapter_model.safetensors") for folder in (base, it1)]
     assert {name: w.shape for name, w in weights[0].items()} == {name: w.shape for name, w in weights[1].items()}
     assert weights[0].keys() and all(w.shape[-1] == 8 or w.shape[0] == 8 for w in weights[0].values())

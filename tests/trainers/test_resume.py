@@ -11,7 +11,7 @@ import pytest
 from rlenv.core.adapters import folder_digest
 from rlenv.discriminator.labelled import LabelledSession
 from trainers.backend.huggingface import drop_frozen_adapters
-from trainers.backend.ray_train import Worker
+from trainers.backend.worker import Worker
 from trainers.discriminator.config import DiscriminatorConfig
 from trainers.discriminator.fit import read_validation
 from trainers.discriminator.loop import Task, train_discriminators

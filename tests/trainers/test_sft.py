@@ -10,7 +10,7 @@ from rlenv.core.adapters import adapter_at
 from rlenv.core.errors import ConfigError, PhaseError
 from rlenv.core.types import Message
 from rlenv.prompting.chat_format import chat_format
-from trainers.backend.ray_train import Worker
+from trainers.backend.worker import Worker
 from trainers.sft.config import SftConfig, SftExample
 from trainers.sft.fit import fit_sft, own_positions, pad_right, sft_rows, train_sft
 

@@ -14,7 +14,7 @@ from rlenv.core.adapters import tidy_adapter
 from rlenv.core.errors import PhaseError
 from rlenv.models.hardware import resolve_precision
 from trainers.backend.config import AdapterTraining
-from trainers.backend.ray_train import Worker, temporary_folder
+from trainers.backend.worker import Worker
 
 CHECKPOINT = "checkpoint"
 
@@ -88,15 +88,12 @@ def callbacks(worker: Worker) -> list[Any]:
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if torch.distributed.is_initialized():
                 torch.distributed.barrier()  # every rank has written its part
-            folder = None
-            if worker.rank == 0:
-                folder = temporary_folder(worker)
-                source = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-                shutil.copytree(source, Path(folder) / CHECKPOINT)
-                drop_frozen_adapters(Path(folder) / CHECKPOINT)
-            worker.report({"step": float(state.global_step)}, folder)
-            if folder:
-                shutil.rmtree(folder, ignore_errors=True)
+
+            def write(folder: Path) -> None:
+                shutil.copytree(Path(args.output_dir) / f"checkpoint-{state.global_step}", folder / CHECKPOINT)
+                drop_frozen_adapters(folder / CHECKPOINT)
+
+            worker.save_checkpoint({"step": float(state.global_step)}, write)
 
     return [ShardingCallback(), ProgressCallback(), CheckpointCallback()]
 

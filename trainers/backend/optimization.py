@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 
-Schedule = Literal["constant", "linear", "cosine", "wsd"]
+from trainers.backend.config import Schedule
+from trainers.backend.worker import Worker
+
+SCHEDULERS: dict[Schedule, str] = {
+    "constant": "constant_with_warmup",
+    "linear": "linear",
+    "cosine": "cosine",
+    "wsd": "warmup_stable_decay",
+}
+"""Our name of a schedule to transformers'."""
+WSD_DECAY = 0.4
+"""Share of the steps over which ``wsd`` decays."""
 
 
 def num_warmup_steps(warmup: float, total: int) -> int:
@@ -20,30 +32,126 @@ def num_warmup_steps(warmup: float, total: int) -> int:
     return math.ceil(warmup * total) if warmup < 1 else int(warmup)
 
 
-def rate_factor(step: int, total: int, schedule: Schedule, warmup: float, *, decay: float = 0.4) -> float:
-    """Returns the factor of the peak rate at ``step`` (from 0) of ``total``, in (0, 1].
+def rate_factors(schedule: Schedule, total: int, warmup: float) -> Callable[[int], float]:
+    """Returns the factor of the peak rate at each step (from 0) of ``total``, in (0, 1].
+
+    These are transformers' schedules without their first step, whose rate is 0.
 
     Args:
-        step: optimizer steps taken so far.
+        schedule: ``wsd`` is warm-up, stable, then a linear decay over the last 40 % of the steps.
         total: optimizer steps of the run.
-        schedule: ``wsd`` is warm-up, stable, then a linear decay over the last ``decay`` of the steps.
-        warmup: linear; below 1 a share of the steps, else their number.
+        warmup: linear, under every schedule; below 1 a share of the steps, else their number.
 
-    >>> [round(rate_factor(s, 4, "linear", 0), 2) for s in range(4)]
+    >>> factor = rate_factors("linear", 4, 0)
+    >>> [factor(step) for step in range(4)]
     [1.0, 0.75, 0.5, 0.25]
     """
-    first = num_warmup_steps(warmup, total)
-    if step < first:
-        return (step + 1) / (first + 1)
-    done = (step - first) / max(1, total - first)
-    if schedule == "linear":
-        return 1 - done
-    if schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * done))
+    from transformers import get_scheduler
+
+    name, more = SCHEDULERS[schedule], None
     if schedule == "wsd":
-        left = (total - step) / max(1, round(decay * total))
-        return min(1.0, left)
-    return 1.0
+        more = {"num_decay_steps": max(1, round(WSD_DECAY * total)), "decay_type": "linear"}
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)  # a scheduler has one; the factor does not depend on it
+    scheduler = get_scheduler(name, optimizer, num_warmup_steps(warmup, total) + 1, total + 1, more)
+    (factor,) = scheduler.lr_lambdas
+    return lambda step: float(factor(step + 1))
+
+
+class Optimization:
+    """The optimizers of a loop, at the schedule's rate, and the losses so far: what it steps, saves and resumes.
+
+    Args:
+        module: its parameters that require a gradient are trained.
+        optimizers: of those.
+        rate: peak learning rate.
+        factor: of ``rate_factors``.
+        max_grad_norm: gradients are clipped to this norm, all together.
+        worker: gradients and losses are averaged over the workers of its run.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        rate: float,
+        factor: Callable[[int], float],
+        max_grad_norm: float,
+        worker: Worker,
+    ) -> None:
+        self.module, self.optimizers, self.worker = module, optimizers, worker
+        self.trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.rate, self.factor, self.max_grad_norm = rate, factor, max_grad_norm
+        self.losses: list[float] = []
+        """Of the steps so far, means over the workers."""
+
+    def step(self, loss: float) -> float:
+        """Takes one step along the gradients that the module holds, and clears them; returns the learning rate.
+
+        Args:
+            loss: of this worker, to be kept.
+        """
+        rate = self.rate * self.factor(len(self.losses))
+        trained = list(self.trained.values())
+        average_gradients(trained, self.worker)
+        torch.nn.utils.clip_grad_norm_(trained, self.max_grad_norm)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.losses.append(mean_over_workers(loss, self.worker))
+        return rate
+
+    def state(self) -> dict[str, Any]:
+        """Returns what ``load`` takes; holds the live weights, so save it at once."""
+        return {
+            "model": {name: parameter.detach() for name, parameter in self.trained.items()},
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "losses": self.losses,
+        }
+
+    def load(self, file: Path) -> None:
+        """Goes on from a state that ``torch.save`` wrote."""
+        state = torch.load(file, map_location=self.worker.device, weights_only=True)
+        unknown = self.module.load_state_dict(state["model"], strict=False).unexpected_keys
+        assert not unknown, f"{file} is of another model"
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.losses = state["losses"]
+
+    def is_due(self, save_every: int, total: int) -> bool:
+        """Returns whether a checkpoint is to be saved after the last step: every so many, 0 never, the last not."""
+        done = len(self.losses)
+        return bool(save_every) and done % save_every == 0 and done < total
+
+
+def average_gradients(parameters: Sequence[torch.nn.Parameter], worker: Worker) -> None:
+    """Averages gradients over the workers, once a step.
+
+    Workers may split their batches into different numbers of parts, which ``DistributedDataParallel``, synchronising at
+    forward and backward passes, answers with a deadlock. Equal seeds make the workers' first weights equal.
+    """
+    if worker.world_size == 1:
+        return
+    gradients = []
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        gradients.append(parameter.grad)
+    flat = torch.cat([gradient.flatten() for gradient in gradients])  # one message: each costs a round trip
+    torch.distributed.all_reduce(flat)
+    flat /= worker.world_size
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def mean_over_workers(loss: float, worker: Worker) -> float:
+    """Returns the mean of the workers' losses, on every one of them."""
+    if worker.world_size == 1:
+        return loss
+    value = torch.tensor(loss, device=worker.device)
+    torch.distributed.all_reduce(value)
+    return float(value) / worker.world_size
 
 
 def muon_optimizers(

@@ -13,12 +13,9 @@ import dataclasses
 import hashlib
 import logging
 import os
-import random
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,29 +25,10 @@ from rlenv.core.errors import PhaseError
 from rlenv.core.progress import Progress
 from rlenv.models.hardware import keep_freed_memory
 from trainers.backend.config import TrainResources
+from trainers.backend.worker import Worker
 
 logger = logging.getLogger(__name__)
 LOG_LINES = 15
-
-
-@dataclass(frozen=True)
-class Worker:
-    """One worker's place in the run, as its loop sees it; as it is, of a run in this process, without Ray."""
-
-    scratch: Path
-    """A folder that every worker of the run sees, kept across restarts and removed after success."""
-    progress: Progress = dataclasses.field(default_factory=lambda: Progress(None, "local"))
-    rank: int = 0
-    world_size: int = 1
-    device: str = "cpu"
-
-    def report(self, metrics: dict[str, float], checkpoint: str | Path | None = None) -> None:
-        """Reports a step; every rank must call it, and rank 0 alone brings the checkpoint's folder, which is copied."""
-
-    @contextlib.contextmanager
-    def resume(self) -> Iterator[Path | None]:
-        """Gives the folder of the last checkpoint, None at a fresh start."""
-        yield None
 
 
 class RayWorker(Worker):
@@ -180,21 +158,6 @@ def _log_to(path: Path) -> None:
     logging.basicConfig(stream=stream, level=logging.INFO, force=True, format="%(asctime)s %(name)s %(message)s")
     for noisy in ("httpx", "httpcore", "fsspec", "datasets", "filelock", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-
-
-def seed_everything(seed: int) -> None:
-    """Seeds Python's, numpy's and torch's generators of this process."""
-    import numpy as np
-    import torch
-
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-def temporary_folder(worker: Worker) -> str:
-    """Returns a new folder to assemble a checkpoint in; Ray Train copies it at ``worker.report``."""
-    return tempfile.mkdtemp(dir=worker.scratch)
 
 
 def _fingerprint(payload: Any) -> str:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from rlenv.core.adapters import adapter_at
-from rlenv.core.files import new_folder
 from rlenv.core.types import Adapter
 from trainers.backend.config import TrainResources
+from trainers.backend.fit import TrainOptions, last_tenth_mean, train_to_folder
 from trainers.backend.huggingface import callbacks, load_base, save_adapter, train_and_resume, training_arguments
-from trainers.backend.ray_train import Worker, run_training, seed_everything
+from trainers.backend.worker import Worker, seed_everything
 from trainers.chatbot_rl.config import ChatbotRlConfig, ChatbotRlResult
 from trainers.chatbot_rl.rounds import ConversationRounds, Rollouts, conversation_return
 
@@ -29,10 +29,7 @@ def fit_chatbot(
     base_model: str | Path,
     out_dir: str | Path,
     name: str,
-    *,
-    resources: TrainResources = TrainResources(),
-    storage_path: str | Path | None = None,
-    progress_path: str | Path | None = None,
+    **options: Unpack[TrainOptions],
 ) -> ChatbotRlResult:
     """Returns the adapter after ``num_rounds`` rounds, written to ``out_dir`` (which must not exist).
 
@@ -43,21 +40,15 @@ def fit_chatbot(
         base_model: the folder that ``start`` was trained on.
         out_dir: the adapter's folder; appears whole or not at all.
         name: the new version's name.
-        resources: the workers.
-        storage_path: checkpoints, logs and the rounds' adapters; None is beside ``out_dir``. Samplers must see it.
-        progress_path: progress lines are appended here.
+        options: see ``TrainOptions``; ``storage_path`` has the rounds' adapters too, so samplers must see it.
 
     Raises:
         ConfigError: a round does not divide into steps.
         PhaseError: training failed.
     """
-    config.updates_per_round(resources.num_workers)
-    storage = Path(storage_path) if storage_path else Path(out_dir).resolve().parent
-    with new_folder(out_dir) as folder:
-        payload = (rollouts, config, str(base_model), start.path, str(folder))
-        summary = run_training(
-            train_chatbot, payload, resources, storage, f"chatbot-rl-{Path(out_dir).name}", progress_path=progress_path
-        )
+    config.updates_per_round(options.get("resources", TrainResources()).num_workers)
+    payload = (rollouts, config, str(base_model), start.path)
+    summary = train_to_folder(train_chatbot, "chatbot-rl", payload, out_dir, **options)
     return ChatbotRlResult(adapter=adapter_at(out_dir, name), **summary)
 
 
@@ -194,22 +185,24 @@ def train_chatbot(payload: tuple[Rollouts, ChatbotRlConfig, str, str, str], work
 
 def _summary(history: list[dict[str, Any]], config: ChatbotRlConfig, num_updates: int) -> dict[str, Any]:
     rounds = [entry for entry in history if "rollouts/conversations" in entry]
-    some = max(1, len(rounds) // 10)
 
-    def mean(key: str, entries: list[dict[str, Any]]) -> float:
-        return float(sum(entry[key] for entry in entries) / len(entries))
+    def of(key: str) -> list[float]:
+        return [float(entry[key]) for entry in rounds]
+
+    def mean(key: str) -> float:
+        return sum(of(key)) / len(rounds)
 
     return {
         "num_rounds": config.num_rounds,
         "num_updates": num_updates,
-        "num_conversations": int(sum(entry["rollouts/conversations"] for entry in rounds)),
-        "num_failed": int(sum(entry["rollouts/failed"] for entry in rounds)),
-        "trained_tokens": int(sum(entry["rollouts/trained_tokens"] for entry in rounds)),
-        "reward_first": mean("reward", rounds[:some]),
-        "reward_last": mean("reward", rounds[-some:]),
-        "kl_last": mean("kl", rounds[-some:]) if config.beta else None,
-        "sampler_gap_mean": mean("sampling/sampling_logp_difference/mean", rounds),
-        "sampler_gap_max": max(float(entry["sampling/sampling_logp_difference/max"]) for entry in rounds),
-        "sampler_kl": mean("sampling/kl", rounds),
-        "rollout_seconds": float(sum(entry["rollouts/seconds"] for entry in rounds)),
+        "num_conversations": int(sum(of("rollouts/conversations"))),
+        "num_failed": int(sum(of("rollouts/failed"))),
+        "trained_tokens": int(sum(of("rollouts/trained_tokens"))),
+        "reward_first": last_tenth_mean(of("reward")[::-1]),
+        "reward_last": last_tenth_mean(of("reward")),
+        "kl_last": last_tenth_mean(of("kl")) if config.beta else None,
+        "sampler_gap_mean": mean("sampling/sampling_logp_difference/mean"),
+        "sampler_gap_max": max(of("sampling/sampling_logp_difference/max")),
+        "sampler_kl": mean("sampling/kl"),
+        "rollout_seconds": sum(of("rollouts/seconds")),
     }

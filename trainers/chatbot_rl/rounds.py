@@ -18,7 +18,7 @@ from rlenv.core.errors import PhaseError
 from rlenv.learning.credit import CreditConfig
 from rlenv.learning.rows import ConversationGroup, TrainingRow, sum_parts, training_rows
 from trainers.backend.huggingface import save_adapter
-from trainers.backend.ray_train import Worker
+from trainers.backend.worker import Worker
 from trainers.chatbot_rl.adapter_versions import AdapterVersions
 
 

@@ -3,22 +3,20 @@
 Several are trained one after the other in one launch (the iteration's own and its controls), each fresh from the
 backbone, with identical settings, so that differences in accuracy are differences of what they read. What is read and
 where the log-odds stand is ``rlenv.discriminator.rows``'s; this file holds the settings and the call,
-``discriminator_loop`` the loop.
+``trainers.discriminator.loop`` the loop.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Unpack
 
 from rlenv.core.errors import PhaseError
-from rlenv.core.files import new_folder
 from rlenv.core.types import Session
 from rlenv.discriminator.labelled import LabelledSession, ScoredSession
-from trainers.backend.config import TrainResources
-from trainers.backend.ray_train import run_training
+from trainers.backend.fit import TrainOptions, train_to_folder
 from trainers.discriminator.config import DiscriminatorConfig, DiscriminatorJob, DiscriminatorResult
 
 VALIDATION = "validation.json"
@@ -30,9 +28,7 @@ def fit_discriminators(
     base_model: str | Path,
     *,
     context_text: Callable[[Session], str | None] | None = None,
-    resources: TrainResources = TrainResources(),
-    storage_path: str | Path | None = None,
-    progress_path: str | Path | None = None,
+    **options: Unpack[TrainOptions],
 ) -> list[DiscriminatorResult]:
     """Returns the trained discriminators, each written to its ``out_dir``, in the order of ``jobs``.
 
@@ -41,9 +37,7 @@ def fit_discriminators(
         config: hyper-parameters.
         base_model: a folder with a causal model and its tokenizer.
         context_text: a session's context as text; must be what serving uses. None reads no context.
-        resources: the workers.
-        storage_path: checkpoints and logs; None is beside the first ``out_dir``.
-        progress_path: progress lines are appended here; their ``job`` counts from 0.
+        options: see ``TrainOptions``; ``storage_path`` goes by the first job, progress lines have a ``job`` from 0.
 
     Raises:
         PhaseError: training failed, or a job lacks one of the classes.
@@ -53,19 +47,16 @@ def fit_discriminators(
     if not jobs:
         return []
     _check(jobs)
-    storage = Path(storage_path) if storage_path else Path(jobs[0].out_dir).resolve().parent
 
     def pack(items: Sequence[LabelledSession]) -> tuple[tuple[LabelledSession, str | None], ...]:
         return tuple(
             (item, context_text(item.session) if context_text and config.use_context else None) for item in items
         )
 
-    with contextlib.ExitStack() as stack:
-        folders = [str(stack.enter_context(new_folder(job.out_dir))) for job in jobs]
-        tasks = [Task(job.name, pack(job.train), pack(job.validation), job.blank_user) for job in jobs]
-        name = f"discriminator-{Path(jobs[0].out_dir).name}"
-        payload = (tasks, config, str(base_model), folders)
-        summaries = run_training(train_discriminators, payload, resources, storage, name, progress_path=progress_path)
+    tasks = [Task(job.name, pack(job.train), pack(job.validation), job.blank_user) for job in jobs]
+    payload = (tasks, config, str(base_model))
+    out_dirs = [job.out_dir for job in jobs]
+    summaries = train_to_folder(train_discriminators, "discriminator", payload, out_dirs, **options)
     return [
         DiscriminatorResult(name=job.name, path=Path(job.out_dir), validation=read_validation(job.out_dir), **summary)
         for job, summary in zip(jobs, summaries, strict=True)

@@ -6,17 +6,17 @@ Runs on Ray Train's workers. A restart skips finished tasks and goes on within a
 from __future__ import annotations
 
 import json
-import random
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from rlenv.core.errors import PhaseError
+from rlenv.core.files import new_folder
 from rlenv.core.log_odds import PRIOR_LOG_ODDS
 from rlenv.core.seeds import derive_seed
 from rlenv.discriminator.labelled import LabelledSession
@@ -24,15 +24,19 @@ from rlenv.discriminator.model import TurnScorer, length_batches, new_classifier
 from rlenv.discriminator.rows import DiscriminatorRow, discriminator_row
 from rlenv.models.hardware import resolve_precision
 from rlenv.prompting.chat_format import chat_format
+from trainers.backend.fit import last_tenth_mean
 from trainers.backend.huggingface import linear_names
-from trainers.backend.optimization import muon_optimizers, rate_factor
-from trainers.backend.ray_train import Worker, seed_everything, temporary_folder
+from trainers.backend.optimization import Optimization, muon_optimizers, rate_factors
+from trainers.backend.worker import Worker, seed_everything
+from trainers.discriminator.batches import class_weights, epoch_batches, turn_weights
 
 if TYPE_CHECKING:
     from trainers.discriminator.config import DiscriminatorConfig
 
 Item = tuple[LabelledSession, "str | None"]
 """A session and its context's text."""
+STATE = "state.pt"
+"""File of a checkpoint: how far the task under way has come."""
 
 
 @dataclass(frozen=True)
@@ -45,34 +49,6 @@ class Task:
     blank_user: bool
 
 
-def turn_weights(rows: Sequence[DiscriminatorRow], average: Literal["session", "turn"]) -> list[float]:
-    """Returns the weight of each position of a batch, in order; they sum to 1."""
-    total = sum(len(row.positions) for row in rows)
-    if average == "turn":
-        return [1 / total] * total
-    return [1 / (len(rows) * len(row.positions)) for row in rows for _ in row.positions]
-
-
-def class_weights(labels: Sequence[bool]) -> tuple[float, float]:
-    """Returns (simulated, real) weights under which both classes count the same; 1 and 1 where they are balanced."""
-    real = sum(labels)
-    return len(labels) / (2 * (len(labels) - real)), len(labels) / (2 * real)
-
-
-def epoch_batches(lengths: Sequence[int], batch_size: int, world_size: int, seed: int) -> list[list[int]]:
-    """Returns an epoch's batches of indices: shuffled, of like length within pools, a multiple of ``world_size``."""
-    rng = random.Random(seed)
-    order = list(range(len(lengths)))
-    rng.shuffle(order)
-    batches: list[list[int]] = []
-    for start in range(0, len(order), batch_size * 16):
-        pool = sorted(order[start : start + batch_size * 16], key=lambda i: lengths[i])
-        batches.extend(pool[i : i + batch_size] for i in range(0, len(pool), batch_size))
-    rng.shuffle(batches)
-    missing = -len(batches) % world_size
-    return batches + [batches[i % len(batches)] for i in range(missing)]
-
-
 def train_discriminators(
     payload: tuple[Sequence[Task], DiscriminatorConfig, str, Sequence[str]], worker: Worker
 ) -> list[dict[str, Any]]:
@@ -83,9 +59,9 @@ def train_discriminators(
         if folder:
             loop.summaries = json.loads((folder / "summaries.json").read_text())
         for index in range(len(loop.summaries), len(tasks)):
-            begun = folder / "state.pt" if folder else None
-            loop.run(tasks[index], begun if begun and begun.exists() else None)
-            folder = None
+            begun = folder / STATE if folder and (folder / STATE).exists() else None
+            loop.run(tasks[index], begun)
+            folder = None  # the state is of the first task alone
     if worker.rank == 0:
         for index, target in enumerate(folders):
             shutil.copytree(loop.saved(index), target, dirs_exist_ok=True)
@@ -123,15 +99,14 @@ class DiscriminatorLoop:
             raise PhaseError(f"discriminator {task.name}: no session has a turn within {layout.max_tokens} tokens")
         held_out = lay_out(task.validation)
         scorer = TurnScorer(self._classifier(), self.autocast, self.config.evidence)
-        losses = self._train(task, scorer, [rows[i] for i in usable], [labels[i] for i in usable], begun)
-        tail = losses[-max(1, len(losses) // 10) :]
+        losses = self._train(scorer, [rows[i] for i in usable], [labels[i] for i in usable], begun)
         self._validate_and_save(task, scorer, held_out, layout)
         self.summaries.append(
             {
                 "num_train": len(usable),
                 "num_cut": sum(len(row.positions) < row.num_turns for row in (*rows, *held_out)),
                 "loss_first": losses[0],
-                "loss_last": sum(tail) / len(tail),
+                "loss_last": last_tenth_mean(losses),
             }
         )
         self._checkpoint(None)
@@ -156,63 +131,47 @@ class DiscriminatorLoop:
         return get_peft_model(classifier, lora)
 
     def _train(
-        self, task: Task, scorer: TurnScorer, rows: list[DiscriminatorRow], labels: list[bool], begun: Path | None
+        self, scorer: TurnScorer, rows: list[DiscriminatorRow], labels: list[bool], begun: Path | None
     ) -> list[float]:
+        """Returns the loss of each step."""
         config, worker = self.config, self.worker
         scorer.to(worker.device)
-        named = [(n, p) for n, p in scorer.named_parameters() if p.requires_grad]
-        trained = [p for _, p in named]
-        optimizers = self._optimizers(named)
-        lengths = [len(row.token_ids) for row in rows]
-        by_class = class_weights(labels)
-        batches = [
-            batch
-            for epoch in range(config.epochs)
-            for batch in epoch_batches(
-                lengths, config.batch_size, worker.world_size, derive_seed(config.seed, "epoch", epoch)
-            )
-        ]
+        batches = self._batches(rows)
         total = len(batches) // worker.world_size
-        losses: list[float] = []
+        optimization = self._optimization(scorer, total)
         if begun:
-            state = torch.load(begun, map_location=worker.device, weights_only=True)
-            _load_trained(scorer, state["model"])
-            for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
-            losses = state["losses"]
+            optimization.load(begun)
+        by_class = class_weights(labels)
         scorer.train()
-        for step in range(len(losses), total):
-            rate = config.learning_rate * rate_factor(step, total, config.schedule, config.warmup)
-            for group in (g for optimizer in optimizers for g in optimizer.param_groups):
-                group["lr"] = rate
+        done = len(self.summaries)
+        for step in range(len(optimization.losses), total):
             batch = batches[step * worker.world_size + worker.rank]
             loss = self.backward(scorer, [rows[i] for i in batch], [labels[i] for i in batch], by_class)
-            _average_gradients(trained, worker)
-            torch.nn.utils.clip_grad_norm_(trained, config.max_grad_norm)
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-            losses.append(_mean_over_workers(loss, worker))
-            done = len(self.summaries)
+            rate = optimization.step(loss)
             worker.progress.write(
-                done * total + step + 1,
-                self.num_tasks * total,
-                job=done,
-                loss=losses[-1],
-                lr=rate,
+                done * total + step + 1, self.num_tasks * total, job=done, loss=optimization.losses[-1], lr=rate
             )
-            if config.save_every and (step + 1) % config.save_every == 0 and step + 1 < total:
-                model_state = {n: p.detach() for n, p in named}
-                states = [optimizer.state_dict() for optimizer in optimizers]
-                self._checkpoint({"model": model_state, "optimizers": states, "losses": losses})
-        return losses
+            if optimization.is_due(config.save_every, total):
+                self._checkpoint(optimization.state())
+        return optimization.losses
 
-    def _optimizers(self, named: Sequence[tuple[str, torch.nn.Parameter]]) -> list[torch.optim.Optimizer]:
+    def _batches(self, rows: Sequence[DiscriminatorRow]) -> list[list[int]]:
+        """Returns the indices of every batch of every epoch; the workers take them in turn."""
+        config, lengths = self.config, [len(row.token_ids) for row in rows]
+        seeds = [derive_seed(config.seed, "epoch", epoch) for epoch in range(config.epochs)]
+        return [b for seed in seeds for b in epoch_batches(lengths, config.batch_size, self.worker.world_size, seed)]
+
+    def _optimization(self, scorer: TurnScorer, total: int) -> Optimization:
         config = self.config
+        named = [(name, p) for name, p in scorer.named_parameters() if p.requires_grad]
+        optimizers: list[torch.optim.Optimizer]
         if config.optimizer == "muon":
-            return muon_optimizers(named, config.learning_rate, config.weight_decay)
-        weights = [parameter for _, parameter in named]
-        return [torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=config.weight_decay)]
+            optimizers = muon_optimizers(named, config.learning_rate, config.weight_decay)
+        else:
+            weights = [p for _, p in named]
+            optimizers = [torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=config.weight_decay)]
+        factor = rate_factors(config.schedule, total, config.warmup)
+        return Optimization(scorer, optimizers, config.learning_rate, factor, config.max_grad_norm, self.worker)
 
     def backward(
         self,
@@ -251,61 +210,24 @@ class DiscriminatorLoop:
             }
             for (item, _), row, score in zip(task.validation, rows, scores, strict=True)
         ]
-        folder = self.saved(len(self.summaries))
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        (folder / "validation.json").write_text(json.dumps(scored))
-        save_classifier(
-            scorer.classifier,
-            folder,
-            layout=layout,
-            base_model=self.base_model,
-            dtype=self.dtype,
-            tokenizer=self.tokenizer,
-            evidence=self.config.evidence,
-        )
+        with new_folder(self.saved(len(self.summaries)), replace=True) as folder:
+            (folder / "validation.json").write_text(json.dumps(scored))
+            save_classifier(
+                scorer.classifier,
+                folder,
+                layout=layout,
+                base_model=self.base_model,
+                dtype=self.dtype,
+                tokenizer=self.tokenizer,
+                evidence=self.config.evidence,
+            )
 
     def _checkpoint(self, state: dict[str, Any] | None) -> None:
-        folder = temporary_folder(self.worker) if self.worker.rank == 0 else None
-        if folder:
-            (Path(folder) / "summaries.json").write_text(json.dumps(self.summaries))
+        """Saves what is done, and with ``state`` how far the task under way has come."""
+
+        def write(folder: Path) -> None:
+            (folder / "summaries.json").write_text(json.dumps(self.summaries))
             if state:
-                torch.save(state, Path(folder) / "state.pt")
-        self.worker.report({"done": float(len(self.summaries))}, folder)
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
+                torch.save(state, folder / STATE)
 
-
-def _average_gradients(parameters: Sequence[torch.nn.Parameter], worker: Worker) -> None:
-    """Averages gradients over the workers, once a step.
-
-    Workers split their batches into different numbers of parts, which ``DistributedDataParallel``, synchronising at
-    forward and backward passes, answers with a deadlock. Equal seeds make the workers' first weights equal.
-    """
-    if worker.world_size == 1:
-        return
-    gradients = []
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        gradients.append(parameter.grad)
-    flat = torch.cat([gradient.flatten() for gradient in gradients])  # one message: each costs a round trip
-    torch.distributed.all_reduce(flat)
-    flat /= worker.world_size
-    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
-
-
-def _load_trained(scorer: TurnScorer, state: dict[str, torch.Tensor]) -> None:
-    own = dict(scorer.named_parameters())
-    with torch.no_grad():
-        for name, value in state.items():
-            own[name].copy_(value)
-
-
-def _mean_over_workers(loss: float, worker: Worker) -> float:
-    if worker.world_size == 1:
-        return loss
-    value = torch.tensor(loss, device=worker.device)
-    torch.distributed.all_reduce(value)
-    return float(value) / worker.world_size
+        self.worker.save_checkpoint({"done": float(len(self.summaries))}, write)

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from rlenv.core.adapters import adapter_at
 from rlenv.core.errors import PhaseError
-from rlenv.core.files import new_folder
 from rlenv.core.types import Adapter, PreferencePair
-from trainers.backend.config import TrainResources
+from trainers.backend.fit import TrainOptions, last_tenth_mean, train_to_folder
 from trainers.backend.huggingface import (
     callbacks,
     load_base,
@@ -26,7 +25,7 @@ from trainers.backend.huggingface import (
     train_and_resume,
     training_arguments,
 )
-from trainers.backend.ray_train import Worker, run_training, seed_everything
+from trainers.backend.worker import Worker, seed_everything
 from trainers.dpo.config import DpoConfig, DpoResult
 
 KEYS = ("prompt_ids", "chosen_ids", "rejected_ids")
@@ -39,10 +38,7 @@ def fit_dpo(
     base_model: str | Path,
     out_dir: str | Path,
     name: str,
-    *,
-    resources: TrainResources = TrainResources(),
-    storage_path: str | Path | None = None,
-    progress_path: str | Path | None = None,
+    **options: Unpack[TrainOptions],
 ) -> DpoResult:
     """Returns the adapter after Eq. 5, written to ``out_dir`` (which must not exist).
 
@@ -53,21 +49,14 @@ def fit_dpo(
         base_model: the folder that ``reference`` was trained on.
         out_dir: the adapter's folder; appears whole or not at all.
         name: the new version's name.
-        resources: the workers.
-        storage_path: checkpoints and logs; None is beside ``out_dir``.
-        progress_path: progress lines are appended here.
+        options: see ``TrainOptions``.
 
     Raises:
         PhaseError: no pairs, a pair without tokens, or training failed.
     """
     check_pairs(pairs)
     rows = {key: [list(getattr(pair, key)) for pair in pairs] for key in KEYS}
-    storage = Path(storage_path) if storage_path else Path(out_dir).resolve().parent
-    with new_folder(out_dir) as folder:
-        payload = (rows, config, str(base_model), reference.path, str(folder))
-        summary = run_training(
-            train_dpo, payload, resources, storage, f"dpo-{Path(out_dir).name}", progress_path=progress_path
-        )
+    summary = train_to_folder(train_dpo, "dpo", (rows, config, str(base_model), reference.path), out_dir, **options)
     return DpoResult(adapter=adapter_at(out_dir, name), **summary)
 
 
@@ -128,10 +117,9 @@ def train_dpo(payload: tuple[Any, DpoConfig, str, str, str], worker: Worker) -> 
     train_and_resume(trainer, worker)
     save_adapter(trainer, worker, out_dir)
     history = [entry for entry in trainer.state.log_history if "rewards/margins" in entry]
-    tail = history[-max(1, len(history) // 10) :]
 
     def last(key: str) -> float:
-        return float(sum(entry[key] for entry in tail) / len(tail))
+        return last_tenth_mean([entry[key] for entry in history])
 
     return {
         "num_pairs": len(rows["prompt_ids"]),

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
 from rlenv.core.errors import PhaseError
-from rlenv.core.files import new_folder
-from trainers.backend.config import TrainResources
-from trainers.backend.ray_train import run_training
+from trainers.backend.fit import TrainOptions, train_to_folder
 from trainers.pretrain.config import PretrainConfig, PretrainResult
 from trainers.sft.config import SftExample
 
@@ -23,10 +22,7 @@ def fit_base_model(
     examples: Sequence[SftExample],
     config: PretrainConfig,
     out_dir: str | Path,
-    *,
-    resources: TrainResources = TrainResources(),
-    storage_path: str | Path | None = None,
-    progress_path: str | Path | None = None,
+    **options: Unpack[TrainOptions],
 ) -> PretrainResult:
     """Returns a small chat model trained from nothing, written to ``out_dir`` (which must not exist).
 
@@ -34,9 +30,7 @@ def fit_base_model(
         examples: conversations with their system texts; give each once a seat to have both learnt.
         config: shape and training.
         out_dir: an ordinary transformers checkpoint with its tokenizer; appears whole or not at all.
-        resources: the workers.
-        storage_path: checkpoints and logs; None is beside ``out_dir``.
-        progress_path: progress lines are appended here.
+        options: see ``TrainOptions``.
 
     Raises:
         PhaseError: training failed, or the conversations do not fill one batch.
@@ -45,9 +39,5 @@ def fit_base_model(
 
     if not examples:
         raise PhaseError("pretrain: no conversations to learn from")
-    storage = Path(storage_path) if storage_path else Path(out_dir).resolve().parent
-    with new_folder(out_dir) as folder:
-        payload = (tuple(examples), config, str(folder))
-        name = f"pretrain-{Path(out_dir).name}"
-        summary = run_training(train_base_model, payload, resources, storage, name, progress_path=progress_path)
+    summary = train_to_folder(train_base_model, "pretrain", (tuple(examples), config), out_dir, **options)
     return PretrainResult(path=Path(out_dir), **summary)

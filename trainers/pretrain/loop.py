@@ -5,10 +5,9 @@ Runs on Ray Train's workers.
 
 from __future__ import annotations
 
-import shutil
+import math
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +17,9 @@ from rlenv.core.errors import PhaseError
 from rlenv.core.seeds import derive_seed
 from rlenv.models.hardware import resolve_precision
 from rlenv.prompting.chat_format import ChatFormat, chat_format
-from trainers.backend.optimization import muon_optimizers, rate_factor
-from trainers.backend.ray_train import Worker, seed_everything, temporary_folder
+from trainers.backend.fit import last_tenth_mean
+from trainers.backend.optimization import Optimization, muon_optimizers, rate_factors
+from trainers.backend.worker import Worker, seed_everything
 
 if TYPE_CHECKING:
     from trainers.pretrain.config import PretrainConfig
@@ -107,14 +107,13 @@ def train_base_model(payload: tuple[Any, PretrainConfig, str], worker: Worker) -
     chat = chat_format(tokenizer, "<|endoftext|>")
     model = new_llama(config, chat).to(worker.device)
     losses, speed, num_tokens = _train(model, examples, chat, config, worker)
-    tail = losses[-max(1, len(losses) // 10) :]
     if worker.rank == 0:
         model.save_pretrained(out_dir)
         tokenizer.save_pretrained(out_dir)
     return {
         "num_parameters": sum(p.numel() for p in model.parameters()),
         "num_tokens": num_tokens,
-        "loss_last": sum(tail) / len(tail),
+        "loss_last": last_tenth_mean(losses),
         "tokens_per_second": speed,
     }
 
@@ -122,64 +121,52 @@ def train_base_model(payload: tuple[Any, PretrainConfig, str], worker: Worker) -
 def _train(
     model: Any, examples: Sequence[SftExample], chat: ChatFormat, config: PretrainConfig, worker: Worker
 ) -> tuple[list[float], float, int]:
+    """Returns (loss of each step, tokens a second since the last start, tokens of one epoch)."""
     per_step = max(1, config.batch_tokens // config.block_tokens)
     epochs = [
-        pack(examples, chat, config.block_tokens, derive_seed(config.seed, "pack", e))
-        for e in range(int(-(-config.epochs // 1)))
+        pack(examples, chat, config.block_tokens, derive_seed(config.seed, "pack", epoch))
+        for epoch in range(math.ceil(config.epochs))
     ]
     blocks = np.concatenate(epochs)[: max(1, round(config.epochs * len(epochs[0])))]
     total = max(1, len(blocks) // (per_step * worker.world_size))
     if len(blocks) < per_step * worker.world_size and worker.world_size > 1:
         raise PhaseError(f"pretrain: {len(blocks)} blocks of {config.block_tokens} tokens do not fill one step")
-    optimizers = muon_optimizers(model.named_parameters(), config.learning_rate, config.weight_decay)
-    wrapped = torch.nn.parallel.DistributedDataParallel(model) if worker.world_size > 1 else model
-    losses: list[float] = []
+    optimization = Optimization(
+        model,
+        muon_optimizers(model.named_parameters(), config.learning_rate, config.weight_decay),
+        config.learning_rate,
+        rate_factors(config.schedule, total, config.warmup),
+        config.max_grad_norm,
+        worker,
+    )
     with worker.resume() as folder:
         if folder:
-            state = torch.load(folder / "state.pt", map_location=worker.device, weights_only=True)
-            model.load_state_dict(state["model"])
-            for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
-            losses = state["losses"]
+            optimization.load(folder / "state.pt")
     model.train()
-    began, resumed_at = time.monotonic(), len(losses)
-    for step in range(len(losses), total):
-        rate = config.learning_rate * rate_factor(step, total, config.schedule, config.warmup)
-        for group in (g for optimizer in optimizers for g in optimizer.param_groups):
-            group["lr"] = rate
+    began, resumed_at = time.monotonic(), len(optimization.losses)
+    for step in range(resumed_at, total):
         start = (step * worker.world_size + worker.rank) * per_step
         ids = torch.from_numpy(blocks[start : start + per_step].copy()).to(worker.device)
-        losses.append(_step(wrapped, model, ids, optimizers, config))
-        worker.progress.write(step + 1, total, loss=losses[-1], lr=rate)
-        if config.save_every and (step + 1) % config.save_every == 0 and step + 1 < total:
-            states = [optimizer.state_dict() for optimizer in optimizers]
-            _save_state(worker, {"model": model.state_dict(), "optimizers": states, "losses": losses})
+        loss = _backward(model, ids, config.dtype)
+        rate = optimization.step(loss)
+        worker.progress.write(step + 1, total, loss=optimization.losses[-1], lr=rate)
+        if optimization.is_due(config.save_every, total):
+            worker.save_checkpoint(
+                {"step": float(step + 1)}, lambda to: torch.save(optimization.state(), to / "state.pt")
+            )
     seconds = max(1e-9, time.monotonic() - began)
     speed = (total - resumed_at) * per_step * config.block_tokens * worker.world_size / seconds
-    return losses, speed, int(epochs[0].shape[0] * config.block_tokens)
+    return optimization.losses, speed, int(epochs[0].shape[0] * config.block_tokens)
 
 
-def _step(wrapped: Any, model: Any, ids: torch.Tensor, optimizers: Sequence[Any], config: PretrainConfig) -> float:
-    with torch.autocast(
-        ids.device.type, dtype=torch.bfloat16, enabled=resolve_precision(config.dtype, ids.device.type) == "bfloat16"
-    ):
-        logits = wrapped(input_ids=ids[:, :-1], use_cache=False).logits
+def _backward(model: Any, ids: torch.Tensor, dtype: str) -> float:
+    """Adds the gradient of the mean loss of a token, over blocks [B, n + 1]; returns the loss."""
+    device = ids.device.type
+    with torch.autocast(device, dtype=torch.bfloat16, enabled=resolve_precision(dtype, device) == "bfloat16"):
+        logits = model(input_ids=ids[:, :-1], use_cache=False).logits
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-    for optimizer in optimizers:
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
     return float(loss.detach())
-
-
-def _save_state(worker: Worker, state: dict[str, Any]) -> None:
-    folder = temporary_folder(worker) if worker.rank == 0 else None
-    if folder:
-        torch.save(state, Path(folder) / "state.pt")
-    worker.report({"step": float(len(state["losses"]))}, folder)
-    if folder:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _texts(examples: Sequence[SftExample]) -> Iterable[str]:

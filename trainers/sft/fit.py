@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from rlenv.core.adapters import adapter_at
 from rlenv.core.errors import PhaseError
-from rlenv.core.files import new_folder, read_records
+from rlenv.core.files import read_records
 from rlenv.prompting.chat_format import ChatFormat, chat_format
-from trainers.backend.config import TrainResources
+from trainers.backend.fit import TrainOptions, last_tenth_mean, train_to_folder
 from trainers.backend.huggingface import (
     callbacks,
     linear_names,
@@ -26,7 +26,7 @@ from trainers.backend.huggingface import (
     train_and_resume,
     training_arguments,
 )
-from trainers.backend.ray_train import Worker, run_training, seed_everything
+from trainers.backend.worker import Worker, seed_everything
 from trainers.sft.config import SftConfig, SftExample, SftResult
 
 
@@ -36,10 +36,7 @@ def fit_sft(
     base_model: str | Path,
     out_dir: str | Path,
     name: str = "base",
-    *,
-    resources: TrainResources = TrainResources(),
-    storage_path: str | Path | None = None,
-    progress_path: str | Path | None = None,
+    **options: Unpack[TrainOptions],
 ) -> SftResult:
     """Returns the adapter trained with Eq. 1, written to ``out_dir`` (which must not exist).
 
@@ -49,9 +46,7 @@ def fit_sft(
         base_model: a folder with a chat model and its tokenizer.
         out_dir: the adapter's folder; appears whole or not at all.
         name: the adapter's version name.
-        resources: the workers.
-        storage_path: checkpoints and logs; None is beside ``out_dir``.
-        progress_path: progress lines are appended here.
+        options: see ``TrainOptions``.
 
     Raises:
         PhaseError: training failed, or there is nothing to learn.
@@ -59,12 +54,7 @@ def fit_sft(
     source = str(Path(examples).resolve()) if isinstance(examples, (str, Path)) else tuple(examples)
     if not source:
         raise PhaseError("sft: no sessions to learn from")
-    storage = Path(storage_path) if storage_path else Path(out_dir).resolve().parent
-    with new_folder(out_dir) as folder:
-        payload = (source, config, str(base_model), str(folder))
-        summary = run_training(
-            train_sft, payload, resources, storage, f"sft-{Path(out_dir).name}", progress_path=progress_path
-        )
+    summary = train_to_folder(train_sft, "sft", (source, config, str(base_model)), out_dir, **options)
     return SftResult(adapter=adapter_at(out_dir, name), **summary)
 
 
@@ -140,11 +130,10 @@ def train_sft(payload: tuple[Any, SftConfig, str, str], worker: Worker) -> dict[
     train_and_resume(trainer, worker)
     save_adapter(trainer, worker, out_dir)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    tail = losses[-max(1, len(losses) // 10) :]
     return {
         "num_sessions": len(rows),
         "num_left_out": num_left_out,
         "num_trained_tokens": sum(label != -100 for row in rows for label in row["labels"]),
         "loss_first": float(losses[0]),
-        "loss_last": float(sum(tail) / len(tail)),
+        "loss_last": last_tenth_mean(losses),
     }

@@ -1,0 +1,71 @@
+"""What every ``fit_*`` does around its loop: run it on Ray Train, into a folder that appears whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+from rlenv.core.files import new_folder
+from trainers.backend.config import TrainResources
+from trainers.backend.ray_train import Loop, run_training
+
+
+class TrainOptions(TypedDict, total=False):
+    """The keyword arguments that every ``fit_*`` takes: where it runs and what it writes besides its result."""
+
+    resources: TrainResources
+    """The workers; by default one, on the CPU."""
+    storage_path: str | Path | None
+    """Folder of checkpoints and logs, which all workers see; None is the one that ``out_dir`` is in."""
+    progress_path: str | Path | None
+    """Progress lines are appended to this file (``rlenv.core.progress``); None writes none."""
+
+
+def train_to_folder(
+    loop: Loop,
+    kind: str,
+    payload: tuple[Any, ...],
+    out_dir: str | Path | Sequence[str | Path],
+    *,
+    resources: TrainResources = TrainResources(),
+    storage_path: str | Path | None = None,
+    progress_path: str | Path | None = None,
+) -> Any:
+    """Returns what ``loop((*payload, folder), worker)`` returned on rank 0; ``folder`` becomes ``out_dir`` on success.
+
+    Args:
+        loop: see ``run_training``.
+        kind: of training, as ``sft``; the run is named by it and by ``out_dir``.
+        payload: picklable.
+        out_dir: must not exist. Several of them make ``folder`` a list in their order.
+        resources: see ``TrainOptions``.
+        storage_path: see ``TrainOptions``.
+        progress_path: see ``TrainOptions``.
+
+    Raises:
+        PhaseError: ``out_dir`` exists, or training failed.
+    """
+    targets = [out_dir] if isinstance(out_dir, (str, Path)) else list(out_dir)
+    first = Path(targets[0])
+    with contextlib.ExitStack() as stack:
+        folders = [str(stack.enter_context(new_folder(target))) for target in targets]
+        return run_training(
+            loop,
+            (*payload, folders[0] if isinstance(out_dir, (str, Path)) else folders),
+            resources,
+            storage_path or first.resolve().parent,
+            f"{kind}-{first.name}",
+            progress_path=progress_path,
+        )
+
+
+def last_tenth_mean(values: Sequence[float]) -> float:
+    """Returns the mean over the last tenth of a run's steps, at least one.
+
+    >>> last_tenth_mean([9.0] * 18 + [1.0, 2.0]), last_tenth_mean([4.0, 3.0])
+    (1.5, 3.0)
+    """
+    tail = values[-max(1, len(values) // 10) :]
+    return float(sum(tail) / len(tail))
