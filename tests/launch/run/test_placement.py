@@ -42,13 +42,13 @@ def test_engines_stay_through_training_only_where_there_is_room_for_both(
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_run_whose_parts_do_not_fit_together_ends_because_each_lets_go(
-    tmp_path, tiny_llama, write_config, start_driver
+    tmp_path, tiny_llama, finished_run, write_config, start_driver
 ):
     scripted = {"backend": "scripted", "max_model_len": 1024}
     config = write_config(
         out_dir=str(tmp_path / "run"),
         backbone=str(tiny_llama),
-        simulator={"model": str(tiny_llama)},
+        simulator={"model": str(tiny_llama), "adapter": str(finished_run / "base/adapter")},
         engines={
             "simulator": {**scripted, "num_gpus": 5, "num_cpus": 5},
             "chatbot": {**scripted, "num_gpus": 3, "num_cpus": 1, "model": str(tiny_llama), "seed": 7, "max_loras": 0},
