@@ -109,7 +109,7 @@ def reinforce(run: ChatbotRun, stage: Stage, chatbot: Adapter, tell: Callable[[l
     def make(folder: Path) -> None:
         rollouts = HostedRollouts(config, stage.first_round, run.hosts.of(config))
         rl = replace(config.rl, seed=config.seed + stage.number, num_rounds=stage.num_rounds)
-        with run.training.phase(f"RL: {version}", version, keep=True, tell=tell) as options:
+        with run.training.phase(f"RL: {version}", version, keep=True, on_lines=tell) as options:
             result = fit_chatbot(chatbot, rollouts, rl, run.chatbot_model, folder, version, **options)
         run.training.write_summary(version, result)
 
@@ -133,9 +133,9 @@ def refresh_simulator(run: ChatbotRun, number: int, chatbot: Adapter) -> Chatbot
     refreshed, newest = RunDirectory(settings.out_dir), version_name(settings.num_iterations)
     run.hosts.close()
     if refreshed.has(f"{newest}/measures"):
-        log.info("%s: there already", name)
+        log.info("%s: already done", name)
     else:
-        log.info("%s: begins", name)
+        log.info("%s: started", name)
         run_adversarial(settings)
     config = run.config
     adapter, sampling = str(refreshed.path(f"{newest}/adapter")), config.settings.simulator.sampling

@@ -1,1 +1,1 @@
-"""What every run has: its configuration, directory, contents, engines, speakers, progress and tracking."""
+"""The parts that every run has: configuration, directory, contents, engines, speakers, progress and tracking."""

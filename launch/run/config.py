@@ -1,7 +1,7 @@
-"""A run's configuration: every section, and what must hold between them.
+"""A run's configuration: its sections, and the rules between them.
 
-The sections stand beside the code that they configure (``rlenv.core.settings``). Defaults are the paper's numbers; a
-YAML file says only what differs, and ``launch.run.settings`` reads it.
+Most sections are defined beside the code that they configure (see ``rlenv.core.settings``). Defaults are the paper's
+numbers; a YAML file has only what differs, and ``launch.run.settings`` reads it.
 """
 
 from __future__ import annotations
@@ -33,40 +33,40 @@ SAMPLING_KEYS = {"temperature", "top_p", "top_k", "max_tokens"}
 Rate = Annotated[float, Field(ge=0, le=1)]
 
 
-def _for_all_replies(sampling: Sampling) -> Sampling:
+def _without_request_fields(sampling: Sampling) -> Sampling:
     if given := sorted(sampling.model_fields_set - SAMPLING_KEYS):
-        raise ValueError(f"{', '.join(given)} is for one request; {there_are(SAMPLING_KEYS, '')}")
+        raise ValueError(f"{', '.join(given)} cannot be set for all replies; {there_are(SAMPLING_KEYS, '')}")
     return sampling
 
 
 ReplySampling = Annotated[
     Sampling,
-    AfterValidator(_for_all_replies),
+    AfterValidator(_without_request_fields),
     PlainSerializer(lambda sampling: sampling.model_dump(include=SAMPLING_KEYS)),
 ]
-"""How all replies of a speaker are sampled; the seed and what stops a reply are each request's own."""
+"""How all replies of a speaker are sampled. The seed and the stop conditions are set by each request."""
 
 
 @settings
 class PopulationConfig(Settings):
-    """The embedded reference population (synthetic), where no data are given."""
+    """The embedded reference population (synthetic), used where no data are given."""
 
     num_users: PositiveInt = 400
-    """Real users to hold sessions with."""
+    """Number of users whose sessions are the real data."""
     sessions_per_user: PositiveInt = 1
-    """Sessions of each."""
+    """Sessions of each user."""
     num_pretrain_users: NonNegativeInt = 600
-    """Further users, whose sessions the small Llama is pretrained on; never seen again."""
+    """Number of further users for pretraining the small Llama; used for nothing else."""
     chatbots: list[str] = field(default_factory=list)
-    """Scripted chatbots that the real users meet; empty is all."""
+    """Scripted chatbots that the real users talk to; an empty list is all."""
     pretrain_chatbots: list[str] = field(default_factory=list)
-    """Scripted chatbots that the pretraining users meet; empty is all."""
+    """Scripted chatbots that the pretraining users talk to; an empty list is all."""
     pretrain_habits: dict[str, Rate] = field(default_factory=dict)
-    """Failure habits, as rates per message, in place of those chatbots' own: only where failures are common does a
-    small model learn in its few minutes that users answer them."""
+    """Failure habits of the pretraining chatbots, as rates per message, in place of their own. A small model learns in
+    a few minutes that users react to failures only where failures are common."""
 
     def problems(self) -> list[str]:
-        """Returns which names are none of the population's."""
+        """Returns the habits and chatbots that the population does not have."""
         problems = [
             f"pretrain_habits: unknown habit {name!r}; {there_are(FAULT_HABITS, name)}"
             for name in sorted(set(self.pretrain_habits) - FAULT_HABITS)
@@ -79,28 +79,28 @@ class PopulationConfig(Settings):
 
 @settings
 class DataConfig(Settings):
-    """Where the real sessions come from and how users are divided."""
+    """The source of the real sessions, and how users are divided into splits."""
 
     path: str | None = None
-    """Sessions file (JSON lines, plain or gzipped); None takes the embedded reference population."""
+    """Sessions file (JSON lines, plain or gzipped); None is the embedded reference population."""
     population: PopulationConfig = PopulationConfig()
-    """Size of the embedded population."""
-    sft_share: float = Field(0.5, gt=0, lt=1)
-    """Share of sessions whose users train the base simulator."""
-    adversarial_share: float = Field(0.35, gt=0, lt=1)
-    """Share whose users give the contexts of the adversarial phases."""
-    evaluation_share: float = Field(0.15, gt=0, lt=1)
-    """Share whose users are kept for evaluation: nothing is trained on them."""
+    """The embedded population."""
+    sft_share: float = Field(default=0.5, gt=0, lt=1)
+    """Share of sessions for fine-tuning the base simulator. Splits never share a user."""
+    adversarial_share: float = Field(default=0.35, gt=0, lt=1)
+    """Share of sessions that give the contexts of the adversarial phases."""
+    evaluation_share: float = Field(default=0.15, gt=0, lt=1)
+    """Share of sessions kept for evaluation; nothing is trained on their users."""
     min_user_turns: NonNegativeInt = 2
-    """Sessions with fewer user messages are left out, and counted."""
+    """Sessions with fewer user messages are left out and counted."""
     max_sft_sessions: PositiveInt | None = None
-    """Cap of the base simulator's sessions; None is all."""
+    """Cap on the base simulator's sessions; None is all."""
 
     def problems(self) -> list[str]:
-        """Returns whether the shares are a whole."""
+        """Returns a problem where the shares do not sum to 1."""
         shares = (self.sft_share, self.adversarial_share, self.evaluation_share)
-        right = abs(sum(shares) - 1) <= 1e-6
-        return [] if right else [f"sft_share: the three shares must sum to 1, got {' + '.join(map(str, shares))}"]
+        whole = abs(sum(shares) - 1) <= 1e-6
+        return [] if whole else [f"sft_share: the three shares must sum to 1, got {' + '.join(map(str, shares))}"]
 
 
 SpeakerKind = Literal["engine", "endpoint", "callable", "population"]
@@ -108,26 +108,28 @@ SpeakerKind = Literal["engine", "endpoint", "callable", "population"]
 
 @settings
 class SpeakerConfig(Settings):
-    """Who sits in a seat: a model on an engine, an endpoint, a Python callable or a scripted chatbot."""
+    """The speaker in a seat: a model on an engine, an endpoint, a Python callable or a scripted chatbot."""
 
     kind: SpeakerKind = "engine"
-    """What it is."""
+    """The kind of speaker."""
     engine: str = "simulator"
-    """kind engine: which of ``engines`` samples it."""
+    """kind engine: the name in ``engines`` of the engine that serves the model."""
     adapter: str | None = None
     """kind engine: an adapter's folder; "trained" fine-tunes one on the seat's side of the SFT sessions."""
     system_prompt: str | None = None
-    """Text of the system message; None is a support chatbot's, or the simulator's instruction in the user's seat."""
+    """Text of the system message; None is the default support chatbot's or, in the user's seat, the simulator's
+    instruction."""
     sees_context: bool = True
-    """A chatbot reads profile, earlier summaries and earlier sessions; never the current session's summary."""
+    """Whether a chatbot reads the profile, earlier summaries and earlier sessions; it never reads the current session's
+    summary."""
     sampling: ReplySampling = Sampling()
     """How replies are sampled."""
     base_url: str | None = None
-    """kind endpoint: the API's root."""
+    """kind endpoint: the root URL of the API."""
     model: str | None = None
     """kind endpoint: the model's name there."""
     api_key_env: str | None = None
-    """kind endpoint: name of the environment variable that holds the key."""
+    """kind endpoint: the name of the environment variable that holds the key."""
     function: str | None = None
     """kind callable: ``package.module:name`` of a function (messages, seed) -> str."""
     name: str | None = None
@@ -136,7 +138,7 @@ class SpeakerConfig(Settings):
     """kind population: failure habits whose rates differ from the scripted chatbot's own."""
 
     def problems(self) -> list[str]:
-        """Returns what a speaker of this kind lacks."""
+        """Returns the settings that this kind of speaker needs and lacks."""
         needed = {"endpoint": ("base_url", "model"), "callable": ("function",)}.get(self.kind, ())
         return [f"{name}: a speaker of kind {self.kind} needs one" for name in needed if not getattr(self, name)]
 
@@ -148,36 +150,36 @@ class CollectConfig(Settings):
     num_contexts: PositiveInt = 1000
     """Contexts of the adversarial users and of the evaluation users together; fewer where the data have fewer."""
     simulations_per_context: PositiveInt = 2
-    """Conversations held for each context."""
+    """Conversations per context."""
     assignment: Literal["balanced", "random", "as_real"] = "balanced"
-    """Who talks to whom: every chatbot equally often, drawn at random, or the chatbot of the real session."""
+    """How chatbots are assigned: each equally often, at random, or the chatbot of the real session."""
     opener: Literal["as_real", "user", "chatbot"] = "as_real"
     """Who speaks first."""
     concurrency: PositiveInt = 256
-    """Conversations under way at the same time."""
+    """Conversations in progress at the same time."""
     max_failed_share: Rate = 0.05
-    """A collection with more failed conversations than this stops the run."""
+    """The run stops if a larger share of conversations fails."""
 
 
 @settings
 class SimulatorConfig(Settings):
-    """The user simulator: its base model and how it speaks."""
+    """The user simulator: its base model and its sampling."""
 
     model: str = "meta-llama/Llama-3.3-70B-Instruct"
-    """Checkpoint folder or hub name; "population-llama" is rlenv's own, "small-llama" trains one first, "smollm2" takes
-    it from its package."""
+    """Checkpoint folder or hub name. "population-llama" ships with rlenv; "small-llama" is trained by the run;
+    "smollm2" comes from its Python package."""
     sampling: ReplySampling = Sampling()
     """How user messages are sampled."""
     adapter: str | None = None
-    """An adapter to start from in place of the base simulator's SFT."""
+    """Folder of an adapter to start from, in place of the base simulator's SFT."""
 
 
 @settings
 class RayConfig(Settings):
-    """The cluster."""
+    """The Ray cluster."""
 
     address: str | None = None
-    """Of a running cluster ("auto" finds it); None starts one for the run, unless RAY_ADDRESS is set."""
+    """Address of a running cluster ("auto" finds it); None starts one for the run, unless RAY_ADDRESS is set."""
     num_cpus: PositiveInt | None = None
     """Logical CPUs of a cluster started for the run; None counts them."""
     num_gpus: NonNegativeInt | None = None
@@ -186,62 +188,62 @@ class RayConfig(Settings):
 
 @settings
 class RunConfig(Settings):
-    """Everything of one adversarial run. Defaults are the paper's; see conf/paper.yaml for where each stands."""
+    """The settings of one adversarial run. Defaults are the paper's; conf/paper.yaml names the page of each."""
 
     name: str = "adversarial"
     """The run's name in tracking."""
     out_dir: str = "runs/adversarial"
     """The run directory."""
     seed: int = 0
-    """Everything random follows from it."""
+    """The seed of everything random in the run."""
     num_iterations: NonNegativeInt = 3
-    """Adversarial iterations: the last simulator is it{num_iterations}."""
+    """Number of adversarial iterations; the last simulator is it{num_iterations}."""
     data: DataConfig = DataConfig()
     """Real sessions."""
     context: ContextConfig = ContextConfig()
     """The context c of Section 3.2."""
     simulator: SimulatorConfig = SimulatorConfig()
-    """pi_theta."""
+    """The user simulator, pi_theta."""
     pretrain: PretrainConfig = PretrainConfig()
-    """The small Llama, where simulator.model or the discriminator's backbone is "small-llama"."""
+    """The small Llama's pretraining, where simulator.model or backbone is "small-llama"."""
     sft: SftConfig = SftConfig()
-    """Base simulator (Eq. 1)."""
+    """SFT of the base simulator (Eq. 1)."""
     chatbot_sft: SftConfig = SftConfig()
-    """Chatbots whose adapter is "trained"."""
+    """SFT of chatbots whose adapter is "trained"."""
     engines: dict[str, EngineConfig] = field(
         default_factory=lambda: {"simulator": EngineConfig(model="auto", max_model_len=32_768)}
     )
-    """Pools by name; "simulator" serves the simulator. A model of "auto" is the simulator's."""
+    """Engine pools by name; "simulator" serves the simulator. The model "auto" is the simulator's."""
     keep_engines: bool | None = None
-    """Keep engines through training phases; None keeps them where the cluster has room for both."""
+    """Whether engines stay up during training phases; None keeps them where the cluster has room for both."""
     chatbots: dict[str, SpeakerConfig] = field(default_factory=dict)
-    """The roster; empty takes all scripted chatbots of the reference population."""
+    """The chatbots; empty is all scripted chatbots of the reference population."""
     zero_shot: dict[str, SpeakerConfig] = field(default_factory=dict)
-    """Untrained models in the user's seat (4.2): simulated with, judged and measured like a version, never trained."""
+    """Untrained models in the user's seat (4.2), evaluated like a simulator version and never trained."""
     env: Limits = Limits()
-    """When a conversation is cut."""
+    """The caps at which a conversation is truncated."""
     collect: CollectConfig = CollectConfig()
     """Which conversations are simulated."""
     backbone: str = "meta-llama/Llama-3.1-8B-Instruct"
-    """The discriminator's: checkpoint folder or hub name, "population-llama", "small-llama" or "smollm2"."""
+    """The discriminator's base model: checkpoint folder or hub name, "population-llama", "small-llama" or "smollm2"."""
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
-    """D_phi (Eq. 3)."""
+    """The discriminator, D_phi (Eq. 3)."""
     preferences: PreferencesConfig = PreferencesConfig()
-    """Section 3.5."""
+    """Preference pairs (Section 3.5)."""
     dpo: DpoConfig = DpoConfig()
-    """Eq. 5."""
+    """DPO of the simulator (Eq. 5)."""
     train: TrainResources = TrainResources()
-    """What each training phase runs on."""
+    """Workers, CPUs and GPUs of each training phase."""
     scoring: ScoringConfig = ScoringConfig()
-    """What serves the discriminator."""
+    """How the discriminator is served."""
     ray: RayConfig = RayConfig()
-    """The cluster."""
+    """The Ray cluster."""
     tracking: TrackingConfig = TrackingConfig()
     """Weights & Biases."""
 
     def problems(self) -> list[str]:
-        """Returns which engines and adapters do not go together, and which names cannot be."""
-        problems = [] if "simulator" in self.engines else ["engines: expected one named simulator"]
+        """Returns the engines and adapters that do not fit each other, and the names that cannot be used."""
+        problems = [] if "simulator" in self.engines else ["engines: expected an engine named simulator"]
         trains_base = self.simulator.adapter is None
         problems += adapter_problems("engines.simulator", self.engines.get("simulator"), "sft", self.sft, trains_base)
         for where, speakers in (("chatbots", self.chatbots), ("zero_shot", self.zero_shot)):
@@ -251,19 +253,21 @@ class RunConfig(Settings):
             problems += adapter_problems(f"engines.{name}", self.engines.get(name), "chatbot_sft", self.chatbot_sft)
         for name, speaker in self.zero_shot.items():
             if speaker.kind == "population" or speaker.adapter == "trained":
-                problems.append(f"zero_shot.{name}: a scripted chatbot or a trained adapter is no zero-shot user")
+                problems.append(f"zero_shot.{name}: a scripted chatbot or a trained adapter cannot be zero-shot")
             if not name.isidentifier() or name == "base" or (name[:2] == "it" and name[2:].isdigit()):
-                problems.append(f"zero_shot.{name}: the name is a folder's; letters, digits and _, not base or it1 ...")
+                problems.append(
+                    f"zero_shot.{name}: the name becomes a folder; use letters, digits and _, not base or it1 ..."
+                )
         return list(dict.fromkeys(problems))
 
 
 def adapter_problems(
     where: str, engine: EngineConfig | None, section: str, sft: SftConfig, trained: bool = True
 ) -> list[str]:
-    """Returns why an engine cannot serve an adapter: none at all, or not of the rank that a section trains."""
+    """Returns why an engine cannot serve an adapter: it serves none, or not the rank that a section trains."""
     problems = []
     if engine is not None and engine.max_loras == 0:
-        problems.append(f"{where}.max_loras: 0 serves no adapter, and one is asked for; set 1 or more")
+        problems.append(f"{where}.max_loras: 0 serves no adapter, but one is needed; set 1 or more")
     if engine is not None and trained and sft.lora_rank > engine.max_lora_rank:
         problems.append(
             f"{where}.max_lora_rank: expected {section}.lora_rank ({sft.lora_rank}) or more, got {engine.max_lora_rank}"
@@ -274,7 +278,7 @@ def adapter_problems(
 def speaker_problems(
     where: str, speakers: Mapping[str, SpeakerConfig], engines: Mapping[str, EngineConfig], engines_key: str = "engines"
 ) -> list[str]:
-    """Returns which speakers ask for an engine that is not there, or for an adapter on one that serves none."""
+    """Returns the speakers whose engine does not exist, or whose adapter is on an engine that serves none."""
     problems = []
     for name, speaker in speakers.items():
         if speaker.kind != "engine":

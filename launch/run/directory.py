@@ -1,8 +1,8 @@
-"""The run directory: every phase's output appears whole or not at all, so that to resume is to skip what is there.
+"""The run directory: a phase's output folder appears whole or not at all, so resuming means skipping what exists.
 
-    run.once("base/sessions", write)   calls write(partial_folder) unless base/sessions is there, then renames
+    run.once("base/sessions", write)   calls write(partial_folder) unless base/sessions exists, then renames it
 
-Knows nothing of what the phases do.
+Independent of what the phases do.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ log = logging.getLogger(__name__)
 
 PARTIAL = ".partial"
 TRAINING = "training"
-"""Folder of a run in which training phases keep their checkpoints while they are under way."""
+"""Folder of a run for the checkpoints of training phases in progress."""
 
 
 class RunDirectory:
-    """One run's folder: its config, its phases' outputs, its logs and timings."""
+    """One run's folder: its settings, the outputs of its phases, its logs and timings."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).absolute()
 
     def open(self, config: dict[str, Any], upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict) -> None:
-        """Makes the folder, or takes up a run in it.
+        """Creates the folder, or opens the run in it to resume it.
 
         Args:
             config: the settings to run with.
-            upgrade: returns the settings that an older run was saved with as they are written today.
+            upgrade: turns the saved settings of an older run into today's form.
 
         Raises:
-            ConfigError: the folder holds a run of another configuration; names the settings that differ.
+            ConfigError: the folder holds a run with other settings; names the settings that differ.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         (self.root / "logs").mkdir(exist_ok=True)
@@ -53,38 +53,40 @@ class RunDirectory:
             if differing:
                 raise ConfigError(
                     f"{self.root} holds a run with other settings ({', '.join(differing)}); "
-                    "use the same settings to go on with it, or another out_dir"
+                    "use the same settings to resume it, or another out_dir"
                 )
         else:
             write_text(path, text)
         for leftover in self.root.rglob(f"*{PARTIAL}"):
-            if TRAINING not in leftover.relative_to(self.root).parts:  # an interrupted training goes on from there
+            if TRAINING not in leftover.relative_to(self.root).parts:  # an interrupted training resumes there
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
     def path(self, name: str) -> Path:
-        """Returns the folder or file of that name, whether or not it is there."""
+        """Returns the path of a folder or file of the run, whether or not it exists."""
         return self.root / name
 
     def has(self, name: str) -> bool:
-        """Returns whether that phase is finished."""
+        """Returns whether the phase ``name`` is finished."""
         return self.path(name).exists()
 
     def once(self, name: str, make: Callable[[Path], object]) -> Path:
-        """Returns the folder ``name``, made by ``make(folder)`` unless an earlier run finished it.
+        """Returns the folder ``name``, made by ``make(folder)`` unless it exists.
 
-        ``make`` makes a folder beside it, which takes its name when everything is on disk; whatever interrupts
-        it leaves nothing under the name.
+        ``make`` writes a folder beside it, which is renamed to ``name`` when everything is on disk. An interrupted
+        ``make`` leaves nothing under ``name``.
         """
         final = self.path(name)
         if final.exists():
-            log.info("%s: there already", name)
+            log.info("%s: already done", name)
             return final
         began = time.time()
-        log.info("%s: begins", name)
+        log.info("%s: started", name)
         with new_folder(final, partial=final.name + PARTIAL) as partial:
-            partial.rmdir()  # ``make`` makes it
+            partial.rmdir()  # ``make`` creates it itself
             make(partial)
-            self._note_time(name, time.time() - began)  # before the name: a kill between the two repeats the line
+            self._note_time(
+                name, time.time() - began
+            )  # before the rename: a kill between repeats the line, never loses it
         log.info("%s: done in %.0f s", name, time.time() - began)
         return final
 
@@ -102,7 +104,7 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the folder against a second driver; the lock goes with the process, however it ends."""
+        """Locks the folder against a second driver; the lock is released when the process ends, however it ends."""
         import fcntl
 
         self.root.mkdir(parents=True, exist_ok=True)
@@ -110,7 +112,9 @@ class RunDirectory:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise ConfigError(f"{self.root}: another driver is at work in this folder") from None
+                raise ConfigError(
+                    f"{self.root}: another driver is running in this folder; wait for it, or use another out_dir"
+                ) from None
             yield
 
 

@@ -1,4 +1,4 @@
-"""Progress bars on the terminal: one a phase. Quiet where the output is no terminal, apart from a line a phase."""
+"""Progress bars: one per phase on a terminal, and elsewhere one line per finished phase."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ console = Console(stderr=True)
 
 @contextmanager
 def bar(title: str, total: int | None) -> Iterator[Callable[..., None]]:
-    """Gives a function that sets how much is done, and of how much if that has become known."""
+    """Yields a function ``set_done(done, total)`` that moves a progress bar; ``total`` may become known later."""
     columns = (
         TextColumn("{task.description:<34}"),
         BarColumn(),
@@ -38,7 +38,7 @@ def bar(title: str, total: int | None) -> Iterator[Callable[..., None]]:
 
 @contextmanager
 def counting(title: str, total: int) -> Iterator[Callable[[], None]]:
-    """Gives a function to call once for each of ``total`` things done."""
+    """Yields a function to call once for each of ``total`` items."""
     done = 0
     with bar(title, total) as set_done:
 
@@ -52,15 +52,15 @@ def counting(title: str, total: int) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def training(
-    title: str, path: Path, *, keep: bool = False, tell: Callable[[list[Line]], None] = lambda _: None
+    title: str, path: Path, *, keep: bool = False, on_lines: Callable[[list[Line]], None] = lambda _: None
 ) -> Iterator[Path]:
-    """Draws a training run's progress from the file its workers append to; gives that file's path.
+    """Yields the path of a progress file, and draws the training's progress from what its workers append there.
 
     Args:
-        title: of the bar.
-        path: of the file.
-        keep: what an earlier attempt wrote stays; otherwise the file begins empty.
-        tell: is given all lines whenever there are new ones, in another thread.
+        title: the bar's title.
+        path: the progress file.
+        keep: whether to keep the lines of an earlier attempt; otherwise the file starts empty.
+        on_lines: called in another thread with all lines whenever there are new ones.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not keep:
@@ -75,7 +75,7 @@ def training(
                 if len(lines) > seen:
                     seen = len(lines)
                     set_done(int(lines[-1]["step"]), int(lines[-1]["total"]))
-                    tell(lines)
+                    on_lines(lines)
 
         thread = threading.Thread(target=follow, daemon=True)
         thread.start()

@@ -1,6 +1,6 @@
-"""From a roster's configuration to speakers in seats: engines, endpoints, callables and scripted chatbots.
+"""Makes speakers from their configuration: engines, endpoints, callables and scripted chatbots.
 
-The same kinds sit in either seat, so a zero-shot model is compared with the trained simulator by configuration.
+Each kind can take either seat, so comparing a zero-shot model with the trained simulator needs only configuration.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rlenv.speakers.engine import EngineSpeaker
 
 
 def system_text(seat: Seat, speaker: SpeakerConfig, config: ContextConfig, count: Callable[[str], int]) -> SystemText:
-    """Returns the builder of the system message of whoever ``speaker`` is in ``seat``."""
+    """Returns the function that builds the system message of ``speaker`` in ``seat``."""
     if seat == "chatbot":
         return chatbot_system_text(config, count, speaker.system_prompt, speaker.sees_context)
     if speaker.system_prompt is not None:
@@ -46,20 +46,28 @@ def make_speaker(
     formats: Mapping[str, ChatFormat],
     adapters: Mapping[str, Adapter],
 ) -> Speaker:
-    """Returns who sits in ``seat``.
+    """Returns the speaker that ``speaker`` configures, for ``seat``.
 
     Args:
-        engines: running pools by name.
-        formats: each engine's chat format, by the same names.
-        adapters: adapters of speakers by the speaker's name, where they have one.
+        name: the speaker's name.
+        seat: the seat it takes.
+        speaker: its configuration.
+        context: how the user context is built.
+        engines: running engine pools by name.
+        formats: the engines' chat formats, by the same names.
+        adapters: the adapters of the speakers that have one, by the speaker's name.
+
+    Raises:
+        ConfigError: there is no such scripted chatbot.
     """
     if speaker.kind == "population":
         if seat == "user":
             return PopulationUser()
-        known = speaker.name or name
-        if known not in chatbot_names():
-            raise ConfigError(f"chatbots.{name}: no scripted chatbot {known!r}; there are {', '.join(chatbot_names())}")
-        return make_chatbot(known, speaker.habits, name)
+        scripted = speaker.name or name
+        if scripted not in chatbot_names():
+            names = ", ".join(chatbot_names())
+            raise ConfigError(f"chatbots.{name}: no scripted chatbot {scripted!r}; there are {names}")
+        return make_chatbot(scripted, speaker.habits, name)
     sampling = speaker.sampling
     if speaker.kind == "engine":
         format = formats[speaker.engine]
@@ -74,5 +82,5 @@ def make_speaker(
 
 
 def roster(chatbots: Mapping[str, SpeakerConfig]) -> dict[str, SpeakerConfig]:
-    """Returns the chatbots of a run; an empty roster is all scripted ones of the reference population."""
+    """Returns the chatbots of a run; an empty roster is all scripted chatbots of the reference population."""
     return dict(chatbots) or {name: SpeakerConfig(kind="population") for name in chatbot_names()}

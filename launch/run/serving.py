@@ -1,7 +1,8 @@
-"""Who holds the CPUs and GPUs when: engine pools, the served discriminator, and Ray itself.
+"""Starts and stops what holds CPUs and GPUs: Ray, the engine pools and the served discriminator.
 
-Engines start when a phase first needs them. Before a training phase they are stopped, unless the cluster has room for
-both (Ray Train makes its own placement group and would wait for what an engine holds). Knows nothing of phases.
+Engines start when a phase first needs them. They are stopped before a training phase, unless the cluster has room for
+both: Ray Train makes its own placement group and would wait for resources that an engine holds. Independent of the
+phases.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ STARTS = 3
 
 @contextmanager
 def cluster(config: RayConfig) -> Iterator[None]:
-    """Connects to the cluster that is asked for, or starts one for the time of the block."""
+    """Connects to the configured Ray cluster, or starts one that ends with the block."""
     if ray.is_initialized():
         yield
         return
@@ -45,11 +46,11 @@ def cluster(config: RayConfig) -> Iterator[None]:
 
 
 def _start_ray(config: RayConfig) -> None:
-    """Starts Ray in this process; again where a busy machine was too slow for Ray's own 30 seconds."""
+    """Starts Ray in this process; tries again where a busy machine misses Ray's own limit of 30 seconds."""
     for attempt in range(1, STARTS + 1):
         try:
             ray.init(
-                address="local",  # a cluster that somebody left behind on this machine is not ours to join
+                address="local",  # never join a cluster that another process left on this machine
                 num_cpus=config.num_cpus,
                 num_gpus=config.num_gpus,
                 include_dashboard=False,
@@ -65,12 +66,12 @@ def _start_ray(config: RayConfig) -> None:
 
 
 class Serving:
-    """The run's engines by name, started when asked for.
+    """The run's engines by name, each started at its first use.
 
     Args:
-        config: the run's.
+        config: the run's configuration.
         simulator_model: folder of the simulator's base model, which engines with model "auto" serve.
-        log_dir: where engines write their logs.
+        log_dir: the folder of the engines' logs.
     """
 
     def __init__(self, config: RunConfig, simulator_model: str, log_dir: Path) -> None:
@@ -90,7 +91,7 @@ class Serving:
 
     @cached_property
     def formats(self) -> dict[str, ChatFormat]:
-        """Each engine's chat format."""
+        """The chat format of each engine, by name."""
         from transformers import AutoTokenizer
 
         return {
@@ -100,7 +101,7 @@ class Serving:
 
     @property
     def keeps_engines(self) -> bool:
-        """Whether engines stay up while something else trains or scores: asked for, or there is room for both."""
+        """Whether engines stay up during training and scoring: as configured, or where there is room for both."""
         if self.config.keep_engines is not None:
             return self.config.keep_engines
         total = ray.cluster_resources()
@@ -114,7 +115,7 @@ class Serving:
 
     @contextmanager
     def engines(self, *names: str) -> Iterator[dict[str, EnginePool]]:
-        """Gives the running pools of these names; afterwards they stop, or stay where the cluster has room."""
+        """Yields the running pools of these names; afterwards they stop unless ``keeps_engines``."""
         for name in names:
             if name not in self._pools:
                 self._pools[name] = EnginePool(self.engine_configs[name]).start()
@@ -125,12 +126,12 @@ class Serving:
 
     @contextmanager
     def discriminator(self, checkpoint: Path) -> Iterator[DiscriminatorPool]:
-        """Gives the served discriminator of a checkpoint."""
+        """Yields the served discriminator of a checkpoint."""
         with DiscriminatorPool(checkpoint, self.config.scoring, self.config.context, self.log_dir) as pool:
             yield pool
 
     def make_room(self) -> None:
-        """Stops the engines before something else needs what they hold, unless the cluster has room for both."""
+        """Stops the engines unless ``keeps_engines``, so that training or scoring gets their resources."""
         if not self.keeps_engines:
             self.close()
 

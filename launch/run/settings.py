@@ -1,7 +1,7 @@
-"""From YAML and the command line to settings. The only file that knows OmegaConf, which merges and does no more.
+"""Reads settings from YAML and the command line. The only file that uses OmegaConf, and only to merge.
 
-Types and rules are those of the settings themselves (``rlenv.core.settings``): every problem of a file is reported at
-once, before anything is started.
+Types and rules are checked by the settings themselves (``rlenv.core.settings``). Every problem of a file is reported at
+once, before anything starts.
 """
 
 from __future__ import annotations
@@ -30,33 +30,35 @@ RENAMED = {
     "rl.clip_high": "rl.epsilon_high",
     "rl.ratio": "rl.importance_sampling_level",
 }
-"""Former keys, which files of older runs have."""
+"""Former keys, found in the files of older runs, and their present names."""
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     """Returns the run's configuration.
 
     Args:
-        path: a YAML file with what differs from the defaults; None is the defaults.
+        path: a YAML file with the settings that differ from the defaults; None is the defaults.
         overrides: ``key.sub=value``, applied last.
 
     Raises:
-        ConfigError: no such file, an unknown key (with a suggestion), a wrong value, or a rule broken; all of them.
+        ConfigError: there is no such file; or it has unknown keys, wrong values or broken rules, all reported at once.
     """
     return typed(RunConfig, [read_settings(path, overrides)], path or "defaults", of_a_new_run)
 
 
 def of_a_new_run(config: RunConfig) -> list[str]:
-    """Returns which token budgets do not fit each other; a run that has begun goes on under those it began with."""
-    began = (Path(config.out_dir) / "config.yaml").is_file()
-    return [] if began else token_problems(config)
+    """Returns the token budgets that do not fit each other; none for a run that has started, so it can be resumed."""
+    started = (Path(config.out_dir) / "config.yaml").is_file()
+    return [] if started else token_problems(config)
 
 
 def open_run(directory: RunDirectory, config: Settings) -> None:
-    """Makes the folder of a run, or takes up the run in it; one that was made before a setting existed has its default.
+    """Creates the folder of a run, or opens the run in it to resume it.
+
+    A setting that did not exist when the run was made has its default.
 
     Raises:
-        ConfigError: the folder holds a run of another configuration; names the settings that differ.
+        ConfigError: the folder holds a run with other settings; names the settings that differ.
     """
 
     def upgrade(saved: dict[str, Any]) -> dict[str, Any]:
@@ -66,33 +68,33 @@ def open_run(directory: RunDirectory, config: Settings) -> None:
 
 
 def read_settings(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Returns what a YAML file and ``key.sub=value`` overrides say, not yet checked against any type.
+    """Returns the settings of a YAML file with ``key.sub=value`` overrides, not yet checked against any type.
 
     Raises:
-        ConfigError: no such file, or what is no YAML of settings.
+        ConfigError: there is no such file, or it is not a YAML file of settings.
     """
     try:
         merged: Any = DictConfig({})
         if path is not None:
             if not Path(path).is_file():
-                raise ConfigError(f"no configuration at {path}")
-            read_from = OmegaConf.load(path)
-            if not isinstance(read_from, DictConfig):
-                raise ConfigError(f"{path}: expected settings as key: value, got {type(read_from).__name__}")
-            merged = read_from
+                raise ConfigError(f"{path}: there is no such file; expected a YAML file of settings")
+            loaded = OmegaConf.load(path)
+            if not isinstance(loaded, DictConfig):
+                raise ConfigError(f"{path}: expected settings as key: value, got {type(loaded).__name__}")
+            merged = loaded
         merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides)))
         return renamed(cast(dict[str, Any], OmegaConf.to_container(merged)))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
         problem = getattr(error, "problem", None) or type(error).__name__
-        raise ConfigError(f"{path or overrides}: this is no YAML{line}: {problem}") from None
+        raise ConfigError(f"{path or overrides}: this is not valid YAML{line}: {problem}") from None
     except OmegaConfBaseException as error:
-        raise _as_ours(error, path or overrides) from None
+        raise _config_error(error, path or overrides) from None
 
 
 def renamed(settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns the settings of a file with former keys under their present names.
+    """Returns the settings of a file with former keys renamed to their present names.
 
     >>> renamed({"rl": {"clip_low": 0.1}, "measuring": {"every": 3}})
     {'rl': {'epsilon': 0.1}, 'evaluation': {'every': 3}}
@@ -112,13 +114,13 @@ def typed(
     where: object,
     rules: Callable[[T], list[str]] | None = None,
 ) -> T:
-    """Returns ``schema`` with what the layers say, later ones last, checked.
+    """Returns an instance of ``schema`` with the values of the layers, checked; later layers win.
 
     Args:
         schema: a class of settings.
-        layers: nested dictionaries; what none of them says is the default.
-        where: named by errors.
-        rules: further rules, each as ``key: what is wrong and what to do``.
+        layers: nested dictionaries; a key that none of them has keeps its default.
+        where: the source of the settings, named in errors.
+        rules: returns further problems, each as ``key: what is wrong and what to do``.
 
     Raises:
         ConfigError: unknown keys (with a suggestion), wrong values and broken rules, all in one.
@@ -126,10 +128,10 @@ def typed(
     try:
         merged = OmegaConf.to_container(OmegaConf.merge(defaults(schema), *layers), resolve=True)
     except OmegaConfBaseException as error:
-        raise _as_ours(error, where) from None
+        raise _config_error(error, where) from None
     return read(schema, cast(dict[str, Any], merged), where, rules)
 
 
-def _as_ours(error: OmegaConfBaseException, where: object) -> ConfigError:
+def _config_error(error: OmegaConfBaseException, where: object) -> ConfigError:
     key = getattr(error, "full_key", None)
     return ConfigError(f"{where}: {key + ': ' if key else ''}{str(error).splitlines()[0]}")

@@ -1,7 +1,7 @@
-"""Whether the token budgets of different sections fit each other: the context, and whoever must read it whole.
+"""Checks that the token budgets of different sections fit each other.
 
-A context may take all of ``context.budget_tokens``. A reader with fewer positions fails in the first conversation with
-a long context, hours into a run.
+A context may take all of ``context.budget_tokens``. A model that reads contexts and has fewer positions would fail at
+the first conversation with a long context, hours into a run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LOWER = "lower context.budget_tokens"
 
 
 def token_problems(config: RunConfig) -> list[str]:
-    """Returns which settings cannot fit, each with both keys and the way out."""
+    """Returns the settings that do not fit each other, each with both keys and what to change."""
     return [*_discriminator(config), *_sft(config), *_engines(config)]
 
 

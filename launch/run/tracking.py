@@ -1,7 +1,7 @@
-"""Metrics of a run: JSON lines always, Weights & Biases when asked. Numbers only, never message text.
+"""Logs a run's metrics to JSON lines and, if configured, to Weights & Biases. Numbers only, never message text.
 
-``metrics.jsonl`` is rebuilt from the finished versions' metrics, one row each, so a resumed run leaves the same
-file as an undisturbed one; W&B receives each row once.
+``metrics.jsonl`` is rebuilt from the metrics of the finished versions, one row each, so a resumed run leaves the same
+file as an uninterrupted one. W&B receives each row once.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ log = logging.getLogger(__name__)
 
 @settings
 class TrackingConfig(Settings):
-    """Where a run's metrics go beside ``metrics.jsonl``."""
+    """Where a run's metrics go besides ``metrics.jsonl``."""
 
     wandb: bool = False
-    """Send metrics to Weights & Biases; without a key (WANDB_API_KEY) the files stay offline in the run directory."""
+    """Whether to send metrics to Weights & Biases; without WANDB_API_KEY, offline files stay in the run directory."""
     project: str = "rlenv"
     """W&B project."""
     entity: str | None = None
-    """W&B team or user; None is the key's own."""
+    """W&B team or user; None is the owner of the key."""
 
 
 class Tracker:
@@ -44,7 +44,7 @@ class Tracker:
         if config.wandb:
             import wandb
 
-            self._sent = _Sent(folder / "wandb.json")
+            self._sent = _WandbState(folder / "wandb.json")
             self._run = wandb.init(
                 project=config.project,
                 entity=config.entity,
@@ -60,14 +60,14 @@ class Tracker:
             log.info("Weights & Biases: %s", self._run.url or f"offline files in {folder / 'wandb'}")
 
     def log(self, step: int, version: str, metrics: Mapping[str, float | None]) -> None:
-        """Records one row.
+        """Logs one row.
 
         Raises:
-            ConfigError: a value that is no number; text never leaves the run directory.
+            ConfigError: a value is not a number; text never leaves the run directory.
         """
         wrong = [k for k, v in metrics.items() if not (v is None or isinstance(v, int | float))]
         if wrong:
-            raise ConfigError(f"metrics take numbers; not numbers: {', '.join(sorted(wrong))}")
+            raise ConfigError(f"expected numbers as metrics; not numbers: {', '.join(sorted(wrong))}")
         finite = {k: v for k, v in metrics.items() if v is not None and math.isfinite(v)}
         self._rows.append({"step": step, "version": version, **dict(sorted(finite.items()))})
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in self._rows))
@@ -87,8 +87,8 @@ class Tracker:
             self._run.finish()
 
 
-class _Sent:
-    """What W&B has of this run directory: one W&B run, whatever its name, and the steps it was given."""
+class _WandbState:
+    """The W&B run of this run directory, and the steps that were sent to it; kept on disk for resuming."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -99,7 +99,7 @@ class _Sent:
         self._write()
 
     def add(self, step: int) -> None:
-        """Notes that W&B has the row of ``step``."""
+        """Records that the row of ``step`` was sent."""
         self.steps.append(step)
         self._write()
 

@@ -1,8 +1,8 @@
-"""What every training phase of a run shares: its workers, its seed, and where checkpoints, progress and figures go.
+"""What all training phases of a run share: workers, seed, and the places of checkpoints, progress and results.
 
-training/              checkpoints of a phase that is under way
-logs/NAME.jsonl        its progress, a line a logged step
-logs/NAME-summary.json its figures, once it is over
+training/              checkpoints of a phase in progress
+logs/NAME.jsonl        its progress, one line per logged step
+logs/NAME-summary.json its numbers, written at its end
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ class Training:
     seed: int
 
     def seeded(self, settings: C) -> C:
-        """Returns a training phase's settings with the run's seed."""
+        """Returns a phase's settings with the run's seed."""
         return replace(settings, seed=self.seed)  # type: ignore[type-var]
 
     @contextmanager
     def phase(
-        self, title: str, name: str, *, keep: bool = False, tell: Callable[[list[Line]], None] = lambda _: None
+        self, title: str, name: str, *, keep: bool = False, on_lines: Callable[[list[Line]], None] = lambda _: None
     ) -> Iterator[dict[str, Any]]:
-        """Gives the keyword arguments that every ``fit_*`` function takes from its run; draws its progress meanwhile.
+        """Yields the keyword arguments that every ``fit_*`` function takes from its run, and draws its progress.
 
         Args:
-            title: of the progress bar.
-            name: of the progress file in ``logs/``.
-            keep: whether an earlier attempt's progress lines stay.
-            tell: is given the progress lines as they come.
+            title: the progress bar's title.
+            name: the name of the progress file in ``logs/``.
+            keep: whether to keep the progress lines of an earlier attempt.
+            on_lines: called with all progress lines whenever there are new ones.
         """
-        with training(title, self.directory.path(f"logs/{name}.jsonl"), keep=keep, tell=tell) as progress:
+        with training(title, self.directory.path(f"logs/{name}.jsonl"), keep=keep, on_lines=on_lines) as progress:
             yield {
                 "resources": self.resources,
                 "storage_path": self.directory.path(TRAINING),
@@ -59,6 +59,6 @@ class Training:
         write_json(self.directory.path(f"logs/{name}-summary.json"), numbers)
 
     def read_summary(self, name: str) -> dict[str, float]:
-        """Returns the figures that a training phase left, {} where it had none."""
+        """Returns the numbers that ``write_summary`` wrote; {} where it wrote none."""
         path = self.directory.path(f"logs/{name}-summary.json")
         return json.loads(path.read_text()) if path.exists() else {}

@@ -130,7 +130,7 @@ def test_phases_whose_folders_have_gone_are_made_again_from_the_files_of_the_oth
     for phase in gone:
         shutil.rmtree(tiny_run.root / phase)
     run_adversarial(load_config(tiny_run.config))
-    made = [message.split(":")[0] for message in caplog.messages if message.endswith(": begins")]
+    made = [message.split(":")[0] for message in caplog.messages if message.endswith(": started")]
     assert sorted(made) == sorted(gone)
     compare(tiny_run.root, undisturbed)
 
@@ -139,13 +139,13 @@ def test_a_driver_killed_inside_a_training_ends_with_the_files_of_an_undisturbed
     undisturbed, tiny_run, free_place, start_driver, still_running
 ):
     phase, driver = "base/discriminator", start_driver(tiny_run.config)
-    driver.wait_for(f"{phase}: begins")
+    driver.wait_for(f"{phase}: started")
     driver.wait_until(INSIDE[phase](free_place))
     killed = driver.kill()
     assert not (free_place / phase).exists()
     last = start_driver(tiny_run.config)
     last.wait()
-    assert last.said("base/simulated: there already") and last.said(f"{phase}: begins")
+    assert last.said("base/simulated: already done") and last.said(f"{phase}: started")
     assert still_running(killed) == []
     compare(free_place, undisturbed)
 
@@ -157,13 +157,13 @@ def test_a_run_killed_inside_every_phase_ends_with_the_files_of_an_undisturbed_o
     killed = []
     for phase, inside in INSIDE.items():
         driver = start_driver(tiny_run.config)
-        driver.wait_for(f"{phase}: begins")
+        driver.wait_for(f"{phase}: started")
         driver.wait_until(inside(free_place))
         killed += driver.kill()
         if inside is not at_once:  # the others may be over before the signal comes
             assert not (free_place / phase).exists()
     last = start_driver(tiny_run.config)
     last.wait()
-    assert last.said("base/preferences: there already")
+    assert last.said("base/preferences: already done")
     assert still_running(killed) == []
     compare(free_place, undisturbed)

@@ -51,7 +51,7 @@ def load(finished_run, tmp_path):
         ("rl.group_size=1", "rl.group_size: expected 2 or more, got 1"),
         ("users.x.adapter=trained", "users.x.adapter: 'trained' is for a run's own chatbots"),
         ("rl.learning_rat=1", "rl.learning_rat: .*did you mean 'learning_rate'"),
-        ("run=nowhere", "nowhere: no run directory"),
+        ("run=nowhere", "nowhere: this is not a run directory"),
     ],
 )
 def test_a_wrong_setting_is_told(load, override, told) -> None:

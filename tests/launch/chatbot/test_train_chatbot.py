@@ -95,7 +95,7 @@ def undisturbed(where, config, local_ray) -> Path:
 
 def made(messages: Sequence[str]) -> list[str]:
     """Returns the phases that the log says were made, in order of their names."""
-    return sorted(message.split(":")[0] for message in messages if message.endswith(": begins"))
+    return sorted(message.split(":")[0] for message in messages if message.endswith(": started"))
 
 
 def files(run: Path) -> dict[str, bytes]:
@@ -235,7 +235,7 @@ def test_each_process_and_the_driver_may_die_while_the_chatbot_learns(
     assert not (run / "rl1/adapter").exists()
     last = start_driver(config, "train-chatbot")
     last.wait()
-    assert last.said("start/measured: there already") and last.said("rl1/adapter: begins")
+    assert last.said("start/measured: already done") and last.said("rl1/adapter: started")
     assert still_running(killed) == []
     compare(run, undisturbed)
     run.rename(where / "everything")
@@ -248,7 +248,7 @@ def test_a_run_killed_inside_every_phase_ends_with_the_files_and_the_curve_of_an
     run, killed = where / "run", []
     for phase, inside in INSIDE.items():
         driver = start_driver(config, "train-chatbot")
-        driver.wait_for(f"{phase}: begins")
+        driver.wait_for(f"{phase}: started")
         driver.wait_until(inside(run))
         killed += driver.kill()
         assert not (run / phase).exists()
@@ -295,12 +295,12 @@ def test_a_run_killed_inside_a_refresh_goes_on_there(where, write, start_driver)
     """Two rounds, Algorithm 1 against the chatbot that came out, two more; killed inside Algorithm 1 on the way."""
     config, run = write("refreshed", alternate_every=2, held_out=["people"]), where / "refreshed"
     driver = start_driver(config, "train-chatbot")
-    driver.wait_for("refresh1: begins")
-    driver.wait_for("base/discriminator: begins")
+    driver.wait_for("refresh1: started")
+    driver.wait_for("base/discriminator: started")
     driver.kill()
     driver = start_driver(config, "train-chatbot")
     driver.wait()
-    assert driver.said("rl1/adapter: there already") and driver.said("base/simulated: there already")
+    assert driver.said("rl1/adapter: already done") and driver.said("base/simulated: already done")
     check_alternated(run)
 
 

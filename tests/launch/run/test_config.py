@@ -80,7 +80,7 @@ def test_a_value_that_cannot_be_is_told_by_its_name(override, told):
 
 
 def test_broken_files_are_told_in_a_sentence(tmp_path):
-    with pytest.raises(ConfigError, match="no configuration at"):
+    with pytest.raises(ConfigError, match="there is no such file"):
         load_config(tmp_path / "missing.yaml")
     for name, text in (
         ("tab.yaml", "a:\n\t- b"),

@@ -86,7 +86,7 @@ def test_a_section_that_is_no_section_is_refused():
 
 def test_what_belongs_to_one_request_is_no_setting_of_a_speaker():
     assert problems_of("simulator.sampling.seed=3") == [
-        "defaults: simulator.sampling: seed is for one request; there are max_tokens, temperature, top_k, top_p"
+        "defaults: simulator.sampling: seed cannot be set for all replies; there are max_tokens, temperature, top_k, top_p"
     ]
     assert to_dict(RunConfig())["simulator"]["sampling"] == {
         "temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 256,

@@ -68,13 +68,13 @@ def test_every_env_file_of_conf_holds_for_a_run(finished_run):
         ({"ensembel": {"it1": 1}}, [], r"ensembel.*[Dd]id you mean.*ensemble"),
         ({}, ["settings.env.max_turn=3"], r"max_turn.*[Dd]id you mean.*max_turns"),
         ({"split": "test"}, [], "no split 'test'; there are adversarial, evaluation, sft"),
-        ({"run": "nowhere"}, [], "nowhere: no run directory"),
+        ({"run": "nowhere"}, [], "nowhere: this is not a run directory"),
         ({"run": ""}, [], "no key 'run'"),
         ({"ensemble": {"it7": 1, "base": 1}}, [], r"no simulator 'it7'; there are base, it1, it2"),
         ({"ensemble": {"it1": -1}}, [], r"weights.it1: expected a finite number of 0 or more"),
         ({"users": {"it1": {"kind": "population"}}}, [], r"users.it1: the run has a simulator of that name"),
         ({"users": {"x": {"adapter": "trained"}}}, [], r"users.x.adapter: 'trained' is for a run's own chatbots"),
-        ({"rewards": {"realism": 1}}, [], r"realism: makes sense with the agent in the seat 'user'"),
+        ({"rewards": {"realism": 1}}, [], r"realism: defined only for an agent in seat 'user'"),
         ({"rewards": {"reelism": 1}}, [], r"reelism: no such reward; .*did you mean 'realism'"),
         ({"rewards": {"judge": 1}}, [], r"judge: needs a judge, and none is served here"),
         ({"settings": {"simulator": {"model": "small-llama"}}}, [], "its small Llama is not trained yet"),
@@ -94,8 +94,8 @@ def test_a_discriminator_or_a_folder_that_is_not_there_is_told(finished_run, tmp
     for config, overrides, told in (
         (finished_run, ["rewards.realism=1", "discriminator=it5"], "no discriminator of 'it5'; there are base, it1"),
         (finished_run, ["chatbots.x={kind: engine, engine: big}"], "no engine 'big'; there are simulator"),
-        (tmp_path, [], "no run directory"),
-        (tmp_path / "none.yaml", [], "no configuration at"),
+        (tmp_path, [], "this is not a run directory"),
+        (tmp_path / "none.yaml", [], "there is no such file; expected a YAML file of settings"),
     ):
         with pytest.raises(EnvError, match=told):
             gym.make(USER, config=str(config), overrides=overrides)
