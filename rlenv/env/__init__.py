@@ -1,1 +1,1 @@
-"""The conversation environment: one core with two seats, and its Gymnasium faces. Knows neither torch nor Ray."""
+"""The conversation environment: one core with two seats, and its Gymnasium interfaces. Independent of torch and Ray."""

@@ -1,11 +1,11 @@
-"""Many conversations at once: a coroutine each over the env's core, bounded, no barrier between turns.
+"""Collects many episodes at once: one coroutine each, bounded concurrency, no barrier between turns.
 
     async for result in collect(agent, core.sibling, episodes):
         ...
 
-Equal episodes give equal conversations, whatever the concurrency and the order they finish in. A conversation that
-fails is recorded with its kind and reason, and the others go on; it never becomes a reward of 0.
-``actors.rollouts`` does the same in several processes.
+Equal episodes give equal conversations, whatever the concurrency and the order in which they finish. A failed
+conversation is recorded with the kind and reason of its failure, and the others continue; a failure never becomes a
+reward of 0. ``actors.rollouts`` does the same in several processes.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from rlenv.env.core import ConversationCore
 from rlenv.env.provenance import Provenance, describe
 
 FailureKind = Literal["engine", "overlong", "data"]
-"""engine: it died or could not be reached, the one kind that is tried again. overlong: the conversation does not fit
-a model that has to read it whole, as a reward's. data: the episode asks for what is not there, or somebody in it
-cannot work as configured."""
+"""engine: an engine died or could not be reached; the only kind that is retried. overlong: the conversation does not
+fit a model that must read all of it, such as a reward's. data: the episode names something that does not exist, or a
+speaker or reward cannot work as configured."""
 
 
 class Episode(Record):
-    """One conversation to hold."""
+    """One conversation to collect."""
 
     episode_id: str
     context_id: str
     counterpart: str = Field(validation_alias=AliasChoices("counterpart", "world"), serialization_alias="world")
-    """Who sits in the other seat."""
+    """Name of the counterpart."""
     seed: int
 
 
 class Collected(Record):
-    """An episode and what became of it: the conversation, or the kind and reason of its failure."""
+    """An episode and its result: the conversation, or the kind and reason of its failure."""
 
     episode: Episode
     state: ConversationState | None = None
@@ -50,7 +50,7 @@ class Collected(Record):
     failure: FailureKind | None = None
     reason: str | None = None
     attempts: int = 1
-    """How often it was begun; more than 1 where it was redone from its start. What was said does not depend on it."""
+    """How often the episode was started: more than 1 after a retry. The conversation does not depend on it."""
 
 
 def collect(
@@ -61,17 +61,18 @@ def collect(
     concurrency: int = 256,
     attempts: int = 2,
 ) -> AsyncGenerator[Collected, None]:
-    """Yields every episode's result as it comes.
+    """Yields each episode's result as soon as it is finished.
 
-    At most ``concurrency`` episodes are in memory, finished ones that were not taken yet among them: ``episodes`` may
-    be a generator without an end. What is no ``RlenvError`` is a mistake in a program, and stops the collection.
+    At most ``concurrency`` episodes are in memory, including finished ones that the consumer has not taken yet, so
+    ``episodes`` may be an infinite generator. Any exception other than an ``RlenvError`` is a bug and stops the
+    collection.
 
     Args:
-        agent: who sits in the core's seat.
-        make_core: a new core over the same scenarios and counterparts.
-        episodes: drawn from when there is a place.
-        concurrency: conversations under way at the same time.
-        attempts: tries of an episode whose engine failed.
+        agent: the speaker in the agent's seat.
+        make_core: returns a new core over the same scenarios and counterparts.
+        episodes: read lazily, one whenever a running episode ends.
+        concurrency: the number of conversations that run at the same time.
+        attempts: how often an episode is tried when its engine fails.
 
     Raises:
         ConfigError: ``concurrency`` or ``attempts`` is below 1.
@@ -94,7 +95,7 @@ async def in_order(results: AsyncIterator[Collected], episodes: Sequence[Episode
 async def hold(
     agent: Speaker, make_core: Callable[[], ConversationCore], episode: Episode, attempts: int = 2
 ) -> Collected:
-    """Returns what became of one episode; see ``collect``."""
+    """Returns the result of one episode; see ``collect``."""
     attempt = 1
     result = await _try(agent, make_core(), episode)
     while result.failure == "engine" and attempt < attempts:
@@ -109,8 +110,8 @@ async def _try(agent: Speaker, core: ConversationCore, episode: Episode) -> Coll
     parts: list[dict[str, float]] = []
     try:
         await core.reset(seed=episode.seed, context_id=episode.context_id, counterpart=episode.counterpart)
-        while not core.over and (said := await core.ask(agent)) is not None:
-            _, reward, _, _, info = await core.step(said)
+        while not core.over and (action := await core.ask(agent)) is not None:
+            _, reward, _, _, info = await core.step(action)
             rewards.append(reward)
             parts.append(info["rewards"])
     except EngineError as error:

@@ -1,7 +1,7 @@
-"""The conversation core: how a conversation advances by one message, and why it ends. Both seats, one code path.
+"""Pure functions that advance a conversation by one message and decide when it ends, for both seats.
 
-A conversation is a frozen ``ConversationState``; advancing it gives a new one, so a snapshot is the state itself
-and a fork is two continuations of it. Knows nothing of engines, rewards or Gymnasium.
+A conversation is a frozen ``ConversationState``; advancing it returns a new one. A snapshot is therefore the state
+itself, and a fork is two continuations of one state. Independent of engines, rewards and Gymnasium.
 
     state = begin(context_id, context, opener="user", seed=7)
     while state.end is None:
@@ -35,31 +35,31 @@ from rlenv.core.types import (
 
 @settings
 class Limits(Settings):
-    """When a conversation is cut short. A conversation that a cap ended is *truncated*, never *terminated*."""
+    """Caps on a conversation. A conversation that a cap ends is *truncated*, not *terminated*."""
 
-    max_turns: int = Field(25, ge=1)
-    """User messages; the chatbot's reply to the last one is not asked for."""
-    max_tokens: int | None = Field(None, ge=1)
-    """Sampled tokens of both seats together; None is no cap."""
-    max_seconds: float | None = Field(None, gt=0)
-    """Wall-clock seconds since the conversation began, seen by whoever drives it; None is no cap."""
+    max_turns: int = Field(default=25, ge=1)
+    """Maximum number of user messages; the chatbot does not reply to the last one."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Maximum number of sampled tokens, both seats together; None means no cap."""
+    max_seconds: float | None = Field(default=None, gt=0)
+    """Maximum wall-clock time in seconds since the conversation began; None means no cap."""
 
 
 def begin(context_id: str, context: SessionContext, *, opener: Role = "user", seed: int = 0) -> ConversationState:
-    """Returns a conversation in which nothing was said yet."""
+    """Returns a conversation without messages."""
     return ConversationState(context_id=context_id, context=context, opener=opener, seed=seed)
 
 
 def reply_seed(state: ConversationState, *salt: int | str) -> int:
-    """Returns the seed of the next message: a function of the conversation's seed, its position and ``salt``."""
+    """Returns the seed of the next message, a function of the conversation's seed, its position and ``salt``."""
     return derive_seed(state.seed, state.next_role(), len(state.turns), *salt)
 
 
 def apply(state: ConversationState, utterance: Utterance, limits: Limits) -> ConversationState:
-    """Returns the conversation after the next speaker said ``utterance``.
+    """Returns the conversation with ``utterance`` added as the next message.
 
-    A user who leaves without a word (``ends_session`` and no text) ends the conversation and adds no turn; what
-    was sampled to do so is in ``End.said``.
+    An utterance with ``ends_session`` and no text ends the conversation without adding a turn; its sampled tokens are
+    kept in ``End.said``.
     """
     role = state.next_role()
     turns = state.turns
@@ -73,8 +73,9 @@ def apply(state: ConversationState, utterance: Utterance, limits: Limits) -> Con
 
 def _end(turns: Sequence[Turn], role: Role, utterance: Utterance, limits: Limits) -> End | None:
     if utterance.ends_session:
-        said = None if utterance.text else utterance.model_copy(update={"memory": None})  # the state holds the memory
-        return End(by=SEAT_OF_ROLE[role], reason="end_of_session", said=said)
+        # The memory is dropped because the state already has it.
+        silent = None if utterance.text else utterance.model_copy(update={"memory": None})
+        return End(by=SEAT_OF_ROLE[role], reason="end_of_session", said=silent)
     if role == "user" and len([t for t in turns if t.role == "user"]) >= limits.max_turns:
         return End(by="limit", reason="max_turns")
     if limits.max_tokens is not None and sum(len(t.utterance.token_ids) for t in turns) >= limits.max_tokens:
@@ -93,21 +94,23 @@ async def converse(
 
 
 def before_user_turn(state: ConversationState, turn: int) -> ConversationState:
-    """Returns the snapshot in which user message ``turn`` (from 1) comes next; see ``before_message``."""
+    """Returns the state just before user message ``turn`` (counted from 1); see ``before_message``."""
     return before_message(state, "user", turn)
 
 
 def before_message(state: ConversationState, seat: Seat, number: int) -> ConversationState:
-    """Returns the snapshot in which message ``number`` (from 1) of ``seat`` comes next: the point to fork from.
+    """Returns the state just before message ``number`` (counted from 1) of ``seat``: the point to fork from.
 
-    The speakers' memories are those that stood there, as far as the speakers keep them in their utterances.
+    The speakers' memories are restored to that point, if the speakers store them in their utterances.
 
     Raises:
-        IndexError: ``seat`` has fewer messages.
+        IndexError: ``number`` is below 1, or ``seat`` has fewer messages.
     """
     indices = [i for i, t in enumerate(state.turns) if t.role == ROLE_OF_SEAT[seat]]
     if not 1 <= number <= len(indices):
-        raise IndexError(f"turn {number} of conversation {state.context_id}, which has {len(indices)} {seat} turns")
+        raise IndexError(
+            f"conversation {state.context_id}: no {seat} message {number}; it has {len(indices)}, counted from 1"
+        )
     turns = state.turns[: indices[number - 1]]
     return state.model_copy(
         update={
@@ -127,7 +130,7 @@ def _last_memory(turns: Sequence[Turn], role: Role) -> dict[str, object] | None:
 
 
 def to_session(state: ConversationState, *, session_id: str, source: str, chatbot: str, user_id: str = "") -> Session:
-    """Returns the conversation as a session record, the way real ones are stored."""
+    """Returns the conversation as a session record, the form in which real sessions are stored."""
     messages = tuple(
         Message(
             role=t.role,

@@ -1,11 +1,11 @@
-"""The conversation environment's core: an agent in one seat, the counterpart in the other. Async, one code path.
+"""The conversation environment's core: an agent in one seat, the counterpart in the other; async.
 
-``seat="chatbot"``: the agent is the chatbot and a simulated user is the counterpart (downstream RL, evaluation).
-``seat="user"``: the agent is the user simulator and a chatbot is the counterpart (adversarial training, reward Eq. 4).
-*terminated* means that the user left or the session concluded, *truncated* that a cap cut it.
+``seat="chatbot"``: the agent is the chatbot and the counterpart a simulated user (downstream RL, evaluation).
+``seat="user"``: the agent is the user simulator and the counterpart a chatbot (adversarial training, reward Eq. 4).
+*terminated* means that the user left or the session was concluded; *truncated* means that a cap ended it.
 
-Sessions are collected by stepping this (``rlenv.env.collect``); ``rlenv.env.gym`` is its synchronous Gymnasium face.
-Knows nothing of engines, Ray or files.
+``rlenv.env.collect`` steps this core for many episodes; ``rlenv.env.gym`` is its synchronous Gymnasium interface.
+Independent of engines, Ray and files.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ Observation = tuple[Message, ...]
 
 
 class ConversationCore:
-    """One conversation at a time, with an agent in ``seat`` and ``counterparts`` in the other.
+    """One conversation at a time, with an agent in ``seat`` and one of ``counterparts`` in the other.
 
     Args:
-        scenarios: what to reset to; sampled under the seed unless one is asked for.
-        counterparts: who may sit in the other seat, by name; unless one is asked for, one is drawn under the seed, by
-            an ``Ensemble``'s weights or else evenly.
-        seat: the agent's.
-        limits: when a conversation is cut.
-        reward: what a step is worth; None gives 0.
-        agent: who the agent is, for the record; the adapter that its messages carry is added to it.
+        scenarios: the starting points; ``reset`` draws one by its seed unless the caller chooses.
+        counterparts: speakers for the other seat, by name; ``reset`` draws one by its seed unless the caller chooses,
+            by the weights of an ``Ensemble`` or else uniformly.
+        seat: the agent's seat.
+        limits: when a conversation is truncated.
+        reward: the reward of a step; None means 0.
+        agent: a description of the agent for the provenance; the adapter of its messages is added.
 
     Raises:
-        ConfigError: no scenario, nobody in the other seat, or a reward that makes no sense in the agent's.
+        ConfigError: no scenario, no counterpart, or a reward that is not defined for the agent's seat.
     """
 
     def __init__(
@@ -60,12 +60,12 @@ class ConversationCore:
         self.limits = limits
         self.reward = reward
         self.agent = agent
-        self._mix = shares_by_key(self.counterparts)
+        self._shares = shares_by_key(self.counterparts)
         if reward is not None and (problems := misfits(reward, seat)):
             raise ConfigError("\n".join(f"reward: {problem}" for problem in problems))
-        self._forget()
+        self._clear()
 
-    def _forget(self) -> None:
+    def _clear(self) -> None:
         self._state: ConversationState | None = None
         self._counterpart_name = ""
         self._drawn = False
@@ -76,24 +76,24 @@ class ConversationCore:
 
     @property
     def state(self) -> ConversationState:
-        """The conversation as it stands."""
+        """The current conversation."""
         if self._state is None:
             raise ConfigError("no conversation yet: call reset first")
         return self._state
 
     @property
     def begun(self) -> bool:
-        """True from the first reset or restore on."""
+        """True after the first reset or restore."""
         return self._state is not None
 
     @property
     def over(self) -> bool:
-        """True where nothing can be said: before the first reset and after an end."""
+        """True if no message can follow: before the first reset and after the end of a conversation."""
         return self._state is None or self._state.end is not None
 
     @property
     def world_name(self) -> str:
-        """Who sits in the other seat of the conversation under way."""
+        """Name of the current conversation's counterpart."""
         return self._counterpart_name
 
     async def reset(
@@ -105,42 +105,44 @@ class ConversationCore:
         split: str | None = None,
         counterpart: str | None = None,
     ) -> tuple[Observation, dict[str, Any]]:
-        """Begins a conversation, lets the counterpart open it where it does, and returns (observation, info).
+        """Starts a conversation, lets the counterpart open it if it does so, and returns (observation, info).
 
         Args:
-            seed: all that is random follows from it.
-            context_id: the one context; None draws one.
+            seed: determines every random draw of the episode.
+            context_id: the context to use; None draws one.
             persona: draws among the contexts of this user.
-            split: draws among the contexts of this part of the data.
-            counterpart: who sits in the other seat; None draws.
+            split: draws among the contexts of this split.
+            counterpart: name of the counterpart; None draws one.
 
         Raises:
-            ConfigError: a context, persona, split or partner that is not there.
+            ConfigError: the context, persona, split or counterpart does not exist.
         """
-        self._forget()
+        self._clear()
         scenario = self.scenarios.choose(seed, context_id=context_id, persona=persona, split=split)
-        self._sit(self.counterparts.draw(seed) if counterpart is None else counterpart, drawn=counterpart is None)
+        self._seat_counterpart(
+            self.counterparts.draw(seed) if counterpart is None else counterpart, drawn=counterpart is None
+        )
         self._begin(begin(scenario.context_id, scenario.context, opener=scenario.opener, seed=seed), (seed,))
         try:
-            await self._world_speaks()
+            await self._counterpart_speaks()
         except BaseException:
-            self._forget()
+            self._clear()
             raise
         return self.observe(), self.info({})
 
     async def step(self, action: str | Utterance) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """The agent says ``action`` and the counterpart answers; returns Gymnasium's five.
+        """Adds the agent's message and the counterpart's reply; returns Gymnasium's five values.
 
-        A step that fails (the counterpart's engine died, the reward's judge cannot be reached) leaves the conversation
-        where it was, so that it can be taken again.
+        If a step fails (the counterpart's engine died, the reward's judge cannot be reached), the conversation is
+        unchanged and the step can be repeated.
         """
         before = self.state
         if before.end is not None:
-            raise ConfigError("this conversation has ended: call reset")
+            raise ConfigError("the conversation has ended: call reset first")
         utterance = action if isinstance(action, Utterance) else Utterance(text=action)
         try:
             self._state = apply(before, utterance, self.limits)
-            await self._world_speaks()
+            await self._counterpart_speaks()
             parts = await self.reward(before, self.state) if self.reward else {}
         except BaseException:
             self._state = before
@@ -151,10 +153,10 @@ class ConversationCore:
         return self.observe(), float(sum(parts.values())), terminated, truncated, self.info(parts)
 
     async def ask(self, speaker: Speaker) -> Utterance | None:
-        """Returns what ``speaker`` says next; None where a cap ended the conversation meanwhile.
+        """Returns the next message of ``speaker``; None if a cap ended the conversation instead.
 
-        Such a cap is a prompt that no longer fits, or the wall clock, which also runs while the reply is waited for:
-        who never answers truncates.
+        The caps that can do so are the model's maximum length, which the prompt no longer fits, and the wall clock,
+        which also runs while a reply is awaited: a speaker that never replies truncates the conversation.
         """
         left = self.seconds_left()
         if left is None or left > 0:
@@ -165,28 +167,28 @@ class ConversationCore:
                 self.truncate("max_tokens")
                 return None
             except TimeoutError:
-                if not clock.expired():  # the speaker's own
+                if not clock.expired():  # raised by the speaker, not by our clock
                     raise
         self.truncate("max_seconds")
         return None
 
-    async def _world_speaks(self) -> None:
-        """Lets the counterpart say its message if it is its turn; a cap that is reached ends the conversation."""
+    async def _counterpart_speaks(self) -> None:
+        """Adds the counterpart's message if it is its turn, and ends the conversation if a cap is reached."""
         if self.state.end is None and self.state.next_role() != ROLE_OF_SEAT[self.seat]:
-            said = await self.ask(self.counterparts[self._counterpart_name])
-            if said is not None:
-                self._state = apply(self.state, said, self.limits)
+            reply = await self.ask(self.counterparts[self._counterpart_name])
+            if reply is not None:
+                self._state = apply(self.state, reply, self.limits)
         left = self.seconds_left()
         if self.state.end is None and left is not None and left <= 0:
             self.truncate("max_seconds")
 
     def seconds_left(self) -> float | None:
-        """Returns the seconds until the wall-clock cap, 0 or below once it is reached; None where there is none."""
+        """Returns the seconds left until the wall-clock cap, 0 or less once it is reached; None without a cap."""
         cap = self.limits.max_seconds
         return None if cap is None else self._began + cap - time.monotonic()
 
     def truncate(self, reason: str) -> None:
-        """Ends the conversation by a cap."""
+        """Ends the conversation as truncated, with ``reason``."""
         end = End.model_validate({"by": "limit", "reason": reason})
         self._state = self.state.model_copy(update={"end": end})
 
@@ -197,7 +199,7 @@ class ConversationCore:
         return self._observed
 
     def info(self, rewards: Mapping[str, float]) -> dict[str, Any]:
-        """Returns what is known beside the observation: ids, seeds, who ended it and why, the reward's parts."""
+        """Returns Gymnasium's info: ids, seed, who ended the conversation and why, the parts of the reward."""
         state = self.state
         last = state.turns[-1].utterance if state.turns else None
         return {
@@ -214,43 +216,43 @@ class ConversationCore:
         }
 
     def provenance(self) -> Provenance:
-        """Returns what the conversation came from, and how it ended where it did."""
+        """Returns the conversation's provenance so far, including how it ended if it has."""
         state = self.state
         assert self._origin is not None
         return so_far(self._origin, state)
 
     def snapshot(self) -> dict[str, Any]:
-        """Returns the conversation as a JSON-able dictionary, small and enough to continue it anywhere."""
+        """Returns the conversation as a small JSON-able dictionary, enough to continue it in any env like this one."""
         state = self.state.model_dump(mode="json")
         return {"counterpart": self._counterpart_name, "drawn": self._drawn, "seeds": list(self._seeds), "state": state}
 
     def restore(self, snapshot: Mapping[str, Any], seed: int | None = None) -> Observation:
-        """Continues a snapshot from where it was taken; returns the observation there.
+        """Restores a snapshot and returns the observation at that point.
 
-        With the snapshot's own seed the counterpart goes on as it would have; another ``seed`` makes it go on
-        differently from this point. The wall clock begins anew.
+        With the snapshot's own seed the counterpart continues as it would have; with another ``seed`` it continues
+        differently. The wall clock starts again.
 
         Raises:
-            ConfigError: no snapshot, or one of a conversation with somebody who is not here.
+            ConfigError: not a valid snapshot, or its counterpart does not exist in this env.
         """
         missing = sorted({"counterpart", "drawn", "seeds", "state"} - set(snapshot))
         if missing:
-            raise ConfigError(f"not a snapshot of this env: it has no {', '.join(missing)}")
+            raise ConfigError(f"not a snapshot of this env: missing {', '.join(missing)}")
         try:
             state = ConversationState.model_validate(snapshot["state"])
         except ValidationError as error:
             places = sorted({".".join(map(str, d["loc"])) for d in error.errors(include_input=False)})
-            raise ConfigError(f"not a snapshot of this version: problems at {', '.join(places)}") from None
-        self._sit(snapshot["counterpart"], drawn=snapshot["drawn"])
+            raise ConfigError(f"not a valid snapshot for this version: problems at {', '.join(places)}") from None
+        self._seat_counterpart(snapshot["counterpart"], drawn=snapshot["drawn"])
         if seed is None:
             self._begin(state, tuple(snapshot["seeds"]))
         else:
             self._begin(state.model_copy(update={"seed": seed}), (*snapshot["seeds"], seed))
         return self.observe()
 
-    def _sit(self, name: str, drawn: bool) -> None:
+    def _seat_counterpart(self, name: str, drawn: bool) -> None:
         if name not in self.counterparts:
-            raise ConfigError(f"nobody is called {name!r} here; {there_are(list(self.counterparts), name)}")
+            raise ConfigError(f"no counterpart {name!r}; {there_are(list(self.counterparts), name)}")
         self._counterpart_name, self._drawn = name, drawn
 
     def _begin(self, state: ConversationState, seeds: tuple[int, ...]) -> None:
@@ -260,13 +262,13 @@ class ConversationCore:
             seat=self.seat,
             agent=self.agent,
             counterpart=describe(self.counterparts[self._counterpart_name]),
-            drawn_from=self._mix if self._drawn else None,
+            drawn_from=self._shares if self._drawn else None,
             user_id=self.scenarios.user_of(state.context_id),
             seeds=seeds,
         )
 
     def fork(self, seeds: Sequence[int | None]) -> list[ConversationCore]:
-        """Returns an env for each seed that stands where this one does; None keeps this conversation's seed."""
+        """Returns one env per seed, each continuing from this point; None keeps this conversation's seed."""
         copies = []
         for seed in seeds:
             copy = self.sibling()
@@ -278,5 +280,5 @@ class ConversationCore:
         """Returns another env over the same scenarios, counterparts, limits and reward, before its first reset."""
         other = object.__new__(ConversationCore)
         other.__dict__.update(self.__dict__)
-        other._forget()
+        other._clear()
         return other

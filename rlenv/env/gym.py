@@ -1,10 +1,10 @@
-"""The Gymnasium face of the conversation env: synchronous, one conversation, the same core underneath.
+"""The Gymnasium interface of the conversation env: synchronous, one conversation, on top of ``ConversationCore``.
 
     env = gym.make("rlenv/Conversation-v0")
     obs, info = env.reset(seed=7)
     obs, reward, terminated, truncated, info = env.step("That sounds hard. What happened next?")
 
-Without arguments it is played against the embedded reference population, which is synthetic; with ``config`` against
+Without arguments the counterparts are the embedded reference population, which is synthetic; with ``config`` they are
 the models of an adversarial run.
 """
 
@@ -30,15 +30,15 @@ from rlenv.env.scenarios import Scenario
 from rlenv.env.spaces import Messages, Utterances
 
 _PARTNER = {"chatbot": "simulator", "user": "chatbot"}
-"""What the counterpart is called, opposite an agent in each seat."""
+"""Agent's seat to the counterpart's usual name."""
 
 
 class EnvError(ConfigError, gym.error.Error):
-    """Settings or options that this env cannot follow: a ``gymnasium.error.Error`` and a ``ConfigError`` in one."""
+    """Invalid settings or options of the env: both a ``gymnasium.error.Error`` and a ``ConfigError``."""
 
 
 def _nothing() -> None:
-    """Holds nothing."""
+    """Does nothing: the ``close`` of an env that owns no models."""
 
 
 @contextmanager
@@ -52,31 +52,34 @@ def _as_gym_error() -> Iterator[None]:
 class ConversationEnv(gym.Env[Observation, str]):
     """A conversation with an agent in one seat.
 
-    An action is the agent's next message. An empty one is a silent message; surrogates that stand alone are kept
-    in the transcript and read as U+FFFD by models; more than 100,000 characters, or anything but text, raises
-    ``gymnasium.error.InvalidAction``. A step before ``reset`` or after the end raises
-    ``gymnasium.error.ResetNeeded``. Settings and options that cannot be followed raise ``EnvError``, which is a
-    ``gymnasium.error.Error`` too. Where the counterpart's engine dies, ``EngineError`` comes through and the
-    conversation stays where it was.
+    An action is the agent's next message (str). An empty message is allowed. Lone surrogates are kept in the
+    transcript, and models read them as U+FFFD.
 
-    ``terminated``: the user left or the session concluded. ``truncated``: the cap of turns, tokens or seconds in
-    ``limits``; the last one also while a reply is waited for. ``info["ended_by"]`` and ``info["end_reason"]`` say
-    which. A user who leaves before the agent's first message is seen there at ``reset``.
+    ``terminated``: the user left or the session was concluded. ``truncated``: a cap of ``limits`` on turns, tokens or
+    seconds was reached; the clock also runs while a reply is awaited. ``info["ended_by"]`` and ``info["end_reason"]``
+    tell who or what ended the episode. If the user leaves before the agent's first message, the info of ``reset``
+    already has them.
 
     Args:
-        seat: "chatbot" or "user".
-        scenarios: what to reset to.
-        counterparts: who may sit in the other seat, an ``rlenv.env.ensemble.Ensemble`` where they come with weights.
+        seat: the agent's seat, "chatbot" or "user".
+        scenarios: the starting points that ``reset`` draws from.
+        counterparts: speakers for the other seat, by name; an ``rlenv.env.ensemble.Ensemble`` if they have weights.
         limits: when a conversation is truncated.
-        reward: what a step is worth, as from ``rlenv.rewards.registry.make_reward``. Its parts, weighted, are in
-            ``info["rewards"]``.
-        split: where contexts are drawn from unless ``reset`` says otherwise.
+        reward: the reward of a step, for example from ``rlenv.rewards.registry.make_reward``. Its weighted parts are
+            in ``info["rewards"]``.
+        split: the split that contexts are drawn from, unless the options of ``reset`` give another.
         render_mode: "ansi" returns the transcript, "human" prints it.
-        config: an env's YAML file (conf/env_esconv.yaml) or a run directory. Models are then served through Ray, in the
-            cluster that is running or one of its own, until ``close``; envs of one process and equal settings share
-            them. Where it is given, what is None above is what it says; without it, the reference population, the
-            limits' defaults, reward 0 and all splits.
+        config: the YAML file of an env (conf/env_esconv.yaml) or a run directory. Its models are served through Ray,
+            in the running cluster or a new one, until ``close``; envs of one process with equal settings share them.
+            An argument above that is None takes the config's value; without a config, the defaults are the reference
+            population, the default limits, reward 0 and all splits.
         overrides: changes to ``config``, as in ``["rewards={realism: 1}", "settings.env.max_turns=5"]``.
+
+    Raises:
+        EnvError: invalid settings or options.
+        gymnasium.error.InvalidAction: an action that is no text, or has more than 100,000 characters.
+        gymnasium.error.ResetNeeded: a step before ``reset`` or after the end of the episode.
+        rlenv.core.errors.EngineError: the counterpart's engine died; the conversation is unchanged.
     """
 
     metadata = {"render_modes": ["ansi", "human"], "render_fps": 1}  # noqa: RUF012 (Gymnasium's own form)
@@ -96,12 +99,12 @@ class ConversationEnv(gym.Env[Observation, str]):
         if seat not in _PARTNER:
             raise EnvError(f"no seat {seat!r}; {there_are(_PARTNER, seat)}")
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise EnvError(f"render_mode is {render_mode!r}; use one of {self.metadata['render_modes']}")
+            raise EnvError(f"render_mode: expected one of {self.metadata['render_modes']}, got {render_mode!r}")
         with _as_gym_error():
             parts = env_parts(seat, scenarios, counterparts, limits, reward, split, config=config, overrides=overrides)
             try:
                 self.core = ConversationCore(parts.scenarios, parts.counterparts, seat, parts.limits, parts.reward)
-                self.core.scenarios.choose(0, split=parts.split)  # a split that is not there is told now
+                self.core.scenarios.choose(0, split=parts.split)  # reports an unknown split now, not at reset
             except BaseException:
                 parts.close()
                 raise
@@ -115,55 +118,59 @@ class ConversationEnv(gym.Env[Observation, str]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Begins a conversation.
+        """Starts a conversation and returns (observation, info).
 
         Args:
-            seed: equal seeds and equal actions give equal conversations; without one the env's own generator,
-                seeded once, draws it.
-            options: ``context_id`` asks for one context; ``persona`` draws among one user's contexts, ``split``
-                among those of one part of the data. ``counterpart`` asks for one partner by name; it may be called
-                ``simulator`` in the chatbot's seat and ``chatbot`` in the user's. None draws.
+            seed: equal seeds and equal actions give equal conversations; None draws a seed from the env's own
+                generator.
+            options: ``context_id`` selects a context; ``persona`` draws among the contexts of one user, ``split``
+                among those of one split. ``counterpart`` selects a counterpart by name; it may also be called
+                ``simulator`` when the agent is the chatbot, or ``chatbot`` when the agent is the user. A missing
+                option, or None, is drawn.
         """
         return run(self.reset_async(seed=seed, options=options))
 
     async def reset_async(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Does what ``reset`` does, for callers on an event loop."""
+        """Like ``reset``, for callers in an event loop."""
         super().reset(seed=seed)
-        asked = self._asked(options or {})
+        choices = self._checked_options(options or {})
         self._shown = 0
         episode_seed = seed if seed is not None else int(self.np_random.integers(2**31))
         with _as_gym_error():
-            result = await self.core.reset(seed=episode_seed, **asked)
+            result = await self.core.reset(seed=episode_seed, **choices)
         self._show()
         return result
 
-    def _asked(self, options: Mapping[str, Any]) -> dict[str, str]:
-        """Returns the options as the core knows them."""
+    def _checked_options(self, options: Mapping[str, Any]) -> dict[str, str]:
+        """Returns the options as arguments of the core's ``reset``."""
         partner = _PARTNER[self.core.seat]
         known = ("context_id", "persona", "split", "counterpart", partner)
         problems = [f"no reset option {o!r}; {there_are(known, o)}" for o in options if o not in known]
         problems += [
-            f"the reset option {o!r} is a name (str), got {type(value).__name__}"
+            f"reset option {o!r}: expected a name (str), got {type(value).__name__}"
             for o, value in options.items()
             if o in known and not isinstance(value, str | None)
         ]
-        asked = {o: value for o, value in options.items() if value is not None}
-        if partner in asked and asked.setdefault("counterpart", asked[partner]) != asked.pop(partner):
-            problems.append(f"the reset options 'counterpart' and {partner!r} are one and ask for different partners")
+        choices = {o: value for o, value in options.items() if value is not None}
+        if partner in choices and choices.setdefault("counterpart", choices[partner]) != choices.pop(partner):
+            problems.append(
+                f"the reset options 'counterpart' and {partner!r} mean the same, but name different counterparts; "
+                "give one of them"
+            )
         if problems:
             raise EnvError("\n".join(problems))
-        if self.split is not None and "context_id" not in asked:
-            asked.setdefault("split", self.split)
-        return asked
+        if self.split is not None and "context_id" not in choices:
+            choices.setdefault("split", self.split)
+        return choices
 
     def step(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """The agent says ``action``; the counterpart answers."""
+        """Adds the agent's message and the counterpart's reply; returns Gymnasium's five values."""
         return run(self.step_async(action))
 
     async def step_async(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Does what ``step`` does, for callers on an event loop."""
+        """Like ``step``, for callers in an event loop."""
         self.check_action(action)
         self._need_conversation(self.core.over)
         with _as_gym_error():
@@ -172,26 +179,26 @@ class ConversationEnv(gym.Env[Observation, str]):
         return result
 
     def check_action(self, action: object) -> None:
-        """Returns where ``action`` is a message that may be said.
+        """Checks that ``action`` is a valid message.
 
         Raises:
-            gymnasium.error.InvalidAction: it is none.
+            gymnasium.error.InvalidAction: it is not.
         """
         if not isinstance(action, str):
-            raise gym.error.InvalidAction(f"an action is a message (str), got {type(action).__name__}")
+            raise gym.error.InvalidAction(f"action: expected a message (str), got {type(action).__name__}")
         if not self.action_space.contains(action):
             limit = self.action_space.max_length  # type: ignore[attr-defined]
-            raise gym.error.InvalidAction(f"a message has at most {limit} characters, got {len(action)}")
+            raise gym.error.InvalidAction(f"action: expected at most {limit} characters, got {len(action)}")
 
     def render(self) -> str | None:
-        """Returns the transcript ("ansi") or prints what is new of it ("human")."""
+        """Returns the transcript ("ansi") or prints its new messages ("human")."""
         if self.render_mode == "human":
             self._show()
             return None
         return "\n".join(self._lines())
 
     def close(self) -> None:
-        """Lets go of the models that a config has served; forks of this env end with it. Safe to call twice."""
+        """Stops serving the models of ``config``; forks of this env cannot be used afterwards. Safe to call twice."""
         self._release()
 
     def snapshot(self) -> dict[str, Any]:
@@ -200,47 +207,45 @@ class ConversationEnv(gym.Env[Observation, str]):
         return self.core.snapshot()
 
     def restore(self, snapshot: Mapping[str, Any], seed: int | None = None) -> Observation:
-        """Continues a snapshot; another ``seed`` makes the counterpart go on differently from there."""
+        """Restores a snapshot and returns its observation; with another ``seed`` the counterpart's replies differ."""
         with _as_gym_error():
             observation = self.core.restore(snapshot, seed)
         self._shown = min(self._shown, len(observation))
         return observation
 
     def fork(self, n: int | None = None, *, seeds: Sequence[int | None] | None = None) -> list[ConversationEnv]:
-        """Returns envs that stand where this one does and go on apart from it and from one another.
+        """Returns independent envs that continue from this point.
 
         Args:
-            n: how many, each going on under a seed of its own that follows from this conversation's.
-            seeds: one an env, in place of ``n``; equal seeds go on equally, None goes on as this one will.
+            n: the number of envs; each continues under its own seed, derived from this conversation's.
+            seeds: one seed per env, instead of ``n``. Equal seeds continue equally; None continues as this env would.
         """
         if (n is None) == (seeds is None) or (n is not None and n < 0):
-            raise EnvError(
-                f"fork takes either a number of envs (0 or more) or their seeds, got n={n} and seeds={seeds}"
-            )
+            raise EnvError(f"fork: expected either n (0 or more) or seeds, got n={n} and seeds={seeds}")
         self._need_conversation(not self.core.begun)
         if seeds is None:
             seeds = [derive_seed(self.core.state.seed, "fork", i) for i in range(n or 0)]
-        forks = [self._around(core) for core in self.core.fork(seeds)]
+        forks = [self._with_core(core) for core in self.core.fork(seeds)]
         for fork in forks:
             fork._np_random, fork._np_random_seed = gym.utils.seeding.np_random(fork.core.state.seed)
         return forks
 
     def sibling(self) -> ConversationEnv:
-        """Returns another env of the same settings, before its first reset."""
-        other = self._around(self.core.sibling())
+        """Returns another env with the same settings, before its first reset."""
+        other = self._with_core(self.core.sibling())
         other._np_random, other._np_random_seed, other._shown = None, None, 0
         return other
 
-    def _around(self, core: ConversationCore) -> ConversationEnv:
+    def _with_core(self, core: ConversationCore) -> ConversationEnv:
         other = copy.copy(self)
         other.core = core
-        other._release = _nothing  # the env that was forked holds the models
+        other._release = _nothing  # the original env owns the models
         other.observation_space, other.action_space = Messages(), Utterances()
         return other
 
     def _need_conversation(self, missing: bool) -> None:
         if missing:
-            raise gym.error.ResetNeeded("there is no conversation under way: call reset() first")
+            raise gym.error.ResetNeeded("no conversation is in progress: call reset() first")
 
     def _lines(self) -> list[str]:
         return [f"{t.role}: {t.utterance.text}" for t in self.core.state.turns] if self.core.begun else []

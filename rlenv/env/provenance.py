@@ -1,7 +1,7 @@
-"""Who spoke in an episode, in which version, under which settings: what makes its results comparable, or not.
+"""Records which speakers took part in an episode, in which version and with which settings.
 
-Scores measured with different simulators are not comparable, so results are pooled only where every episode's
-simulator is the same (``check_poolable``). Knows nothing of models: speakers describe themselves.
+Scores measured with different simulators are not comparable, so results are pooled only if every episode had the same
+simulator (``check_poolable``). Independent of models: speakers describe themselves.
 """
 
 from __future__ import annotations
@@ -22,43 +22,43 @@ SpeakerKind = Literal["engine", "endpoint", "callable", "population", "scripted"
 
 
 class SpeakerCard(Record):
-    """Who sits in a seat, as it describes itself with a method ``describe``."""
+    """A speaker's description, as its method ``describe`` returns it."""
 
     name: str
     kind: SpeakerKind = "unknown"
     version: str = ""
-    """What changes when it behaves differently: an adapter's version (base, it1 ...), a program's version."""
+    """Changes whenever the speaker's behaviour does: an adapter's version (base, it1, ...) or a program's version."""
     adapter_digest: str | None = None
     """SHA-256 of the LoRA adapter's files."""
     model: str | None = None
-    """The checkpoint, or an endpoint's name for it."""
+    """The checkpoint, or its name at an endpoint."""
     sampling: Sampling | None = None
-    """How it is sampled; the seed is each reply's own."""
+    """Sampling settings; the seed differs for every reply and is not part of them."""
 
     @property
     def key(self) -> str:
-        """Equal for speakers whose results may be pooled: kind, name, version, model and weights, not the sampling."""
+        """Equal for speakers whose results may be pooled: kind, name, version, model and weights, but not sampling."""
         parts = (self.kind, self.name, self.version, self.model or "", (self.adapter_digest or "")[:12])
         return " ".join(part for part in parts if part)
 
 
 class Provenance(Record):
-    """What one episode came from and how it ended. A function of seeds and actions, so it holds no clock time."""
+    """Origin and end of one episode. A function of seeds and actions, so it contains no clock time."""
 
     simulator: SpeakerCard
-    """Who sat in the user's seat."""
+    """The speaker in the user's seat."""
     chatbot: SpeakerCard
     seat: Seat
-    """The agent's seat; the other is the counterpart's."""
+    """The agent's seat."""
     drawn_from: dict[str, float] | None = None
-    """Each candidate's ``SpeakerCard.key`` and share, where the counterpart was drawn; None where it was asked for."""
+    """``SpeakerCard.key`` to share for every candidate if the counterpart was drawn; None if it was requested."""
     context_id: str
     context_digest: str
     """SHA-256 of the context's JSON, hexadecimal."""
     user_id: str = ""
-    """The persona: whose context it is."""
+    """The user (persona) whose context it is."""
     seeds: tuple[int, ...]
-    """The conversation's seed; with each fork under another seed, that one too. The last is in force."""
+    """The conversation's seed, then the seed of every fork that changed it. The last one is in use."""
     num_user_turns: int = 0
     num_messages: int = 0
     num_tokens: int = 0
@@ -69,20 +69,20 @@ class Provenance(Record):
 
     @property
     def simulator_key(self) -> str:
-        """What has to be equal for results to be pooled: the simulator, or the ensemble that it was drawn from."""
+        """Equal for results that may be pooled: the key of the simulator, or of the ensemble that it was drawn from."""
         if self.seat == "user" or self.drawn_from is None:
             return self.simulator.key
         return "ensemble of " + ", ".join(f"{share:.3g} {key}" for key, share in sorted(self.drawn_from.items()))
 
 
 def describe(speaker: Speaker) -> SpeakerCard:
-    """Returns who a speaker is; of one that does not say (no method ``describe``), its name."""
+    """Returns a speaker's description; only its name if it has no method ``describe``."""
     own = getattr(speaker, "describe", None)
     return own() if own is not None else SpeakerCard(name=speaker.name)
 
 
 def shares_by_key(ensemble: Ensemble) -> dict[str, float] | None:
-    """Returns ``Provenance.drawn_from`` of episodes whose partner is drawn; None where it is always the same."""
+    """Returns ``Provenance.drawn_from`` for episodes that draw from ``ensemble``; None if only one can be drawn."""
     shares: dict[str, float] = {}
     for name, speaker in ensemble.items():
         key = describe(speaker).key
@@ -101,13 +101,13 @@ def origin_of(
     user_id: str,
     seeds: tuple[int, ...],
 ) -> Provenance:
-    """Returns what is known of a conversation's provenance when it begins, and does not change; see ``so_far``.
+    """Returns the provenance of a conversation that begins: the part that does not change later; see ``so_far``.
 
     Args:
         state: the conversation.
-        seat: the agent's.
-        agent: who sits there.
-        counterpart: who sits in the other seat.
+        seat: the agent's seat.
+        agent: the agent's description.
+        counterpart: the counterpart's description.
         drawn_from: see ``Provenance``.
         user_id: see ``Provenance``.
         seeds: see ``Provenance``.
@@ -126,9 +126,9 @@ def origin_of(
 
 
 def so_far(origin: Provenance, state: ConversationState) -> Provenance:
-    """Returns a conversation's provenance as it stands; the agent's version is that of its last message's adapter.
+    """Returns a conversation's current provenance; the agent's version is that of its last message's adapter.
 
-    Cheap, since every step of the env asks for it.
+    It must be cheap: every step of the env calls it.
     """
     update: dict[str, object] = {
         "num_user_turns": state.num_user_turns,
@@ -148,30 +148,30 @@ def so_far(origin: Provenance, state: ConversationState) -> Provenance:
 
 
 def check_poolable(provenances: Iterable[Provenance | None], allow_mixed: bool = False) -> None:
-    """Returns if the episodes' results may be pooled: all of one simulator, or of one ensemble with the same weights.
+    """Checks that results may be pooled: every episode had the same simulator, or the same ensemble and weights.
 
     Args:
-        provenances: one an episode; None where it is not known, which is a simulator of its own.
-        allow_mixed: pool different simulators all the same.
+        provenances: one per episode; None if unknown, which counts as a simulator of its own.
+        allow_mixed: allow different simulators.
 
     Raises:
-        ConfigError: there are several simulators; with the episodes of each.
+        ConfigError: there are several simulators; the message has the number of episodes of each.
     """
     counts = Counter("an unknown simulator" if p is None else p.simulator_key for p in provenances)
     if len(counts) > 1 and not allow_mixed:
         listed = "; ".join(f"{number} of {key}" for key, number in sorted(counts.items()))
         raise ConfigError(
-            f"episodes of {len(counts)} different simulators would be pooled: {listed}. Results of different "
-            "simulators are not comparable; keep them apart, or pass allow_mixed=True"
+            f"cannot pool episodes of {len(counts)} different simulators: {listed}. Results of different "
+            "simulators are not comparable; evaluate them separately, or pass allow_mixed=True"
         )
 
 
 def context_digest(context: SessionContext) -> str:
     """Returns the SHA-256 of a context's JSON, hexadecimal."""
-    # pydantic's own JSON refuses lone surrogates, which people's messages hold
+    # pydantic's own JSON rejects lone surrogates, which occur in people's messages
     return hashlib.sha256(to_line(context.model_dump(mode="json"))).hexdigest()
 
 
 def rlenv_version() -> str:
-    """Returns the version of this package, which is the version of its scripted parts."""
+    """Returns the version of this package, which is also that of its scripted speakers."""
     return __version__

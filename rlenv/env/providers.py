@@ -1,7 +1,7 @@
-"""What an env is made of, from whichever source: the reference population, or a config that serves trained models.
+"""Builds the parts of an env from one of two sources: the reference population, or a config that serves models.
 
-Both register themselves (``register_provider``), so this package knows neither. A package that is installed with an
-entry point of the group ``rlenv.env_providers`` is imported, and so registered, when a source is first asked for.
+Both sources register a provider (``register_provider``), so this package depends on neither. Packages with an entry
+point in the group ``rlenv.env_providers`` are imported, and thereby registered, when a source is first needed.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from rlenv.env.scenarios import Scenario
 
 ENTRY_POINTS = "rlenv.env_providers"
 Source = Literal["population", "config"]
-"""Where an env's parts come from: "population" needs nothing, "config" serves the models that a config names."""
+"""Source of an env's parts: "population" needs no files, "config" serves the models that a config names."""
 _PROVIDERS: dict[Source, str] = {}
 
 
 @dataclass(frozen=True)
 class EnvParts:
-    """Everything that ``ConversationCore`` takes, and how to let go of what serves it."""
+    """The arguments of ``ConversationCore``, and how to stop what serves them."""
 
     scenarios: Sequence[Scenario]
     counterparts: Mapping[str, Speaker]
@@ -35,7 +35,7 @@ class EnvParts:
     reward: Reward | None = None
     split: str | None = None
     close: Callable[[], None] = lambda: None
-    """Stops the engines and the Ray that were started for it; safe to call twice."""
+    """Stops the engines, and Ray if it was started for them; safe to call twice."""
 
 
 def env_parts(
@@ -49,16 +49,16 @@ def env_parts(
     config: str | Path | None = None,
     overrides: Sequence[str] = (),
 ) -> EnvParts:
-    """Returns what is given, and where something is None what the config says, or else the reference population.
+    """Returns the given parts; those that are None come from ``config``, or else from the reference population.
 
     Raises:
-        ConfigError: overrides of no config; and as the config's provider.
+        ConfigError: overrides without a config, or a config that its provider rejects.
         EngineError: a model of the config could not be served.
     """
     if config is not None:
         parts = _served(config, overrides, seat)
     elif overrides:
-        raise ConfigError("overrides change a config, and none was given")
+        raise ConfigError("overrides: they change a config, but config is None; give both or neither")
     elif scenarios is not None and counterparts is not None:
         parts = EnvParts(scenarios, counterparts)
     else:
@@ -74,12 +74,12 @@ def env_parts(
 
 
 def register_provider(source: Source, provider: str) -> None:
-    """Makes ``package.module:function`` the provider of a source; it is imported when first asked for.
+    """Registers the function ``package.module:function`` as the provider of a source; it is imported when first used.
 
     Args:
-        source: which.
-        provider: of a function that returns ``EnvParts``: ``(seat)`` for "population", ``(config, overrides, seat)``
-            for "config".
+        source: the source that it provides.
+        provider: import path of a function that returns ``EnvParts``. Its arguments are ``(seat)`` for "population",
+            ``(config, overrides, seat)`` for "config".
     """
     _PROVIDERS[source] = provider
 
@@ -100,7 +100,8 @@ def _served(config: str | Path, overrides: Sequence[str], seat: Seat) -> EnvPart
         serve = _provider("config")
     except ImportError as error:
         raise ConfigError(
-            f"config={str(config)!r} serves models, for which {error.name or 'a package'} is missing; install rlenv "
-            "with its engines (pip install -e .[cpu] or .[gpu]), or leave config out for the reference population"
+            f"config={str(config)!r}: serving its models needs {error.name or 'a package'}, which is not installed; "
+            "install rlenv with its engines (pip install -e .[cpu] or .[gpu]), or omit config to use the reference "
+            "population"
         ) from None
     return serve(config, overrides, seat)

@@ -1,4 +1,4 @@
-"""Weighted sums of rewards, and the seats in which a reward makes sense."""
+"""Weighted sums of rewards, and the check that a reward is defined for the agent's seat."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rlenv.core.types import ConversationState, Seat
 
 @dataclass(frozen=True)
 class WeightedReward:
-    """The weighted sum of rewards. Parts are named as the rewards are; ``name/part`` where one has several."""
+    """The weighted sum of rewards. A part has its reward's name, or ``name/part`` if the reward has several parts."""
 
     terms: Mapping[str, tuple[float, Reward]]
     """Name to weight and reward."""
 
     async def __call__(self, before: ConversationState, after: ConversationState) -> dict[str, float]:
-        """Returns every part, weighted."""
+        """Returns every part, multiplied by its weight."""
         found = await all_of(lambda term: term[1](before, after), self.terms.values())
         return {
             name if len(parts) == 1 else f"{name}/{part}": weight * value
@@ -28,10 +28,10 @@ class WeightedReward:
 
 
 def misfits(reward: Reward, seat: Seat | None) -> list[str]:
-    """Returns why a reward makes no sense with the agent in ``seat``; empty where it does."""
+    """Returns why a reward is not defined for an agent in ``seat``, one entry per problem; empty if it is."""
     if isinstance(reward, WeightedReward):
         return [f"{name}: {why}" for name, (_, part) in reward.terms.items() for why in misfits(part, seat)]
     seats = getattr(reward, "seats", None)
     if seat is None or seats is None or seat in seats:
         return []
-    return [f"makes sense with the agent in the seat {' or '.join(map(repr, seats))}, got seat {seat!r}"]
+    return [f"defined only for an agent in seat {' or '.join(map(repr, seats))}, got seat {seat!r}"]

@@ -1,4 +1,4 @@
-"""Gymnasium spaces of text and conversations. ``gymnasium.spaces.Text`` admits letters and digits only."""
+"""Gymnasium spaces for messages and conversations; ``gymnasium.spaces.Text`` accepts only letters and digits."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _SAMPLES = (
 
 
 class Utterances(gym.Space[str]):
-    """Any text up to ``max_length`` characters; samples are short lines of a conversation."""
+    """Any text of up to ``max_length`` characters; samples are short chat messages."""
 
     def __init__(self, max_length: int = 100_000, seed: int | None = None) -> None:
         self.max_length = max_length
         super().__init__(shape=(), dtype=None, seed=seed)
 
     def sample(self, mask: Any | None = None, probability: Any | None = None) -> str:
-        """Returns one line; masks have no meaning here and must be None."""
+        """Returns one message; masks are not supported and must be None."""
         if mask is not None or probability is not None:
             raise ValueError("Utterances.sample takes neither mask nor probability")
         return _SAMPLES[int(self.np_random.integers(len(_SAMPLES)))]
 
     def contains(self, x: Any) -> bool:
-        """Returns whether ``x`` is a text of at most ``max_length`` characters."""
+        """Returns whether ``x`` is text of at most ``max_length`` characters."""
         return isinstance(x, str) and len(x) <= self.max_length
 
     @property
@@ -54,7 +54,7 @@ class Messages(gym.Space[tuple[Message, ...]]):
         super().__init__(shape=(), dtype=None, seed=seed)
 
     def sample(self, mask: Any | None = None, probability: Any | None = None) -> tuple[Message, ...]:
-        """Returns a short conversation; masks have no meaning here and must be None."""
+        """Returns a short conversation; masks are not supported and must be None."""
         if mask is not None or probability is not None:
             raise ValueError("Messages.sample takes neither mask nor probability")
         count = int(self.np_random.integers(0, 5))

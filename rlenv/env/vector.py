@@ -1,11 +1,11 @@
-"""The Gymnasium vector env: N conversations stepped at once on one event loop, each reply beside the others.
+"""The Gymnasium vector env: N conversations stepped together on one event loop, with concurrent replies.
 
     envs = gym.make_vec("rlenv/Conversation-v0", num_envs=64)
     observations, infos = envs.reset(seed=7)
     observations, rewards, terminations, truncations, infos = envs.step(["What happened?"] * 64)
 
-It gives what ``gymnasium.vector.SyncVectorEnv`` of single envs gives, in the time of the slowest reply in place of the
-sum. A step still waits for that one; ``rlenv.env.collect`` has no such barrier.
+It returns what ``gymnasium.vector.SyncVectorEnv`` over single envs would return, but a step takes as long as the
+slowest reply, not as long as all of them together. ``rlenv.env.collect`` has no such barrier at all.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ Steps = tuple[tuple[Observation, ...], npt.NDArray[np.float64], Flags, Flags, di
 class ConversationVectorEnv(VectorEnv[tuple[Observation, ...], Sequence[str], npt.NDArray[Any]]):
     """``num_envs`` conversations with an agent in one seat of each.
 
-    Observations and actions are batched as Gymnasium batches spaces of its users: tuples of ``num_envs`` elements.
-    Errors are those of ``ConversationEnv``. A reset or step that fails in one conversation leaves all of them where
-    they were, so that it can be taken again. An episode that ended at its reset, before the agent could say anything,
-    is over there (``infos["ended_by"]``): the next step resets it, with a reward of 0 and its action unread; with
-    DISABLED that is the caller's to do.
+    Observations and actions are batched as Gymnasium does for custom spaces: tuples of ``num_envs`` elements. Errors
+    are those of ``ConversationEnv``. If a reset or step fails in one conversation, all of them are unchanged and the
+    call can be repeated. If an episode ends during its reset, before the agent's first message (``infos["ended_by"]``),
+    the next step resets it with reward 0 and ignores its action; with ``AutoresetMode.DISABLED`` the caller must reset
+    it.
 
     Args:
-        num_envs: how many.
-        autoreset_mode: what follows the end of an episode, Gymnasium's ``AutoresetMode`` or its value; declared in
+        num_envs: the number of conversations.
+        autoreset_mode: what follows the end of an episode, Gymnasium's ``AutoresetMode`` or its value; also in
             ``metadata["autoreset_mode"]``.
-        settings: of ``ConversationEnv``, equal for all.
+        settings: arguments of ``ConversationEnv``, equal for all.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 (Gymnasium's own form)
@@ -71,7 +71,7 @@ class ConversationVectorEnv(VectorEnv[tuple[Observation, ...], Sequence[str], np
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._observations: list[Observation] = [()] * num_envs
 
-    # Gymnasium's own vector envs of several generators have these as tuples too.
+    # Tuples, as in Gymnasium's own vector envs that have several generators.
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """Each env's generator."""
@@ -85,11 +85,11 @@ class ConversationVectorEnv(VectorEnv[tuple[Observation, ...], Sequence[str], np
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[tuple[Observation, ...], dict[str, Any]]:
-        """Begins a conversation in every env, or in those that ``options["reset_mask"]`` names.
+        """Starts a conversation in every env, or only where ``options["reset_mask"]`` is True.
 
         Args:
-            seed: one an env; an int stands for itself and those that follow it. See ``ConversationEnv.reset``.
-            options: of ``ConversationEnv.reset``, the same for all; ``reset_mask`` is an array of bool, [num_envs].
+            seed: one per env; an int n means n, n + 1, ... See ``ConversationEnv.reset``.
+            options: those of ``ConversationEnv.reset``, equal for all; ``reset_mask`` is an array of bool, [num_envs].
         """
         seeds: Sequence[int | None] = [None] * self.num_envs if seed is None else seed  # type: ignore[assignment]
         if isinstance(seed, int):
@@ -111,16 +111,18 @@ class ConversationVectorEnv(VectorEnv[tuple[Observation, ...], Sequence[str], np
         return tuple(self._observations), infos
 
     def step(self, actions: Sequence[str]) -> Steps:
-        """The agent says ``actions[i]`` in conversation i; the worlds answer all at once."""
-        said = list(actions)
-        if len(said) != self.num_envs:
-            raise gym.error.InvalidAction(f"expected a message for each of {self.num_envs} envs, got {len(said)}")
+        """Adds ``actions[i]`` to conversation i and the counterparts' replies, which are generated concurrently."""
+        messages = list(actions)
+        if len(messages) != self.num_envs:
+            raise gym.error.InvalidAction(
+                f"actions: expected a message for each of {self.num_envs} envs, got {len(messages)}"
+            )
         autoreset = self.autoreset_mode != AutoresetMode.DISABLED
         resets = [autoreset and env.core.begun and env.core.over for env in self.envs]
-        for env, action, reset in zip(self.envs, said, resets, strict=True):
+        for env, action, reset in zip(self.envs, messages, resets, strict=True):
             if not reset:
                 env.check_action(action)
-        results = self._together([self._advance(i, said[i], resets[i]) for i in range(self.num_envs)])
+        results = self._together([self._advance(i, messages[i], resets[i]) for i in range(self.num_envs)])
         infos: dict[str, Any] = {}
         for index, (step, final) in enumerate(results):
             self._observations[index] = step[0]
@@ -137,7 +139,7 @@ class ConversationVectorEnv(VectorEnv[tuple[Observation, ...], Sequence[str], np
     async def _advance(
         self, index: int, action: str, reset: bool
     ) -> tuple[tuple[Observation, float, bool, bool, dict[str, Any]], dict[str, Any]]:
-        """Returns a single env's step, and what is known of an episode that ended in it."""
+        """Returns a single env's step, and the final observation and info if its episode ended in SAME_STEP mode."""
         env = self.envs[index]
         if reset:
             observation, info = await env.reset_async()
@@ -150,10 +152,10 @@ class ConversationVectorEnv(VectorEnv[tuple[Observation, ...], Sequence[str], np
         return (observation, reward, terminated, truncated, info), final
 
     def _together(self, work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-        """Returns the results of all, or raises one's error with every env as it was before."""
+        """Returns the results of all coroutines, or restores every env and raises the first error."""
 
         async def all_of() -> list[T]:
-            before = [_mark(env) for env in self.envs]
+            before = [_saved(env) for env in self.envs]
             tasks = [asyncio.ensure_future(one) for one in work]
             try:
                 return await asyncio.gather(*tasks)
@@ -161,37 +163,37 @@ class ConversationVectorEnv(VectorEnv[tuple[Observation, ...], Sequence[str], np
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
-                for env, mark in zip(self.envs, before, strict=True):
-                    _go_back(env, mark)
+                for env, saved in zip(self.envs, before, strict=True):
+                    _restore(env, saved)
                 raise
 
         return run(all_of())
 
     def render(self) -> tuple[Any, ...] | None:
-        """Returns each conversation's transcript ("ansi") or prints what is new of them ("human")."""
+        """Returns each conversation's transcript ("ansi") or prints their new messages ("human")."""
         return tuple(env.render() for env in self.envs)
 
     def close_extras(self, **_: Any) -> None:
-        """Lets go of what the envs hold."""
+        """Closes every env."""
         for env in self.envs:
             env.close()
 
 
-def _mark(env: ConversationEnv) -> tuple[dict[str, Any], Any]:
-    """Returns what ``_go_back`` needs: a conversation is made of immutable records, so a shallow copy holds it."""
+def _saved(env: ConversationEnv) -> tuple[dict[str, Any], Any]:
+    """Returns what ``_restore`` needs; a shallow copy is enough, since a conversation consists of immutable records."""
     generator = env._np_random
     return {**vars(env), "core": copy.copy(env.core)}, generator and generator.bit_generator.state
 
 
-def _go_back(env: ConversationEnv, mark: tuple[dict[str, Any], Any]) -> None:
-    attributes, drawn = mark
+def _restore(env: ConversationEnv, saved: tuple[dict[str, Any], Any]) -> None:
+    attributes, generator_state = saved
     vars(env).update(attributes)
     if env._np_random is not None:
-        env._np_random.bit_generator.state = drawn
+        env._np_random.bit_generator.state = generator_state
 
 
 def _checked(mask: object, num_envs: int) -> Flags:
     if not isinstance(mask, np.ndarray) or mask.shape != (num_envs,) or mask.dtype != np.bool_ or not mask.any():
-        came = f"{mask.dtype} {mask.shape}" if isinstance(mask, np.ndarray) else type(mask).__name__
-        raise EnvError(f"options['reset_mask']: expected an array of bool, [{num_envs}], not all False; got {came}")
+        actual = f"{mask.dtype} {mask.shape}" if isinstance(mask, np.ndarray) else type(mask).__name__
+        raise EnvError(f"options['reset_mask']: expected an array of bool, [{num_envs}], not all False; got {actual}")
     return mask

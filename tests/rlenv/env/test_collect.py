@@ -1,4 +1,4 @@
-"""Many conversations at once: equal results in any order, failures typed and counted, each seat a stand-in."""
+"""Collecting episodes: equal results at any concurrency, and failures that are typed and counted; both seats."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def gather(agent, base, episodes=EPISODES, **options) -> list[Collected]:
     return asyncio.run(in_order(collect(agent, base.sibling, episodes, **options), episodes))
 
 
-def test_results_do_not_depend_on_concurrency_or_on_who_is_slow():
+def test_results_do_not_depend_on_concurrency_or_latency():
     expected = gather(ScriptedUser(), core(), concurrency=1)
     assert [r.episode for r in expected] == EPISODES and all(r.state.end for r in expected)
     assert len({r.state.model_dump_json() for r in expected}) == len(EPISODES)
@@ -54,23 +54,23 @@ def test_a_subset_of_episodes_gives_the_same_conversations():
     assert gather(ScriptedUser(), core(), EPISODES[7:30:5]) == everything[7:30:5]
 
 
-def test_no_more_conversations_are_under_way_than_allowed():
-    under_way, most = 0, 0
+def test_no_more_conversations_run_at_once_than_allowed():
+    running, most = 0, 0
 
     class Counting(ScriptedUser):
         async def reply(self, state, seed):
-            nonlocal under_way, most
-            under_way += 1
-            most = max(most, under_way)
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
             await asyncio.sleep(0.001)
-            under_way -= 1
+            running -= 1
             return await super().reply(state, seed)
 
     gather(Counting(), core(), concurrency=3)
     assert most == 3
 
 
-def test_a_long_reply_in_one_conversation_does_not_hold_up_the_others():
+def test_a_slow_reply_in_one_conversation_does_not_delay_the_others():
     class Stuck(ScriptedUser):
         def __init__(self):
             super().__init__()
@@ -81,20 +81,20 @@ def test_a_long_reply_in_one_conversation_does_not_hold_up_the_others():
                 await self.release.wait()
             return await super().reply(state, seed)
 
-    async def hold_all():
+    async def collect_all():
         agent, done = Stuck(), []
         async for result in collect(agent, core().sibling, EPISODES):
             done.append(result.episode.episode_id)
-            if len(done) == len(EPISODES) - 5:  # all but those of the stuck context
+            if len(done) == len(EPISODES) - 5:  # all except those of the stuck context
                 agent.release.set()
         return done
 
-    done = asyncio.run(hold_all())
+    done = asyncio.run(collect_all())
     assert set(done[-5:]) == {f"e{i}" for i in range(0, 40, 8)} and len(done) == len(EPISODES)
 
 
 def endless():
-    """Episodes without an end, and how many of them were drawn so far."""
+    """Returns an infinite generator of episodes, and a list with the number drawn so far."""
     drawn = [0]
 
     def generate():
@@ -105,7 +105,7 @@ def endless():
     return generate(), drawn
 
 
-def test_episodes_are_drawn_when_there_is_a_place_and_may_have_no_end():
+def test_episodes_are_read_lazily_from_an_infinite_generator():
     episodes, drawn = endless()
 
     async def take(number):
@@ -124,33 +124,33 @@ def test_episodes_are_drawn_when_there_is_a_place_and_may_have_no_end():
     assert len(same) > 30 and all(r == expected[r.episode.episode_id] for r in same)
 
 
-def test_a_consumer_that_stops_cancels_what_is_under_way():
-    left: list[str] = []
+def test_a_consumer_that_stops_cancels_the_running_episodes():
+    cancelled: list[str] = []
 
     class Noting(ScriptedUser):
         async def reply(self, state, seed):
             try:
                 await asyncio.sleep(0 if state.context_id == "c0" else 3600)
             except asyncio.CancelledError:
-                left.append(state.context_id)
+                cancelled.append(state.context_id)
                 raise
             return await super().reply(state, seed)
 
     async def take_one():
         async with contextlib.aclosing(collect(Noting(), core().sibling, EPISODES[:8])) as results:
             result = await anext(results)
-        assert sorted(left) == [f"c{i}" for i in range(1, 8)] and len(asyncio.all_tasks()) == 1
+        assert sorted(cancelled) == [f"c{i}" for i in range(1, 8)] and len(asyncio.all_tasks()) == 1
         return result
 
     assert asyncio.run(take_one()).episode.context_id == "c0"
 
 
 @pytest.mark.slow
-def test_two_thousand_conversations_at_once_in_one_process_in_bounded_memory():
+def test_two_thousand_concurrent_conversations_in_one_process_need_bounded_memory():
     num, alive, peaks, most = 2000, weakref.WeakSet(), [], 0
 
     class Gathering(ScriptedUser):
-        """Nobody answers before everybody was asked."""
+        """Replies only after every conversation has asked."""
 
         def __init__(self):
             super().__init__(leave_rate=0.0)
@@ -170,7 +170,7 @@ def test_two_thousand_conversations_at_once_in_one_process_in_bounded_memory():
         alive.add(one)
         return one
 
-    async def hold_all():
+    async def collect_all():
         nonlocal most
         episodes = (EPISODES[i % 40].model_copy(update={"seed": i}) for i in range(2 * num))
         finished = 0
@@ -183,14 +183,14 @@ def test_two_thousand_conversations_at_once_in_one_process_in_bounded_memory():
 
     tracemalloc.start()
     try:
-        asyncio.run(hold_all())
+        asyncio.run(collect_all())
     finally:
         tracemalloc.stop()
-    assert most <= num + 1  # the last one drawn, and the one in the consumer's hand
-    assert peaks[1] < 1.2 * peaks[0] < 120e6  # the second 2,000 need no more than the first
+    assert most <= num + 1  # the running ones and the one that the consumer has
+    assert peaks[1] < 1.2 * peaks[0] < 120e6  # the second 2,000 need no more memory than the first
 
 
-def test_failures_have_their_kind_and_ids_and_the_others_go_on():
+def test_failures_are_recorded_with_kind_and_ids_and_the_others_continue():
     def dies(state):
         return EngineError("the engine died") if state.context_id == "c1" else None
 
@@ -203,7 +203,7 @@ def test_failures_have_their_kind_and_ids_and_the_others_go_on():
     assert [r for r in results if not r.failure] == [r for r in clean if r.episode.context_id != "c1"]
 
 
-def test_an_engine_failure_is_tried_again_once_and_counted_and_changes_no_word():
+def test_an_engine_failure_is_retried_and_counted_and_changes_no_conversation():
     tries: Counter[str] = Counter()
 
     class Flaky(ScriptedUser):
@@ -234,16 +234,16 @@ def test_a_prompt_that_no_longer_fits_truncates_the_conversation_in_either_seat(
         assert 4 <= len(result.state.turns) <= 5
 
 
-def test_an_episode_of_what_is_not_there_fails_alone_as_data_and_is_not_tried_again():
+def test_an_episode_with_an_unknown_name_fails_alone_as_data_and_is_not_retried():
     nowhere = EPISODES[3].model_copy(update={"context_id": "nowhere"})
     nobody = EPISODES[4].model_copy(update={"counterpart": "bot9"})
     results = gather(ScriptedUser(), core(), [*EPISODES[:3], nowhere, nobody])
     assert [r.failure for r in results] == [None, None, None, "data", "data"]
-    assert "no context 'nowhere'" in results[3].reason and "nobody is called 'bot9'" in results[4].reason
+    assert "no context 'nowhere'" in results[3].reason and "no counterpart 'bot9'" in results[4].reason
     assert {r.attempts for r in results} == {1} and results[3].rewards == () and results[3].state is None
 
 
-def test_a_reward_that_cannot_be_given_fails_the_episode_and_is_no_reward_of_0():
+def test_a_reward_that_cannot_be_computed_fails_the_episode_and_is_not_0():
     class Full:
         async def log_odds(self, session, branches=()):
             raise OverlongError("the discriminator reads 10 tokens")
@@ -252,18 +252,18 @@ def test_a_reward_that_cannot_be_given_fails_the_episode_and_is_no_reward_of_0()
     assert {(r.failure, r.attempts, r.rewards) for r in results} == {("overlong", 1, ())}
 
 
-def test_a_mistake_in_a_program_stops_the_collection():
+def test_a_bug_in_a_speaker_stops_the_collection():
     with pytest.raises(ZeroDivisionError):
         gather(ScriptedUser(fails=lambda _: ZeroDivisionError()), core())
 
 
 @pytest.mark.parametrize("wrong", [{"concurrency": 0}, {"attempts": 0}])
-def test_no_place_or_no_try_is_refused(wrong):
+def test_concurrency_and_attempts_below_one_are_rejected(wrong):
     with pytest.raises(ConfigError, match="expected 1 or more, got 0"):
         gather(ScriptedUser(), core(), **wrong)
 
 
-def test_an_agent_that_never_answers_runs_into_the_wall_clock_cap():
+def test_an_agent_that_never_replies_is_truncated_by_the_wall_clock_cap():
     class Silent(ScriptedUser):
         async def reply(self, state, seed):
             await asyncio.Event().wait()
@@ -273,7 +273,7 @@ def test_an_agent_that_never_answers_runs_into_the_wall_clock_cap():
         assert (result.failure, result.state.end.reason, result.rewards) == (None, "max_seconds", ())
 
 
-def test_rewards_of_the_users_seat_are_the_discriminators_and_telescope():
+def test_rewards_in_the_users_seat_are_the_discriminators_and_telescope():
     judge = ScriptedDiscriminator(seed=5)
     for result in gather(ScriptedUser(), core(reward=RealismReward(judge))):
         session = to_session(result.state, session_id="x", source="t", chatbot="b")
@@ -282,7 +282,7 @@ def test_rewards_of_the_users_seat_are_the_discriminators_and_telescope():
         assert sum(result.rewards) == pytest.approx(scores[-1] - scores[0])
 
 
-def test_the_chatbots_seat_is_collected_by_the_same_code():
+def test_episodes_with_the_agent_in_the_chatbots_seat_are_collected_by_the_same_code():
     users = {"user": ScriptedUser(leave_rate=0.3)}
     episodes = [e.model_copy(update={"counterpart": "user"}) for e in EPISODES]
     results = gather(ScriptedChatbot(), core(users, "chatbot"), episodes)

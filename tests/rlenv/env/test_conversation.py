@@ -1,4 +1,4 @@
-"""How a conversation advances, ends, is cut back to a turn, and is continued: pure functions of records."""
+"""How a conversation advances, ends, is cut back to a turn, and continues: pure functions of records."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rlenv.env.conversation import Limits, apply, before_user_turn, begin, conve
 from rlenv.speakers.scripted import ScriptedChatbot, ScriptedUser
 
 
-def hold(*texts: str, opener="user", limits=Limits(), seed=0) -> ConversationState:
+def conversation(*texts: str, opener="user", limits=Limits(), seed=0) -> ConversationState:
     state = begin("c", SessionContext(), opener=opener, seed=seed)
     for text in texts:
         assert state.end is None
@@ -27,18 +27,18 @@ def spoken(seed: int, opener="user", leave_rate=0.15) -> ConversationState:
 
 @pytest.mark.parametrize("opener", ["user", "assistant"])
 def test_the_seats_take_turns_from_whoever_opens(opener):
-    roles = [t.role for t in hold("a", "b", "c", "d", opener=opener).turns]
+    roles = [t.role for t in conversation("a", "b", "c", "d", opener=opener).turns]
     other = {"user": "assistant", "assistant": "user"}[opener]
     assert roles == [opener, other, opener, other]
 
 
-def test_the_last_allowed_user_message_ends_it_as_truncated_without_a_reply():
-    state = hold("a", "b", "c", limits=Limits(max_turns=2))
+def test_the_last_allowed_user_message_truncates_the_conversation_without_a_reply():
+    state = conversation("a", "b", "c", limits=Limits(max_turns=2))
     assert state.end is not None and (state.end.by, state.end.reason) == ("limit", "max_turns")
     assert state.end.truncated and state.turns[-1].role == "user"
 
 
-def test_what_was_sampled_to_leave_without_a_word_is_kept_beside_the_turns():
+def test_the_tokens_of_a_silent_leave_are_kept_in_the_end_and_add_no_turn():
     state = begin("c", SessionContext())
     leave = Utterance(text="", ends_session=True, token_ids=(9,), logprobs=(-1.0,), memory={"trust": 0.1})
     state = apply(state, leave, Limits())
@@ -59,8 +59,8 @@ def test_sampled_tokens_of_both_seats_count_towards_the_token_cap():
     assert state.end is not None and state.end.reason == "max_tokens" and state.end.truncated
 
 
-def test_a_user_who_leaves_with_words_adds_a_turn_and_one_without_adds_none():
-    state = hold("a", "b")
+def test_leaving_with_a_message_adds_a_turn_and_leaving_silently_adds_none():
+    state = conversation("a", "b")
     with_words = apply(state, Utterance(text="bye", ends_session=True), Limits())
     without = apply(state, Utterance(text="", ends_session=True), Limits())
     assert (len(with_words.turns), len(without.turns)) == (3, 2)
@@ -69,35 +69,35 @@ def test_a_user_who_leaves_with_words_adds_a_turn_and_one_without_adds_none():
         assert not after.end.truncated
 
 
-def test_leaving_at_the_cap_is_leaving():
-    state = apply(hold("a", "b"), Utterance(text="bye", ends_session=True), Limits(max_turns=2))
+def test_leaving_in_the_last_allowed_turn_terminates_and_does_not_truncate():
+    state = apply(conversation("a", "b"), Utterance(text="bye", ends_session=True), Limits(max_turns=2))
     assert state.end is not None and state.end.by == "user"
 
 
-def test_an_empty_message_that_does_not_leave_is_a_silent_turn():
-    assert [t.utterance.text for t in hold("a", "", "c").turns] == ["a", "", "c"]
+def test_an_empty_message_that_does_not_end_the_session_is_a_turn():
+    assert [t.utterance.text for t in conversation("a", "", "c").turns] == ["a", "", "c"]
 
 
-def test_cutting_back_gives_the_state_that_stood_there_memories_included():
+def test_cutting_back_to_a_turn_restores_the_state_before_it_with_memories():
     state = begin("c", SessionContext(), seed=4)
-    user, chatbot, stood = ScriptedUser(leave_rate=0.0), ScriptedChatbot(), {}
+    user, chatbot, states = ScriptedUser(leave_rate=0.0), ScriptedChatbot(), {}
     while state.end is None:
         if state.next_role() == "user":
-            stood[state.num_user_turns + 1] = state
+            states[state.num_user_turns + 1] = state
         speaker = user if state.next_role() == "user" else chatbot
         state = apply(state, asyncio.run(speaker.reply(state, reply_seed(state))), Limits(max_turns=5))
-    assert len(stood) == 5
-    for turn, before in stood.items():
+    assert len(states) == 5
+    for turn, before in states.items():
         assert before_user_turn(state, turn) == before
 
 
 def test_there_is_no_turn_before_the_first_or_after_the_last():
     for turn in (0, 3):
-        with pytest.raises(IndexError, match="2 user turns"):
-            before_user_turn(hold("a", "b", "c"), turn)
+        with pytest.raises(IndexError, match=f"no user message {turn}; it has 2"):
+            before_user_turn(conversation("a", "b", "c"), turn)
 
 
-def test_equal_seeds_continue_a_cut_conversation_as_it_was():
+def test_equal_seeds_continue_a_cut_conversation_identically():
     whole = spoken(seed=11, leave_rate=0.05)
     turns = whole.num_user_turns
     assert turns > 2
@@ -107,12 +107,12 @@ def test_equal_seeds_continue_a_cut_conversation_as_it_was():
         assert again == whole
 
 
-def test_the_seed_of_a_reply_depends_on_conversation_position_and_salt_alone():
-    one, two = hold("a", seed=1), hold("z", seed=1)
+def test_the_seed_of_a_reply_depends_only_on_seed_position_and_salt():
+    one, two = conversation("a", seed=1), conversation("z", seed=1)
     assert reply_seed(one) == reply_seed(two)
     others = [
-        reply_seed(hold("a", seed=2)),
-        reply_seed(hold("a", "b", seed=1)),
+        reply_seed(conversation("a", seed=2)),
+        reply_seed(conversation("a", "b", seed=1)),
         reply_seed(one, "x"),
         reply_seed(one, "x", 1),
     ]

@@ -1,4 +1,4 @@
-"""One core, two seats: Gymnasium's contract, forks and snapshots, vector envs, and errors that say what to do."""
+"""The Gymnasium env in both seats: the API contract, forks and snapshots, vector envs, and error messages."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def scripted(seat="chatbot", leave_rate=0.2, max_turns=6, **options) -> Conversa
 
 
 def play(env, seed: int, steps: int = 30) -> list:
-    """Returns the observations, rewards, ends and infos of one episode."""
+    """Returns what ``reset`` and every ``step`` of one episode returned."""
     obs, info = env.reset(seed=seed)
     record = [(obs, info)]
     for i in range(steps):
@@ -57,18 +57,18 @@ def play(env, seed: int, steps: int = 30) -> list:
 
 
 @pytest.mark.parametrize("id", IDS)
-def test_gymnasiums_checker_has_nothing_to_say(id):
+def test_registered_envs_pass_gymnasiums_checker(id):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(gym.make(id).unwrapped)
 
 
 @pytest.mark.parametrize("seat", SEATS)
-def test_gymnasiums_checker_has_nothing_to_say_of_the_class_itself(seat):
+def test_the_env_class_passes_gymnasiums_checker(seat):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for env in (ConversationEnv(seat), scripted(seat)):
-            check_env(env, skip_render_check=True)  # that part needs a registered env
+            check_env(env, skip_render_check=True)  # the render check needs a registered env
 
 
 @pytest.mark.parametrize("id", IDS)
@@ -83,7 +83,7 @@ def test_equal_seeds_and_actions_give_equal_episodes_on_the_reference_population
 
 
 @pytest.mark.parametrize("seat", SEATS)
-def test_terminated_means_that_a_speaker_ended_it_and_truncated_that_a_cap_did(seat):
+def test_terminated_means_that_a_speaker_ended_the_episode_and_truncated_that_a_cap_did(seat):
     ends = set()
     for seed in range(40):
         *_, last = play(scripted(seat), seed)
@@ -96,7 +96,7 @@ def test_terminated_means_that_a_speaker_ended_it_and_truncated_that_a_cap_did(s
     assert (("user", "end_of_session") in ends) == (seat == "chatbot")
 
 
-def test_a_world_that_leaves_at_once_is_visible_at_reset():
+def test_reset_reports_a_counterpart_that_leaves_at_once():
     env = scripted("chatbot", leave_rate=1.0)
     _, info = env.reset(seed=0, options={"context_id": "c0"})
     assert (info["ended_by"], info["num_user_turns"]) == ("user", 1)
@@ -104,7 +104,7 @@ def test_a_world_that_leaves_at_once_is_visible_at_reset():
         env.step("Hello?")
 
 
-def test_observations_are_the_whole_conversation_and_grow_by_both_messages():
+def test_an_observation_is_the_whole_conversation_and_a_step_adds_both_messages():
     env = scripted("chatbot", leave_rate=0.0)
     obs, _ = env.reset(seed=0, options={"context_id": "c0"})
     assert [m.role for m in obs] == ["user"] and obs in env.observation_space
@@ -115,26 +115,26 @@ def test_observations_are_the_whole_conversation_and_grow_by_both_messages():
     assert obs == ()  # the chatbot opens
 
 
-def test_options_choose_context_and_partner_and_typos_are_told():
+def test_options_choose_context_and_counterpart_and_wrong_ones_are_reported():
     env = scripted("user")
     _, info = env.reset(seed=0, options={"context_id": "c3", "counterpart": "b"})
     assert (info["context_id"], info["counterpart"]) == ("c3", "b")
-    for options, told in (
+    for options, message in (
         ({"contextid": "c3"}, "no reset option 'contextid'.*did you mean 'context_id'"),
         ({"context_id": "c99"}, "no context 'c99'.*there are c0, c1, c2, c3, c4, c5"),
         ({"persona": "u33"}, "no persona 'u33'.*did you mean 'u3'"),
-        ({"split": "train"}, "no split 'train' here; there are none"),
+        ({"split": "train"}, "no split 'train'; there are none"),
         ({"context_id": "c1", "persona": "u2"}, "no scenario has context 'c1', persona 'u2'"),
-        ({"counterpart": "z"}, "nobody is called 'z' here; there are a, b"),
-        ({"chatbot": "z"}, "nobody is called 'z'"),
-        ({"chatbot": "a", "counterpart": "b"}, "'counterpart' and 'chatbot' are one"),
+        ({"counterpart": "z"}, "no counterpart 'z'; there are a, b"),
+        ({"chatbot": "z"}, "no counterpart 'z'"),
+        ({"chatbot": "a", "counterpart": "b"}, "'counterpart' and 'chatbot' mean the same"),
         ({"simulator": "a"}, "no reset option 'simulator'"),
         (
             {"context_id": 3, "counterpart": ["a"]},
-            r"(?s)'context_id' is a name \(str\), got int.*'counterpart' .* got list",
+            r"(?s)'context_id': expected a name \(str\), got int.*'counterpart': .* got list",
         ),
     ):
-        with pytest.raises(gym.error.Error, match=told) as caught:
+        with pytest.raises(gym.error.Error, match=message) as caught:
             env.reset(seed=0, options=options)
         assert isinstance(caught.value, ConfigError)
     _, info = env.reset(seed=0, options={"chatbot": "b", "context_id": None})
@@ -144,7 +144,7 @@ def test_options_choose_context_and_partner_and_typos_are_told():
 
 
 def of_users(**options) -> ConversationEnv:
-    """Six contexts of each of two users, every third of the split "test"."""
+    """An env with six contexts for each of two users; every third context is in the split "test"."""
     made = [
         Scenario(context_id=f"c{i}", user_id=f"u{i % 2}", context=SessionContext(), split=("train", "test")[i % 3 == 2])
         for i in range(12)
@@ -152,7 +152,7 @@ def of_users(**options) -> ConversationEnv:
     return ConversationEnv("user", made, {"a": ScriptedChatbot("a")}, **options)
 
 
-def test_a_persona_is_one_users_contexts_and_a_split_one_part_of_the_data():
+def test_persona_draws_among_one_users_contexts_and_split_among_one_part_of_the_data():
     env = of_users()
 
     def drawn(env=env, **options):
@@ -167,12 +167,12 @@ def test_a_persona_is_one_users_contexts_and_a_split_one_part_of_the_data():
     evaluation = of_users(split="test")
     assert drawn(evaluation) == test
     assert drawn(evaluation, split="train") == everything - test
-    assert drawn(evaluation, context_id="c0") == {"c0"}  # who is asked for by name need not be of the split
+    assert drawn(evaluation, context_id="c0") == {"c0"}  # a context requested by id need not be in the split
     with pytest.raises(gym.error.Error, match=r"no split 'tests'.*did you mean 'test'"):
         of_users(split="tests")
 
 
-def test_on_the_population_the_persona_is_who_sits_there():
+def test_on_the_population_the_persona_is_the_synthetic_user():
     env = gym.make(IDS[0], split="evaluation")
     persona = env.reset(seed=1)[1]["provenance"].user_id
     assert int(persona.rsplit("-", 1)[1]) % 5 == 4
@@ -187,7 +187,7 @@ def test_on_the_population_the_persona_is_who_sits_there():
 
 
 @pytest.mark.parametrize("made", ["class", *IDS])
-def test_the_documented_errors(made):
+def test_the_env_raises_the_documented_errors(made):
     env = scripted() if made == "class" else gym.make(made)
     with pytest.raises(gym.error.ResetNeeded):
         env.step("Hello")
@@ -210,7 +210,7 @@ def test_the_documented_errors(made):
         ConversationEnv("user", [], {"a": ScriptedChatbot()})
 
 
-def test_odd_messages_are_messages():
+def test_empty_and_unusual_texts_are_valid_messages():
     for text in ("", " ", "\x00", "a\ud83d", "😔" * 1000, "<|im_end|>"):
         env = scripted("chatbot", leave_rate=0.0)
         env.reset(seed=0)
@@ -235,7 +235,7 @@ def test_rendering_shows_the_transcript(capsys):
 
 
 @pytest.mark.parametrize("id", IDS)
-def test_a_snapshot_survives_json_and_goes_on_as_the_original(id):
+def test_a_snapshot_survives_json_and_continues_as_the_original(id):
     for seed in (0, 1, 2):
         env, other = gym.make(id).unwrapped, gym.make(id).unwrapped
         env.reset(seed=seed)
@@ -252,7 +252,7 @@ def test_a_snapshot_survives_json_and_goes_on_as_the_original(id):
             assert env.step(line) == other.step(line)
 
 
-def test_restoring_goes_back_to_where_it_was_taken():
+def test_restoring_returns_to_the_point_of_the_snapshot():
     env = scripted("chatbot", leave_rate=0.0)
     env.reset(seed=5)
     snapshot = env.snapshot()
@@ -262,7 +262,7 @@ def test_restoring_goes_back_to_where_it_was_taken():
     assert env.step("Why?") == once
 
 
-def test_another_seed_goes_on_differently_from_the_same_past():
+def test_restoring_with_another_seed_continues_differently_from_the_same_past():
     env = scripted("chatbot", leave_rate=0.0)
     env.reset(seed=5)
     env.step("Why?")
@@ -276,7 +276,7 @@ def test_another_seed_goes_on_differently_from_the_same_past():
     assert len(futures) > 3
 
 
-def test_forks_stand_where_the_original_does_and_do_not_disturb_one_another():
+def test_forks_continue_from_the_same_point_and_are_independent():
     async def scenario():
         core = ConversationCore(scenarios(), {"user": ScriptedUser(leave_rate=0.0)}, "chatbot")
         await core.reset(seed=1)
@@ -294,7 +294,7 @@ def test_forks_stand_where_the_original_does_and_do_not_disturb_one_another():
 
 
 @pytest.mark.parametrize("id", IDS)
-def test_forked_envs_go_on_equally_for_equal_seeds_and_apart_from_one_another(id):
+def test_forked_envs_continue_equally_for_equal_seeds_and_independently(id):
     env = gym.make(id).unwrapped
     env.reset(seed=next(s for s in range(20) if not ended_at_reset(env, s)))
     env.step("That sounds hard. What happened next?")
@@ -303,7 +303,7 @@ def test_forked_envs_go_on_equally_for_equal_seeds_and_apart_from_one_another(id
     line = "How long has this been going on?"
     steps = [fork.step(line) for fork in (one, two, same, other)]
     assert steps[0] == steps[1]
-    assert env.snapshot() == here  # forks leave it where it was
+    assert env.snapshot() == here  # stepping forks leaves the original unchanged
     assert steps[2] == env.step(line)
     assert steps[0][-1]["provenance"].seeds == (here["state"]["seed"], 5)
     assert steps[2][-1]["provenance"].seeds == (here["state"]["seed"],)
@@ -316,7 +316,7 @@ def ended_at_reset(env, seed: int) -> bool:
     return env.reset(seed=seed)[1]["ended_by"] is not None
 
 
-def test_a_number_of_forks_goes_on_in_as_many_ways_and_always_the_same():
+def test_forking_n_times_gives_different_and_reproducible_continuations():
     env = scripted("chatbot", leave_rate=0.0)
     with pytest.raises(gym.error.ResetNeeded):
         env.fork(2)
@@ -329,19 +329,19 @@ def test_a_number_of_forks_goes_on_in_as_many_ways_and_always_the_same():
     assert answers() == answers() and len(set(answers())) > 3
     assert env.fork(0) == []
     for wrong in ({}, {"n": 2, "seeds": [1]}, {"n": -1}):
-        with pytest.raises(gym.error.Error, match="fork takes"):
+        with pytest.raises(gym.error.Error, match="fork: expected either n"):
             env.fork(**wrong)
 
 
-def test_a_snapshot_that_is_none_is_refused_without_quoting_it():
+def test_an_invalid_snapshot_is_rejected_without_quoting_it():
     env = scripted("chatbot", leave_rate=0.0)
     with pytest.raises(gym.error.ResetNeeded):
         env.snapshot()
     env.reset(seed=5, options={"context_id": "c0"})
     snapshot = env.snapshot()
-    with pytest.raises(gym.error.Error, match="it has no seeds, state"):
+    with pytest.raises(gym.error.Error, match="missing seeds, state"):
         env.restore({"counterpart": "user", "drawn": True})
-    with pytest.raises(gym.error.Error, match=r"nobody is called 'uzer' here.*did you mean 'user'"):
+    with pytest.raises(gym.error.Error, match=r"no counterpart 'uzer'.*did you mean 'user'"):
         env.restore({**snapshot, "counterpart": "uzer"})
     broken = json.loads(json.dumps(snapshot))
     broken["state"]["turns"][0]["utterance"]["text"] = ["a secret"]
@@ -355,7 +355,7 @@ def test_a_snapshot_that_is_none_is_refused_without_quoting_it():
 
 
 def rollout(vector, seeds, steps=8):
-    """Returns what a vector env gives, as lists by env."""
+    """Returns what a vector env's ``reset`` and steps return, as lists with one entry per env."""
     obs, infos = vector.reset(seed=seeds)
     record = [(list(obs), list(infos["context_id"]))]
     for i in range(steps):
@@ -365,7 +365,7 @@ def rollout(vector, seeds, steps=8):
 
 
 def singles(make, seeds, steps=8):
-    """Returns the same of single envs that are reset in the step after their end, as NEXT_STEP does."""
+    """Returns the same for single envs that are reset in the step after their end, as NEXT_STEP does."""
     envs = [make() for _ in seeds]
     first = [env.reset(seed=seed) for env, seed in zip(envs, seeds, strict=True)]
     record = [([obs for obs, _ in first], [info["context_id"] for _, info in first])]
@@ -384,12 +384,12 @@ def singles(make, seeds, steps=8):
 
 
 def late_leaver() -> ConversationEnv:
-    """Nobody leaves: every episode is as long as the cap, and no reset ends one."""
+    """An env whose user never leaves: every episode is as long as the cap, and none ends at its reset."""
     return scripted("chatbot", leave_rate=0.0, max_turns=4)
 
 
 @pytest.mark.parametrize("kind", ["sync", pytest.param("async", marks=pytest.mark.slow)])
-def test_vector_envs_give_what_single_envs_give(kind):
+def test_gymnasiums_vector_envs_return_what_single_envs_return(kind):
     seeds = [3, 4, 5]
     makers = [late_leaver] * len(seeds)
     if kind == "sync":
@@ -398,15 +398,15 @@ def test_vector_envs_give_what_single_envs_give(kind):
         vector = AsyncVectorEnv(makers, shared_memory=False, context="spawn", autoreset_mode=AutoresetMode.NEXT_STEP)
     try:
         expected = singles(late_leaver, seeds)
-        for ours, theirs in zip(rollout(vector, seeds), expected, strict=True):
-            for one, two in zip(ours, theirs, strict=True):
+        for actual_step, expected_step in zip(rollout(vector, seeds), expected, strict=True):
+            for one, two in zip(actual_step, expected_step, strict=True):
                 assert [tuple(o) if isinstance(o, tuple | list) else o for o in one] == two
         assert any(any(row[3]) for row in expected[1:])
     finally:
         vector.close()
 
 
-def test_registered_envs_vectorise():
+def test_registered_envs_can_be_vectorized():
     vector = gym.make_vec(IDS[0], num_envs=2, vectorization_mode="sync")
     obs, _ = vector.reset(seed=0)
     single, _ = gym.make(IDS[0]).reset(seed=0)
@@ -419,7 +419,7 @@ def test_registered_envs_vectorise():
 # ------------------------------------------------------------------------------------------ others
 
 
-def test_spaces_hold_what_conversations_hold_and_are_seeded():
+def test_spaces_contain_messages_and_conversations_and_sample_by_seed():
     actions, observations = Utterances(seed=1), Messages(seed=1)
     assert "Hi there, naïve 😔\n" in actions and 3 not in actions and "x" * 100_001 not in actions
     assert (Message(role="user", content="x"),) in observations and () in observations
@@ -433,26 +433,26 @@ def test_spaces_hold_what_conversations_hold_and_are_seeded():
     assert Utterances(5) != Utterances(6)
 
 
-def test_a_scenario_opens_as_its_real_session_did_unless_asked_otherwise():
+def test_a_scenario_opens_as_its_real_session_did_unless_an_opener_is_given():
     session = Session(session_id="s", user_id="u", messages=(Message(role="assistant", content="hi"),))
     assert Scenario.of_session(session).opener == "assistant"
     assert Scenario.of_session(session, "user").opener == "user"
     assert Scenario.of_session(Session(session_id="t")).opener == "user"
 
 
-def test_an_env_without_scenarios_or_partners_is_refused():
+def test_an_env_without_scenarios_or_counterparts_is_rejected():
     with pytest.raises(ConfigError, match="scenario"):
         ConversationCore([], {"a": ScriptedChatbot()}, "user")
-    with pytest.raises(ConfigError, match="6 context ids stand for several scenarios, 'c0' first"):
+    with pytest.raises(ConfigError, match="6 context ids are used more than once, the first is 'c0'"):
         ConversationCore(scenarios() * 2, {"a": ScriptedChatbot()}, "user")
-    with pytest.raises(ConfigError, match="nobody"):
+    with pytest.raises(ConfigError, match="at least one speaker"):
         ConversationCore(scenarios(), {}, "user")
     with pytest.raises(ConfigError, match="reset"):
         _ = ConversationCore(scenarios(), {"a": ScriptedChatbot()}, "user").state
 
 
 class Hanging(ScriptedUser):
-    """A user who never answers from message ``since`` on."""
+    """A user who stops replying after ``since`` messages."""
 
     def __init__(self, since: int) -> None:
         super().__init__(leave_rate=0.0)
@@ -465,7 +465,7 @@ class Hanging(ScriptedUser):
 
 
 @pytest.mark.parametrize("since", [0, 1, 2])
-def test_the_wall_clock_cap_holds_while_a_reply_that_never_comes_is_waited_for(since):
+def test_the_wall_clock_cap_applies_while_a_reply_is_awaited(since):
     env = ConversationEnv("chatbot", scenarios(), {"user": Hanging(since)}, Limits(max_seconds=0.3))
     began = time.monotonic()
     obs, info = env.reset(seed=0, options={"context_id": "c0"})
@@ -481,7 +481,7 @@ def test_the_wall_clock_cap_holds_while_a_reply_that_never_comes_is_waited_for(s
         env.step("Hello?")
 
 
-def test_a_slow_reply_within_the_cap_is_waited_for():
+def test_a_slow_reply_within_the_wall_clock_cap_is_awaited():
     latency = Latency(median_s=0.02, straggler_rate=0.0)
     env = ConversationEnv(
         "chatbot", scenarios(), {"u": ScriptedUser(leave_rate=0.0, latency=latency)}, Limits(3, None, 60)
@@ -490,7 +490,7 @@ def test_a_slow_reply_within_the_cap_is_waited_for():
     assert play(env, 3) == play(quick, 3)
 
 
-def test_a_speakers_own_timeout_is_its_failure_and_no_end_of_the_conversation():
+def test_a_speakers_own_timeout_is_an_error_and_does_not_truncate():
     user = ScriptedUser(fails=lambda state: TimeoutError("mine") if state.turns else None)
     env = ConversationEnv("chatbot", scenarios(), {"u": user}, Limits(max_seconds=60))
     env.reset(seed=0, options={"context_id": "c1"})
@@ -498,7 +498,7 @@ def test_a_speakers_own_timeout_is_its_failure_and_no_end_of_the_conversation():
         env.step("Hello.")
 
 
-def test_a_step_that_fails_can_be_taken_again():
+def test_a_failed_step_leaves_the_conversation_unchanged_and_can_be_repeated():
     broken = [EngineError("gone"), None]
     user = ScriptedUser(leave_rate=0.0, fails=lambda state: broken.pop(0) if state.turns and broken else None)
     env = ConversationEnv("chatbot", scenarios(), {"user": user})
@@ -517,11 +517,11 @@ def test_a_step_that_fails_can_be_taken_again():
         never.step("Hello?")
 
 
-def test_a_token_cap_truncates_and_says_so():
+def test_a_token_cap_truncates_and_is_reported_in_the_info():
     class Wordy(ScriptedUser):
         async def reply(self, state, seed):
-            said = await super().reply(state, seed)
-            return said.model_copy(update={"token_ids": tuple(range(10)), "ends_session": False})
+            reply = await super().reply(state, seed)
+            return reply.model_copy(update={"token_ids": tuple(range(10)), "ends_session": False})
 
     env = ConversationEnv("chatbot", scenarios(), {"u": Wordy()}, Limits(max_tokens=20))
     env.reset(seed=0, options={"context_id": "c0"})

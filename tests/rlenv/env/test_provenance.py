@@ -1,4 +1,4 @@
-"""Every speaker describes itself, every episode carries it to what is saved, and simulators are not mixed unasked."""
+"""Provenance: every speaker describes itself, every result has the descriptions, and simulators are not mixed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def simulator(chat, adapter: Adapter | None, seat="user") -> EngineSpeaker:
     return EngineSpeaker(name, engine, chat, seat, lambda c: "Speak.", Sampling(max_tokens=8, temperature=0.7), adapter)
 
 
-def held(agent, counterparts, seat, pin: str | None = None) -> list[Collected]:
+def collected(agent, counterparts, seat, pin: str | None = None) -> list[Collected]:
     core = ConversationCore(SCENARIOS, counterparts, seat, Limits(max_turns=3))
     names = list(counterparts)
     episodes = [
@@ -51,7 +51,7 @@ def held(agent, counterparts, seat, pin: str | None = None) -> list[Collected]:
     return asyncio.run(in_order(collect(agent, core.sibling, episodes), episodes))
 
 
-def test_every_speaker_says_who_it_is(chat):
+def test_every_speaker_describes_itself(chat):
     sampling = Sampling(temperature=0.3)
     it1 = describe(simulator(chat, ADAPTERS["it1"]))
     assert (it1.name, it1.kind, it1.version, it1.adapter_digest) == ("it1", "engine", "it1", "it1" * 16)
@@ -69,33 +69,37 @@ def test_every_speaker_says_who_it_is(chat):
     assert describe(Silent()) == SpeakerCard(name="silent")
 
 
-def test_an_episode_of_either_seat_knows_simulator_and_chatbot_context_seeds_and_its_end(chat):
+def test_provenance_in_either_seat_has_simulator_chatbot_context_seeds_and_end(chat):
     bots = {"a": ScriptedChatbot("a")}
-    for result in held(simulator(chat, ADAPTERS["it1"]), bots, "user"):
-        came, state = result.provenance, result.state
-        assert (came.simulator.version, came.simulator.adapter_digest) == ("it1", "it1" * 16)
-        assert came.simulator.sampling.temperature == 0.7
-        assert (came.chatbot.name, came.seat, came.drawn_from) == ("a", "user", None)
-        assert (came.context_id, came.user_id) == (state.context_id, f"u{int(state.context_id[1]) % 2}")
-        assert came.context_digest == context_digest(state.context)
-        assert came.seeds == (result.episode.seed,)
-        assert (came.ended_by, came.end_reason) == (state.end.by, state.end.reason)
-        assert (came.num_user_turns, came.num_messages) == (state.num_user_turns, len(state.turns))
-        assert came.num_tokens == sum(len(t.utterance.token_ids) for t in state.turns)
-        assert Provenance.model_validate(json.loads(json.dumps(came.model_dump(mode="json")))) == came
-        assert Collected.model_validate_json(result.model_dump_json()).provenance == came
-    for result in held(make_chatbot("steady"), {"it2": simulator(chat, ADAPTERS["it2"])}, "chatbot"):
-        came = result.provenance
-        assert (came.simulator.version, came.chatbot.name, came.chatbot.kind) == ("it2", "steady", "population")
+    for result in collected(simulator(chat, ADAPTERS["it1"]), bots, "user"):
+        provenance, state = result.provenance, result.state
+        assert (provenance.simulator.version, provenance.simulator.adapter_digest) == ("it1", "it1" * 16)
+        assert provenance.simulator.sampling.temperature == 0.7
+        assert (provenance.chatbot.name, provenance.seat, provenance.drawn_from) == ("a", "user", None)
+        assert (provenance.context_id, provenance.user_id) == (state.context_id, f"u{int(state.context_id[1]) % 2}")
+        assert provenance.context_digest == context_digest(state.context)
+        assert provenance.seeds == (result.episode.seed,)
+        assert (provenance.ended_by, provenance.end_reason) == (state.end.by, state.end.reason)
+        assert (provenance.num_user_turns, provenance.num_messages) == (state.num_user_turns, len(state.turns))
+        assert provenance.num_tokens == sum(len(t.utterance.token_ids) for t in state.turns)
+        assert Provenance.model_validate(json.loads(json.dumps(provenance.model_dump(mode="json")))) == provenance
+        assert Collected.model_validate_json(result.model_dump_json()).provenance == provenance
+    for result in collected(make_chatbot("steady"), {"it2": simulator(chat, ADAPTERS["it2"])}, "chatbot"):
+        provenance = result.provenance
+        assert (provenance.simulator.version, provenance.chatbot.name, provenance.chatbot.kind) == (
+            "it2",
+            "steady",
+            "population",
+        )
 
 
-def test_context_digests_tell_contexts_apart_and_take_any_text():
+def test_context_digests_distinguish_contexts_and_accept_any_text():
     texts = ("p", "q", "a\ud83d")
     assert len({context_digest(SessionContext(profile=text)) for text in texts}) == 3
     assert context_digest(SessionContext(profile="p")) == context_digest(SessionContext(profile="p"))
 
 
-def test_a_text_agents_adapter_is_known_from_its_messages(chat):
+def test_the_agents_adapter_is_read_from_its_messages(chat):
     agent = simulator(chat, ADAPTERS["it2"])
 
     async def play():
@@ -109,10 +113,10 @@ def test_a_text_agents_adapter_is_known_from_its_messages(chat):
     assert after == SpeakerCard(name="agent", version="it2", adapter_digest="it2" * 16)
 
 
-def test_results_of_different_simulators_are_not_pooled_unless_asked(chat):
+def test_results_of_different_simulators_are_pooled_only_on_request(chat):
     bot = ScriptedChatbot()
-    first = [r.provenance for r in held(bot, {"it1": simulator(chat, ADAPTERS["it1"])}, "chatbot")]
-    second = [r.provenance for r in held(bot, {"it2": simulator(chat, ADAPTERS["it2"])}, "chatbot")][:4]
+    first = [r.provenance for r in collected(bot, {"it1": simulator(chat, ADAPTERS["it1"])}, "chatbot")]
+    second = [r.provenance for r in collected(bot, {"it2": simulator(chat, ADAPTERS["it2"])}, "chatbot")][:4]
     check_poolable(first)
     check_poolable([])
     with pytest.raises(ConfigError) as caught:
@@ -125,14 +129,14 @@ def test_results_of_different_simulators_are_not_pooled_unless_asked(chat):
         check_poolable([*first, None])
 
 
-def test_the_same_name_with_other_weights_is_another_simulator(chat):
+def test_a_simulator_with_the_same_name_and_other_weights_is_a_different_one(chat):
     other = ADAPTERS["it1"].model_copy(update={"digest": "f" * 64})
-    runs = [held(ScriptedChatbot(), {"it1": simulator(chat, a)}, "chatbot") for a in (ADAPTERS["it1"], other)]
+    runs = [collected(ScriptedChatbot(), {"it1": simulator(chat, a)}, "chatbot") for a in (ADAPTERS["it1"], other)]
     with pytest.raises(ConfigError, match="2 different simulators"):
         check_poolable([r.provenance for run in runs for r in run])
 
 
-def test_episodes_drawn_from_one_ensemble_are_one_pool_and_another_mix_is_another():
+def test_episodes_of_one_ensemble_may_be_pooled_and_those_of_other_weights_not():
     users = {name: ScriptedUser(name) for name in ("base", "it1")}
 
     def drawn(weights, **options):

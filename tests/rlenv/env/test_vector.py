@@ -1,4 +1,4 @@
-"""Our own vector env gives what Gymnasium's give of single envs, in every autoreset mode, and steps all at once."""
+"""The vector env equals Gymnasium's over single envs in every autoreset mode, and asks counterparts concurrently."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NUM = 4
 
 
 def settings(seat="chatbot", user=None, opener="assistant", max_turns=4) -> dict:
-    """Settings with which no episode ends at its reset, unless ``opener`` and ``user`` make it."""
+    """Settings under which no episode ends at its reset, unless ``opener`` and ``user`` cause it."""
     made = [
         Scenario(context_id=f"c{i}", user_id=f"u{i}", context=SessionContext(profile=str(i)), opener=opener)
         for i in range(6)
@@ -48,7 +48,7 @@ def same(one, two) -> bool:
 
 
 def play(vector, seed, steps=14) -> list:
-    """Returns all that a vector env gives; with DISABLED, ended ones are reset as its user has to."""
+    """Returns everything that a vector env returns; with DISABLED, ended episodes are reset by the caller."""
     record = [vector.reset(seed=seed)]
     for i in range(steps):
         record.append(vector.step(tuple(LINES[(i + k) % len(LINES)] for k in range(vector.num_envs))))
@@ -60,19 +60,19 @@ def play(vector, seed, steps=14) -> list:
 
 @pytest.mark.parametrize("kind", ["sync", pytest.param("async", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", list(AutoresetMode))
-def test_every_autoreset_mode_is_gymnasiums_own_to_the_last_info(mode, kind):
+def test_every_autoreset_mode_equals_gymnasiums_including_infos(mode, kind):
     ours = ConversationVectorEnv(NUM, mode, **settings())
     if kind == "sync":
-        theirs = SyncVectorEnv([single] * NUM, autoreset_mode=mode)
+        reference = SyncVectorEnv([single] * NUM, autoreset_mode=mode)
     else:
-        theirs = AsyncVectorEnv([single] * NUM, shared_memory=False, context="spawn", autoreset_mode=mode)
+        reference = AsyncVectorEnv([single] * NUM, shared_memory=False, context="spawn", autoreset_mode=mode)
     try:
         assert ours.metadata["autoreset_mode"] is mode
         for seed in (3, [5, None, 7, 5]) if kind == "sync" else (3,):
-            if isinstance(seed, list):  # the one without a seed goes on with its generator, which seed 3 has set
-                assert ours.np_random_seed == theirs.np_random_seed
+            if isinstance(seed, list):  # the env without a seed continues with its generator, seeded with 3 before
+                assert ours.np_random_seed == reference.np_random_seed
             record = play(ours, seed)
-            for step, (mine, other) in enumerate(zip(record, play(theirs, seed), strict=True)):
+            for step, (mine, other) in enumerate(zip(record, play(reference, seed), strict=True)):
                 assert all(same(a, b) for a, b in zip(mine, other, strict=True)), (step, mine, other)
                 assert mine[0] in ours.observation_space
         infos = [result[-1] for result in record]
@@ -81,18 +81,18 @@ def test_every_autoreset_mode_is_gymnasiums_own_to_the_last_info(mode, kind):
             {None} if mode == AutoresetMode.SAME_STEP else {"user"}
         )
     finally:
-        theirs.close()
+        reference.close()
 
 
 @pytest.mark.parametrize("id", IDS)
-def test_make_vec_gives_it_and_it_equals_gymnasiums_on_the_reference_population(id):
-    ours, theirs = gym.make_vec(id, num_envs=NUM), gym.make_vec(id, num_envs=NUM, vectorization_mode="sync")
-    assert isinstance(ours.unwrapped, ConversationVectorEnv) and not isinstance(theirs, ConversationVectorEnv)
+def test_make_vec_returns_it_and_it_equals_gymnasiums_on_the_reference_population(id):
+    ours, reference = gym.make_vec(id, num_envs=NUM), gym.make_vec(id, num_envs=NUM, vectorization_mode="sync")
+    assert isinstance(ours.unwrapped, ConversationVectorEnv) and not isinstance(reference, ConversationVectorEnv)
     assert ours.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
     for name in ("observation_space", "action_space", "single_observation_space", "single_action_space"):
-        assert getattr(ours, name) == getattr(theirs, name)
+        assert getattr(ours, name) == getattr(reference, name)
     seed = next(s for s in range(0, 100, NUM) if not any(ours.reset(seed=s)[1]["ended_by"]))
-    for mine, other in zip(play(ours, seed, 3), play(theirs, seed, 3), strict=True):
+    for mine, other in zip(play(ours, seed, 3), play(reference, seed, 3), strict=True):
         assert all(same(a, b) for a, b in zip(mine, other, strict=True))
     assert ours.action_space.contains(ours.action_space.sample())
     modes = [
@@ -102,16 +102,16 @@ def test_make_vec_gives_it_and_it_equals_gymnasiums_on_the_reference_population(
     assert modes == [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED]
 
 
-def test_gymnasiums_vector_wrappers_take_it():
+def test_it_works_in_gymnasiums_vector_wrappers():
     vector = RecordEpisodeStatistics(gym.make_vec(IDS[0], num_envs=NUM, **settings(max_turns=2)))
     lengths = [n for result in play(vector, 3)[1:] if "episode" in result[-1] for n in result[-1]["episode"]["l"] if n]
     assert lengths and max(lengths) == 2
     vector.close()
 
 
-def test_the_worlds_are_asked_all_at_once():
+def test_the_counterparts_reply_concurrently():
     class Meeting(ScriptedUser):
-        """Answers when all have been asked."""
+        """Replies only after every conversation has asked."""
 
         def __init__(self):
             super().__init__(leave_rate=0.0)
@@ -131,8 +131,8 @@ def test_the_worlds_are_asked_all_at_once():
     assert [len(o) for o in observations] == [2] * NUM
 
 
-def test_a_step_that_fails_in_one_leaves_all_where_they_were_and_can_be_taken_again():
-    broken = {"c1": 3, "c4": 3}  # which context's user fails at its next reply, how often
+def test_a_step_that_fails_in_one_conversation_changes_none_and_can_be_repeated():
+    broken = {"c1": 3, "c4": 3}  # context to the number of failures left in its user's next reply
 
     def fails(state):
         if state.num_user_turns == 2 and broken.get(state.context_id, 0):
@@ -143,20 +143,20 @@ def test_a_step_that_fails_in_one_leaves_all_where_they_were_and_can_be_taken_ag
     for mode in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP):
         broken.update(c1=3, c4=3)
         ours = ConversationVectorEnv(6, mode, **settings(user=ScriptedUser(leave_rate=0.1, fails=fails)))
-        theirs = ConversationVectorEnv(6, mode, **settings(user=ScriptedUser(leave_rate=0.1)))
-        assert same(ours.reset(seed=0)[1], theirs.reset(seed=0)[1])
+        reference = ConversationVectorEnv(6, mode, **settings(user=ScriptedUser(leave_rate=0.1)))
+        assert same(ours.reset(seed=0)[1], reference.reset(seed=0)[1])
         failed = 0
         for i in range(20):
-            expected = theirs.step([LINES[i % 4]] * 6)
+            expected = reference.step([LINES[i % 4]] * 6)
             while True:
                 before = [env.snapshot() for env in ours.envs]
                 try:
-                    came = ours.step([LINES[i % 4]] * 6)
+                    actual = ours.step([LINES[i % 4]] * 6)
                     break
                 except EngineError:
                     failed += 1
                     assert [env.snapshot() for env in ours.envs] == before
-            assert all(same(a, b) for a, b in zip(came, expected, strict=True)), i
+            assert all(same(a, b) for a, b in zip(actual, expected, strict=True)), i
         assert failed >= 3
 
 
@@ -182,18 +182,18 @@ def test_an_episode_that_ended_at_its_reset_is_reset_by_the_next_step(mode):
         vector.step(LINES)
 
 
-def test_what_cannot_be_followed_is_said_and_moves_nothing():
+def test_invalid_calls_are_reported_and_change_no_conversation():
     vector = ConversationVectorEnv(NUM, **settings())
     with pytest.raises(gym.error.ResetNeeded):
         vector.step(LINES)
     vector.reset(seed=0)
     before = [env.snapshot() for env in vector.envs]
-    for actions, told in (
+    for actions, message in (
         (LINES[:3], "each of 4 envs, got 3"),
         ([*LINES[:3], 3], "got int"),
         ([*LINES[:3], "x" * 100_001], "100000"),
     ):
-        with pytest.raises(gym.error.InvalidAction, match=told):
+        with pytest.raises(gym.error.InvalidAction, match=message):
             vector.step(actions)
     for mask in ([True] * NUM, np.ones(NUM), np.ones(3, bool), np.zeros(NUM, bool)):
         with pytest.raises(gym.error.Error, match="reset_mask"):
