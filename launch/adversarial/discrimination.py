@@ -13,6 +13,7 @@ from pathlib import Path
 
 from launch.adversarial.run import AdversarialRun
 from launch.adversarial.simulation import Simulated
+from launch.run.contents import LEAK, MAIN, POWER
 from rlenv.core.files import write_json
 from rlenv.core.types import Session
 from rlenv.discriminator.controls import Matched, cut_after_turn, match_lengths, shuffle_words_within_user
@@ -21,8 +22,6 @@ from rlenv.prompting.chat_format import chat_format
 from rlenv.prompting.system_texts import discriminator_system_text, token_counter
 from trainers.discriminator.config import DiscriminatorConfig, DiscriminatorJob
 from trainers.discriminator.fit import fit_discriminators
-
-MAIN, LEAK, POWER = "main", "leak", "power"
 
 
 @dataclass(frozen=True)

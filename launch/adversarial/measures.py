@@ -10,9 +10,10 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from launch.adversarial.discrimination import LEAK, MAIN, POWER, Labelled, label_simulated
+from launch.adversarial.discrimination import Labelled, label_simulated
 from launch.adversarial.run import AdversarialRun
 from launch.adversarial.simulation import Simulated
+from launch.run.contents import LEAK, MAIN, POWER
 from launch.run.tracking import Tracker
 from launch.run.training import Training
 from rlenv.core.files import write_json

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import yaml
 
-from launch.adversarial.discrimination import LEAK, MAIN, POWER
 from launch.adversarial.table import verdicts
-from launch.run.contents import simulated_versions
+from launch.run.contents import LEAK, MAIN, POWER, simulated_versions
 from launch.run.tracking import read_metrics
 from rlenv.core.errors import ConfigError
 from rlenv.core.types import Session
@@ -23,7 +22,7 @@ from rlenv.data.sessions import read_sessions
 from rlenv.discriminator.labelled import ScoredSession
 from rlenv.evaluation.ab_tests import AbTest
 from rlenv.evaluation.discriminators import Judgement
-from rlenv.evaluation.subjects import Simulator, aggregate
+from rlenv.evaluation.subjects import Simulator, aggregate, left_out_empty
 
 PART = "evaluation"
 
@@ -38,6 +37,8 @@ class Inputs:
     """The smallest cap of the runs on user messages; None without a run."""
     verdicts: list[str] = field(default_factory=list)
     """What the controls say of each run's accuracies."""
+    notes: list[str] = field(default_factory=list)
+    """Sessions that were left out, with their count."""
     log_odds: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=dict)
     """By simulator, then session (real ones too): what its discriminator said, [T + 1]."""
 
@@ -73,6 +74,7 @@ def read_inputs(
         inputs.real = read_sessions(runs[0] / f"data/{PART}.jsonl.gz")
     else:
         raise ConfigError("no real sessions: name them with --real FILE (a single run brings its own)")
+    inputs.simulators, inputs.real, inputs.notes = left_out_empty(inputs.simulators, inputs.real)
     own = {s.name: s for s in inputs.simulators}
     for asked in aggregates:
         name, _, members = asked.partition("=")
