@@ -1,1 +1,1 @@
-"""What a step is worth, by name and weight, and who labels the messages that rewards read."""
+"""Rewards by name and weight, and the sources of the message labels that they read."""

@@ -1,7 +1,7 @@
-"""Where labels of messages come from: the population's oracle, detectors, the speakers themselves, or a judge.
+"""Sources of message labels: the population's oracle, detectors, the speakers themselves, or a judge.
 
-A source gives the labels of every message of one role, so that a reward can read them without knowing who labelled.
-Knows nothing of rewards.
+A source returns the labels of all messages of one role, so that a reward does not depend on who labels them.
+Independent of rewards.
 """
 
 from __future__ import annotations
@@ -18,52 +18,52 @@ Labels = tuple[tuple[str, ...], ...]
 
 
 class LabelSource(Protocol):
-    """The labels of one role's messages: issues of the chatbot's, or actions of the user's."""
+    """Returns labels for the messages of one role: issues for the chatbot's, actions for the user's."""
 
     async def __call__(self, state: ConversationState) -> Labels:
-        """Returns one entry for each message of the role, in order."""
+        """Returns one entry per message of the role, in order."""
         ...
 
 
 async def oracle_issues(state: ConversationState) -> Labels:
-    """Returns the issues of every chatbot message by the population's oracle: true for its users, else inferred."""
+    """Returns the oracle's issues of every chatbot message: the true ones for the population's users, else inferred."""
     from rlenv.population.oracle import issues_of
 
     return issues_of(state)
 
 
 async def detected_issues(state: ConversationState) -> Labels:
-    """Returns the issues of every chatbot message that the detectors are sure of, whoever the user is."""
+    """Returns the issues that the rule-based detectors find in every chatbot message; works for any user."""
     from rlenv.judges.detectors import DetectorJudge
 
     return await JudgedLabels(DetectorJudge(), "assistant")(state)
 
 
 async def self_labelled_actions(state: ConversationState) -> Labels:
-    """Returns the actions of every user message as the user itself labelled them.
+    """Returns the actions of every user message as labelled by the user simulator itself.
 
     Raises:
-        ConfigError: this user labels nothing, as language models do not.
+        ConfigError: the simulator does not label its messages; language models do not.
     """
     actions = [turn.utterance.actions for turn in state.turns if turn.role == "user"]
     if None in actions:
         raise ConfigError(
-            f"conversation {state.context_id}: user message {actions.index(None) + 1} carries no actions, for only the "
-            "population's users label their own; take the actions from a judge (source: judge)"
+            f"conversation {state.context_id}: user message {actions.index(None) + 1} has no action labels; only the "
+            "population's users label their own messages, so take the actions from a judge (source: judge)"
         )
     return tuple(labels or () for labels in actions)
 
 
 @dataclass(frozen=True)
 class JudgedLabels:
-    """The labels of one role's messages as a judge gives them: one call of the judge a step."""
+    """A judge's labels for the messages of one role; one call of the judge per step."""
 
     judge: Judge
     role: Role
     """"assistant" for issues, "user" for actions."""
 
     async def __call__(self, state: ConversationState) -> Labels:
-        """Returns the judge's labels of the role's messages.
+        """Returns the judge's labels for the messages of the role.
 
         Raises:
             ConfigError: the judge did not label every message.
@@ -73,6 +73,6 @@ class JudgedLabels:
         if len(labels) != len(state.turns):
             raise ConfigError(
                 f"conversation {state.context_id}: the judge labelled {len(labels)} of {len(state.turns)} messages; "
-                "Annotation.labels holds one entry a message, empty where nothing applies"
+                "Annotation.labels needs one entry per message, empty if no label applies"
             )
         return tuple(found for turn, found in zip(state.turns, labels, strict=True) if turn.role == self.role)

@@ -1,10 +1,10 @@
-"""Rewards by name, and weighted sums of them from plain values, as YAML gives them.
+"""Makes weighted sums of registered rewards from plain values, such as those of a YAML file.
 
     make_reward({"issue_free": {"weight": 1.0, "categories": {"premature_wrap_up": 2.0}}, "user_actions": 0.5})
 
-Own rewards join by ``@register_reward("name")``, or without it as ``package.module:factory``, which a worker process
-imports by itself. A factory's positional parameters are its options (plain values); its keyword-only parameters are
-sources: objects such as a served discriminator, which whoever calls ``make_reward`` has at hand.
+To add a reward, decorate its factory with ``@register_reward("name")``, or name it as ``package.module:factory``, which
+worker processes can import by themselves. A factory's positional parameters are its options (plain values). Its
+keyword-only parameters are sources: objects such as a served discriminator, which the caller of ``make_reward`` passes.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from rlenv.speakers.endpoint import import_callable
 RewardFactory = Callable[..., Reward]
 F = TypeVar("F", bound=RewardFactory)
 RewardSpec = Mapping[str, Mapping[str, Any] | float | None]
-"""Name to ``{weight, **options}``, or to a weight alone; None is weight 1."""
+"""Name to ``{weight, **options}``, or only to a weight; None means weight 1."""
 
 ISSUE_SOURCES: dict[str, LabelSource] = {"oracle": oracle_issues, "detectors": detected_issues}
-"""Who says what is wrong with a chatbot's message and needs no serving."""
+"""Name to source of issue labels, for the sources that need no served model."""
 _FACTORIES: dict[str, RewardFactory] = {}
 
 
 def register_reward(name: str) -> Callable[[F], F]:
-    """Returns a decorator that makes a factory known as ``name``.
+    """Returns a decorator that registers a factory under ``name``.
 
     Raises:
-        ConfigError: there is another of that name.
+        ConfigError: another factory has that name.
     """
 
-    def known_as(factory: F) -> F:
+    def register(factory: F) -> F:
         if _FACTORIES.setdefault(name, factory) is not factory:
-            raise ConfigError(f"a reward {name!r} is registered already; choose another name")
+            raise ConfigError(f"a reward {name!r} is already registered; choose another name")
         return factory
 
-    return known_as
+    return register
 
 
 def reward_names() -> tuple[str, ...]:
@@ -58,14 +58,14 @@ def make_reward(spec: RewardSpec, *, seat: Seat | None = None, **sources: Any) -
 
     Args:
         spec: see ``RewardSpec``.
-        seat: the agent's, where it is known already: a reward that makes no sense there is refused here.
-        sources: ``discriminator``, ``judge`` and whatever registered rewards ask for; those not asked for are left.
+        seat: the agent's seat, if known; rewards that are not defined for it are then reported here.
+        sources: ``discriminator``, ``judge`` and any other object that a reward needs; unused ones are ignored.
 
     Raises:
         ConfigError: every problem of the spec in one report.
     """
     if not isinstance(spec, Mapping) or not spec:
-        raise ConfigError(f"rewards: expected name: settings, got {type(spec).__name__}; {_known('')}")
+        raise ConfigError(f"rewards: expected a mapping of name to settings, got {_empty_or_type(spec)}; {_known('')}")
     problems: list[str] = []
     terms: dict[str, tuple[float, Reward]] = {}
     for name, settings in spec.items():
@@ -86,10 +86,10 @@ def make_reward(spec: RewardSpec, *, seat: Seat | None = None, **sources: Any) -
 
 
 def sources_asked_for(spec: RewardSpec) -> set[str]:
-    """Returns the sources that the spec's rewards cannot do without: what has to be served for ``make_reward``.
+    """Returns the names of the sources that the spec's rewards require, which must be served for ``make_reward``.
 
     Raises:
-        ConfigError: a reward that is not known.
+        ConfigError: a reward is unknown.
     """
     parameters = [p for name in spec for p in inspect.signature(_factory(str(name))).parameters.values()]
     return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty}
@@ -98,14 +98,14 @@ def sources_asked_for(spec: RewardSpec) -> set[str]:
 def _make(name: str, options: dict[str, Any], sources: Mapping[str, Any]) -> Reward:
     factory = _factory(name)
     parameters = inspect.signature(factory).parameters.values()
-    takes = {p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
-    asks = {p.name: p.default is p.empty for p in parameters if p.kind is p.KEYWORD_ONLY}
+    known = {p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
     required = {p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty}
-    problems = [f"{name}: no option {o!r}; {there_are(takes | {'weight'}, o)}" for o in sorted(set(options) - takes)]
+    is_required = {p.name: p.default is p.empty for p in parameters if p.kind is p.KEYWORD_ONLY}
+    problems = [f"{name}: no option {o!r}; {there_are(known | {'weight'}, o)}" for o in sorted(set(options) - known)]
     problems += [f"{name}: needs the option {o!r}" for o in sorted(required - set(options))]
-    given = {source: sources[source] for source in asks if sources.get(source) is not None}
-    missing = sorted(source for source, needed in asks.items() if needed and source not in given)
-    problems += [f"{name}: needs a {source}, and none is served here" for source in missing]
+    given = {source: sources[source] for source in is_required if sources.get(source) is not None}
+    missing = sorted(source for source, needed in is_required.items() if needed and source not in given)
+    problems += [f"{name}: needs a {source}, but none is served here" for source in missing]
     if not problems:
         try:
             return factory(**options, **given)
@@ -126,11 +126,15 @@ def _known(name: str) -> str:
     return f"{there_are(_FACTORIES, name)} (or package.module:factory)"
 
 
+def _empty_or_type(value: object) -> str:
+    return "an empty one" if isinstance(value, Mapping) else type(value).__name__
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-# ------------------------------------------------------------------------------- the library's own
+# ------------------------------------------------------------------------------- built-in rewards
 
 
 @register_reward("realism")
@@ -150,10 +154,10 @@ def _issue_free(
 ) -> Reward:
     weights = categories or {}
     if not isinstance(weights, Mapping):
-        raise ConfigError(f"categories: expected issue: weight, got {type(weights).__name__}")
+        raise ConfigError(f"categories: expected a mapping of issue to weight, got {type(weights).__name__}")
     known = load_taxonomy(taxonomy).issue_ids()
     problems = [f"categories: no issue {i!r}; {there_are(known, i)}" for i in weights if i not in known]
-    problems += _penalties({**{f"categories.{i}": w for i, w in weights.items()}, "default": default, "clean": clean})
+    problems += _negative({**{f"categories.{i}": w for i, w in weights.items()}, "default": default, "clean": clean})
     issues = _source(source, ISSUE_SOURCES, "assistant", judge, problems)
     if issues is None or problems:
         raise ConfigError("\n".join(problems))
@@ -169,7 +173,7 @@ def _user_actions(
     *,
     judge: Judge | None = None,
 ) -> Reward:
-    problems = _penalties({"good": good, "bad": bad})
+    problems = _negative({"good": good, "bad": bad})
     actions = _source(source, {"user": self_labelled_actions}, "user", judge, problems)
     if actions is None or problems:
         raise ConfigError("\n".join(problems))
@@ -181,7 +185,8 @@ def _judge(*, judge: Judge) -> Reward:
     return JudgeReward(judge)
 
 
-def _penalties(values: Mapping[str, object]) -> list[str]:
+def _negative(values: Mapping[str, object]) -> list[str]:
+    """Returns a problem for each value that is not a number of 0 or more."""
     return [
         f"{name}: expected a number of 0 or more, got {value!r}"
         for name, value in values.items()
@@ -190,13 +195,15 @@ def _penalties(values: Mapping[str, object]) -> list[str]:
 
 
 def _source(
-    name: str, own: Mapping[str, LabelSource], role: Role, judge: Judge | None, problems: list[str]
+    name: str, unserved: Mapping[str, LabelSource], role: Role, judge: Judge | None, problems: list[str]
 ) -> LabelSource | None:
-    """Returns the named source of labels; None, and a problem more, where there is none."""
-    if name in own:
-        return own[name]
+    """Returns the source of labels called ``name``; if there is none, returns None and adds to ``problems``."""
+    if name in unserved:
+        return unserved[name]
     if name == "judge" and judge is not None:
         return JudgedLabels(judge, role)
-    served = ", and no judge is served here" if name == "judge" else f"; {there_are({*own, 'judge'}, name)}"
-    problems.append(f"source: {name!r}{served}")
+    if name == "judge":
+        problems.append("source: 'judge' needs a judge, but none is served here")
+    else:
+        problems.append(f"source: no source {name!r}; {there_are({*unserved, 'judge'}, name)}")
     return None

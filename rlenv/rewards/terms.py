@@ -1,8 +1,9 @@
-"""What a step of the agent is worth: realism (Eq. 4), freedom from issues, good and bad user actions, a judge.
+"""The built-in rewards of a step: realism (Eq. 4), absence of issues, good and bad user actions, a judge's score.
 
-A step is the agent's message and the counterpart's answer. In the chatbot's seat an issue of the agent's message and
-the actions of the user's answer belong to that step; in the user's seat realism judges the agent's own message. Each
-reward names the ``seats`` in which it makes sense. By name and weight: ``rlenv.rewards.registry``.
+A step is the agent's message and the counterpart's reply. In the chatbot's seat, the reward of a step covers the issues
+of the agent's message and the actions of the user's reply; in the user's seat, realism scores the agent's own message.
+The ``seats`` of a reward are the agent's seats for which it is defined. ``rlenv.rewards.registry`` makes rewards by
+name and weight.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from rlenv.rewards.labels import LabelSource, oracle_issues, self_labelled_actio
 
 @dataclass(frozen=True)
 class RealismReward:
-    """Eq. 4 for the user's seat: what the agent's message did to a served discriminator's log-odds of real."""
+    """Eq. 4 for the user's seat: how much the agent's message changed the discriminator's log-odds of "real"."""
 
     discriminator: Discriminator
     seats: ClassVar[tuple[Seat, ...]] = ("user",)
 
     async def __call__(self, before: ConversationState, after: ConversationState) -> dict[str, float]:
-        """Returns ``realism``, log-odds after the message minus before it."""
+        """Returns ``realism``: the log-odds after the message minus those before it."""
         turn = before.num_user_turns + 1
         if after.num_user_turns < turn:
-            return {"realism": 0.0}  # left without a word: nothing was said that could be judged
+            return {"realism": 0.0}  # the user left without a message, so there is nothing to score
         session = to_session(after, session_id=after.context_id, source="env", chatbot="env")
         scores = await self.discriminator.log_odds(session)
         return {"realism": float(turn_rewards(scores.log_odds)[turn - 1])}
@@ -39,10 +40,10 @@ class RealismReward:
 
 @dataclass(frozen=True)
 class IssueFreeReward:
-    """Minus a weight for each issue (Appendix E) of the agent's message, at the step of that message.
+    """Minus the weight of each issue (Appendix E) of the agent's message, in the step of that message.
 
-    A sum of penalties alone is largest where the user leaves at once; ``clean`` speaks against that. Some issues exist
-    only if the user shows them; the answer is part of the step, so they too are charged to the message that caused
+    With penalties alone, the best return is that of a conversation which ends at once; ``clean`` counteracts this. Some
+    issues show only in the user's reply; as the reply belongs to the step, they are charged to the message that caused
     them.
     """
 
@@ -51,9 +52,9 @@ class IssueFreeReward:
     default: float = 1.0
     """Weight of all other issues."""
     issues: LabelSource = oracle_issues
-    """Who says what is wrong with a message."""
+    """Source of the issue labels."""
     clean: float = 0.0
-    """Worth of a message without an issue."""
+    """Reward of a message without an issue."""
     seats: ClassVar[tuple[Seat, ...]] = ("chatbot",)
 
     async def __call__(self, before: ConversationState, after: ConversationState) -> dict[str, float]:
@@ -68,12 +69,12 @@ class IssueFreeReward:
 
 @dataclass(frozen=True)
 class UserActionsReward:
-    """Indicators of Appendix D in the user's answer: plus for each good action, minus for each bad one."""
+    """User actions (Appendix D) in the reply: plus ``good`` for each good one, minus ``bad`` for each bad one."""
 
     good: float = 1.0
-    """Of an action of the group "good"."""
+    """Reward of each action of the group "good"."""
     bad: float = 1.0
-    """Of an action of the group "bad"; given as a positive number."""
+    """Penalty of each action of the group "bad", as a positive number."""
     actions: LabelSource = self_labelled_actions
     """Who says what the user does in a message."""
     taxonomy: Taxonomy = field(default_factory=load_taxonomy)
@@ -92,16 +93,16 @@ class UserActionsReward:
 
 @dataclass(frozen=True)
 class JudgeReward:
-    """A judge's score of the whole conversation, given at the step that ends it: one call an episode.
+    """A judge's score of the whole conversation, in the step that ends it; one call of the judge per episode.
 
-    A conversation that is cut between steps, because the agent's own prompt no longer fits, has no such step.
+    A conversation that is truncated between two steps, because the agent's prompt no longer fits, gets no score.
     """
 
     judge: Judge
     seats: ClassVar[tuple[Seat, ...]] = ("user", "chatbot")
 
     async def __call__(self, before: ConversationState, after: ConversationState) -> dict[str, float]:
-        """Returns ``judge``: 0 until the conversation has ended.
+        """Returns ``judge``: 0 until the conversation ends, then the score.
 
         Raises:
             ConfigError: the judge gives no scores.
@@ -112,7 +113,7 @@ class JudgeReward:
         score = (await self.judge.annotate(session)).score
         if score is None:
             raise ConfigError(
-                f"conversation {after.context_id}: the judge gave no score; Annotation.score is its reward"
+                f"conversation {after.context_id}: the judge returned no score; this reward needs Annotation.score"
             )
         return {"judge": float(score)}
 

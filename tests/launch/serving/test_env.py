@@ -76,7 +76,7 @@ def test_every_env_file_of_conf_holds_for_a_run(finished_run):
         ({"users": {"x": {"adapter": "trained"}}}, [], r"users.x.adapter: 'trained' is for a run's own chatbots"),
         ({"rewards": {"realism": 1}}, [], r"realism: defined only for an agent in seat 'user'"),
         ({"rewards": {"reelism": 1}}, [], r"reelism: no such reward; .*did you mean 'realism'"),
-        ({"rewards": {"judge": 1}}, [], r"judge: needs a judge, and none is served here"),
+        ({"rewards": {"judge": 1}}, [], r"judge: needs a judge, but none is served here"),
         ({"settings": {"simulator": {"model": "small-llama"}}}, [], "its small Llama is not trained yet"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Rewards by hand and on the population: what is charged to which step, sums, seats, and specs that are wrong."""
+"""Rewards worked by hand and on the population: credit per step, weighted sums, seats, and invalid specs."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def parts(reward, past, now) -> dict[str, float]:
     return asyncio.run(reward(past, now))
 
 
-class Wrote:
-    """A judge that says what the test wrote down."""
+class FixedJudge:
+    """A judge that returns a fixed annotation."""
 
     def __init__(self, *labels: tuple[str, ...], score: float | None = None) -> None:
         self.annotation = Annotation(labels=labels, score=score)
@@ -59,91 +59,91 @@ class Wrote:
 # -------------------------------------------------------------------------------------- by hand
 
 
-def test_an_issue_is_charged_to_the_message_where_it_occurred_once_and_by_its_weight():
-    said = conversation("I feel low", "It is not a big deal", "thanks for nothing", "Let us stop here", "I'm not done")
-    judge = Wrote((), (DISMISSAL,), (), (WRAP_UP, "blank_message"), ())
+def test_an_issue_is_charged_once_and_by_its_weight_to_the_step_of_its_message():
+    whole = conversation("I feel low", "It is not a big deal", "thanks for nothing", "Let us stop here", "I'm not done")
+    judge = FixedJudge((), (DISMISSAL,), (), (WRAP_UP, "blank_message"), ())
     reward = IssueFreeReward({WRAP_UP: 2.5}, 0.5, JudgedLabels(judge, "assistant"))
-    assert parts(reward, before(said, 3), said) == {"issue_free": -(2.5 + 0.5)}  # not -3.5: the first is paid for
-    two = Wrote((), (DISMISSAL,), ())
+    assert parts(reward, before(whole, 3), whole) == {"issue_free": -(2.5 + 0.5)}  # DISMISSAL is of an earlier step
+    two = FixedJudge((), (DISMISSAL,), ())
     reward = IssueFreeReward({WRAP_UP: 2.5}, 0.5, JudgedLabels(two, "assistant"))
-    assert parts(reward, before(said, 1), before(said, 3)) == {"issue_free": -0.5}
+    assert parts(reward, before(whole, 1), before(whole, 3)) == {"issue_free": -0.5}
 
 
-def test_detectors_say_what_was_wrong_where_they_are_the_source():
-    said = conversation("I feel low", "", "hello?", "What happened today?", "work")
+def test_detectors_can_be_the_source_of_issues():
+    whole = conversation("I feel low", "", "hello?", "What happened today?", "work")
     reward = make_reward({"issue_free": {"source": "detectors", "categories": {"blank_message": 3.0}}})
-    assert parts(reward, before(said, 1), before(said, 3)) == {"issue_free": -3.0}
-    assert parts(reward, before(said, 3), said) == {"issue_free": 0.0}
+    assert parts(reward, before(whole, 1), before(whole, 3)) == {"issue_free": -3.0}
+    assert parts(reward, before(whole, 3), whole) == {"issue_free": 0.0}
 
 
-def test_a_clean_message_is_worth_what_is_said_and_leaving_without_a_word_is_not():
-    said = conversation("I feel low", "Why is that?", "work", "It is not a big deal", "thanks for nothing")
-    reward = IssueFreeReward(issues=JudgedLabels(Wrote((), (), ()), "assistant"), clean=0.5)
-    assert parts(reward, before(said, 1), before(said, 3)) == {"issue_free": 0.5}
-    reward = IssueFreeReward(issues=JudgedLabels(Wrote((), (), (), (DISMISSAL,), ()), "assistant"), clean=0.5)
-    assert parts(reward, before(said, 3), said) == {"issue_free": -1.0}
-    assert parts(reward, said, said) == {"issue_free": 0.0}
+def test_a_message_without_issues_gets_the_clean_reward_and_a_silent_leave_does_not():
+    whole = conversation("I feel low", "Why is that?", "work", "It is not a big deal", "thanks for nothing")
+    reward = IssueFreeReward(issues=JudgedLabels(FixedJudge((), (), ()), "assistant"), clean=0.5)
+    assert parts(reward, before(whole, 1), before(whole, 3)) == {"issue_free": 0.5}
+    reward = IssueFreeReward(issues=JudgedLabels(FixedJudge((), (), (), (DISMISSAL,), ()), "assistant"), clean=0.5)
+    assert parts(reward, before(whole, 3), whole) == {"issue_free": -1.0}
+    assert parts(reward, whole, whole) == {"issue_free": 0.0}
     with pytest.raises(ConfigError, match=r"issue_free.clean: expected a number of 0 or more, got -1"):
         make_reward({"issue_free": {"clean": -1}})
 
 
-def test_without_a_judge_the_oracle_says_what_was_wrong():
-    said = conversation(
+def test_the_oracle_is_the_default_source_of_issues():
+    whole = conversation(
         "my boss keeps dumping work on me and I feel so tired", "You're overreacting, it's not a big deal.",
         "wow, thanks for nothing", "That sounds hard. What happened?", "it was the report again, he wanted it today",
     )  # fmt: skip
     reward = IssueFreeReward({DISMISSAL: 3.0})
-    assert parts(reward, before(said, 1), before(said, 3)) == {"issue_free": -3.0}
-    assert parts(reward, before(said, 3), said) == {"issue_free": 0.0}
+    assert parts(reward, before(whole, 1), before(whole, 3)) == {"issue_free": -3.0}
+    assert parts(reward, before(whole, 3), whole) == {"issue_free": 0.0}
 
 
-def test_good_and_bad_actions_of_the_answer_count_and_no_others():
+def test_only_good_and_bad_actions_of_the_reply_count():
     good, bad, neutral = "gained_an_insight", "frustrated_with_chatbot", "describes_situation"
-    said = conversation(
+    whole = conversation(
         ("hi", (good, bad)), "Why?", ("oh", (good, "change_talk", neutral)), "What else?", ("stop it", (bad,))
     )
     reward = UserActionsReward(good=1.0, bad=4.0)
-    assert parts(reward, before(said, 1), before(said, 3)) == {"user_actions": 2.0}
-    assert parts(reward, before(said, 3), said) == {"user_actions": -4.0}
-    assert parts(reward, before(said, 3), before(said, 4)) == {"user_actions": 0.0}  # left without a word
+    assert parts(reward, before(whole, 1), before(whole, 3)) == {"user_actions": 2.0}
+    assert parts(reward, before(whole, 3), whole) == {"user_actions": -4.0}
+    assert parts(reward, before(whole, 3), before(whole, 4)) == {"user_actions": 0.0}  # the user left without a message
 
 
-def test_actions_come_from_a_judge_where_the_user_labels_nothing():
-    said = conversation("hi", "Why?", "you already asked that")
+def test_actions_of_users_that_do_not_label_their_messages_come_from_a_judge():
+    whole = conversation("hi", "Why?", "you already asked that")
     with pytest.raises(ConfigError, match=r"conversation c: user message 1 .*source: judge"):
-        parts(UserActionsReward(), before(said, 1), said)
-    judge = Wrote((), (), ("corrects_chatbot", "agrees_with_chatbot", "questions_chatbot"))
-    assert parts(UserActionsReward(actions=JudgedLabels(judge, "user")), before(said, 1), said) == {
+        parts(UserActionsReward(), before(whole, 1), whole)
+    judge = FixedJudge((), (), ("corrects_chatbot", "agrees_with_chatbot", "questions_chatbot"))
+    assert parts(UserActionsReward(actions=JudgedLabels(judge, "user")), before(whole, 1), whole) == {
         "user_actions": 1.0 - 2.0
     }
     with pytest.raises(ConfigError, match="labelled 1 of 3 messages"):
-        parts(UserActionsReward(actions=JudgedLabels(Wrote(()), "user")), before(said, 1), said)
+        parts(UserActionsReward(actions=JudgedLabels(FixedJudge(()), "user")), before(whole, 1), whole)
 
 
-def test_a_judges_score_is_given_once_at_the_end():
-    said = conversation("hi", "Why?", "bye", end=LEFT)
-    reward = JudgeReward(Wrote(score=0.75))
-    assert parts(reward, before(said, 1), before(said, 3)) == {"judge": 0.0}
-    assert parts(reward, before(said, 1), said) == {"judge": 0.75}
-    with pytest.raises(ConfigError, match="gave no score"):
-        parts(JudgeReward(Wrote()), before(said, 1), said)
+def test_a_judges_score_is_the_reward_of_the_last_step_only():
+    whole = conversation("hi", "Why?", "bye", end=LEFT)
+    reward = JudgeReward(FixedJudge(score=0.75))
+    assert parts(reward, before(whole, 1), before(whole, 3)) == {"judge": 0.0}
+    assert parts(reward, before(whole, 1), whole) == {"judge": 0.75}
+    with pytest.raises(ConfigError, match="returned no score"):
+        parts(JudgeReward(FixedJudge()), before(whole, 1), whole)
 
 
-def test_a_sum_is_weighted_and_shows_its_parts():
-    said = conversation(("hi", ()), "Why?", ("ah", ("change_talk",)), end=LEFT)
+def test_a_weighted_sum_returns_its_weighted_parts():
+    whole = conversation(("hi", ()), "Why?", ("ah", ("change_talk",)), end=LEFT)
     spec = {
         "issue_free": {"weight": 2.0, "categories": {WRAP_UP: 3.0}, "source": "judge"},
         "user_actions": 0.5,
         "judge": None,
     }
-    reward = make_reward(spec, judge=Wrote((), (WRAP_UP,), (), score=0.25))
-    assert parts(reward, before(said, 1), said) == {"issue_free": -6.0, "user_actions": 0.5, "judge": 0.25}
+    reward = make_reward(spec, judge=FixedJudge((), (WRAP_UP,), (), score=0.25))
+    assert parts(reward, before(whole, 1), whole) == {"issue_free": -6.0, "user_actions": 0.5, "judge": 0.25}
 
 
 # ------------------------------------------------------------------------------ on the population
 
 
-def test_on_the_population_the_steps_add_up_to_the_whole_conversations_labels():
+def test_on_the_population_step_rewards_sum_to_those_of_the_conversations_labels():
     agent = make_chatbot(chatbot_names()[-1])
     reward = make_reward(
         {"issue_free": {"categories": {WRAP_UP: 2.0}}, "user_actions": {"weight": 0.5}}, seat="chatbot"
@@ -170,7 +170,7 @@ def test_on_the_population_the_steps_add_up_to_the_whole_conversations_labels():
     assert num_issues > 3 and num_actions > 3
 
 
-def test_the_users_seat_is_rewarded_by_realism_and_a_judge():
+def test_realism_and_a_judge_reward_the_users_seat():
     scenario = Scenario(context_id="c", user_id="u", context=SessionContext())
     reward = make_reward(
         {"realism": 1.0, "judge": {"weight": 0.1}},
@@ -195,7 +195,7 @@ def test_the_users_seat_is_rewarded_by_realism_and_a_judge():
 # ------------------------------------------------------------------------------------ the registry
 
 
-def test_a_wrong_spec_is_told_all_that_is_wrong_with_it():
+def test_every_problem_of_a_spec_is_reported_at_once():
     spec = {
         "issue_fre": 1.0,
         "issue_free": {"weight": "much", "categories": {"premature_wrapup": 1.0, WRAP_UP: -1.0}, "default": None},
@@ -205,7 +205,7 @@ def test_a_wrong_spec_is_told_all_that_is_wrong_with_it():
     with pytest.raises(ConfigError) as caught:
         make_reward(spec)
     lines = str(caught.value).splitlines()
-    for told in (
+    for message in (
         "rewards.issue_fre: no such reward; there are issue_free, judge, realism, user_actions",
         "rewards.issue_free.weight: expected a finite number, got 'much'",
         "rewards.issue_free.categories: no issue 'premature_wrapup'",
@@ -213,20 +213,20 @@ def test_a_wrong_spec_is_told_all_that_is_wrong_with_it():
         f"rewards.issue_free.categories.{WRAP_UP}: expected a number of 0 or more, got -1.0",
         "rewards.issue_free.default: expected a number of 0 or more, got None",
         "rewards.user_actions: no option 'goood'; there are bad, good, source, taxonomy, weight; did you mean 'good'?",
-        "rewards.judge: needs a judge, and none is served here",
+        "rewards.judge: needs a judge, but none is served here",
     ):
-        assert any(told in line for line in lines), told
+        assert any(message in line for line in lines), message
     assert len(lines) == 7
-    with pytest.raises(ConfigError, match="source: 'guess'; there are judge, user"):
+    with pytest.raises(ConfigError, match="source: no source 'guess'; there are judge, user"):
         make_reward({"user_actions": {"source": "guess"}})
-    with pytest.raises(ConfigError, match="no judge is served here"):
+    with pytest.raises(ConfigError, match="source: 'judge' needs a judge, but none is served here"):
         make_reward({"issue_free": {"source": "judge"}})
     for nothing in ({}, [], "issue_free"):
-        with pytest.raises(ConfigError, match="expected name: settings"):
+        with pytest.raises(ConfigError, match="expected a mapping of name to settings"):
             make_reward(nothing)
 
 
-def test_a_reward_in_the_wrong_seat_is_refused_when_it_is_made_and_when_it_is_used():
+def test_a_reward_for_the_wrong_seat_is_rejected_when_it_is_made_and_when_it_is_used():
     judge = ScriptedDiscriminator()
     for seat, spec in (("chatbot", {"realism": 1.0}), ("user", {"issue_free": 1.0, "user_actions": 1.0})):
         with pytest.raises(ConfigError) as caught:
@@ -242,14 +242,14 @@ def test_a_reward_in_the_wrong_seat_is_refused_when_it_is_made_and_when_it_is_us
 
 
 class Brevity:
-    """A reward of a user's own: minus the agent's words over a number."""
+    """A custom reward: minus the number of the agent's words above a limit."""
 
     def __init__(self, words: int) -> None:
         self.words = words
 
     async def __call__(self, before, after):
-        said = after.turns[len(before.turns)].utterance.text
-        return {"brevity": -float(max(0, len(said.split()) - self.words)), "said": 1.0}
+        text = after.turns[len(before.turns)].utterance.text
+        return {"brevity": -float(max(0, len(text.split()) - self.words)), "messages": 1.0}
 
 
 def brevity(words: int = 3):
@@ -259,21 +259,21 @@ def brevity(words: int = 3):
 sys.modules.setdefault("rewards_under_test", sys.modules[__name__])
 
 
-def test_own_rewards_join_by_name_or_by_import_path():
+def test_custom_rewards_are_found_by_registered_name_or_import_path():
     if "brevity" not in reward_names():
         register_reward("brevity")(brevity)
-    said = conversation("hi", "one two three four five", "ok")
+    whole = conversation("hi", "one two three four five", "ok")
     for name in ("brevity", "rewards_under_test:brevity"):
-        found = parts(make_reward({name: {"weight": 2.0, "words": 4}}), before(said, 1), said)
-        assert found == {f"{name}/brevity": -2.0, f"{name}/said": 2.0}
-    with pytest.raises(ConfigError, match="registered already"):
+        found = parts(make_reward({name: {"weight": 2.0, "words": 4}}), before(whole, 1), whole)
+        assert found == {f"{name}/brevity": -2.0, f"{name}/messages": 2.0}
+    with pytest.raises(ConfigError, match="already registered"):
         register_reward("brevity")(lambda: Brevity(1))
     with pytest.raises(ConfigError, match="no callable at 'rewards_under_test:nothing'"):
         make_reward({"rewards_under_test:nothing": 1.0})
 
 
-def test_rewards_travel_to_other_processes():
+def test_rewards_can_be_pickled():
     spec = {"issue_free": {"source": "judge"}, "user_actions": 1.0, "judge": 2.0}
     reward = make_reward(spec, judge=ScriptedJudge(4))
-    said = conversation(("hi", ()), "Why?", ("ah", ("change_talk",)), end=LEFT)
-    assert parts(pickle.loads(pickle.dumps(reward)), before(said, 1), said) == parts(reward, before(said, 1), said)
+    whole = conversation(("hi", ()), "Why?", ("ah", ("change_talk",)), end=LEFT)
+    assert parts(pickle.loads(pickle.dumps(reward)), before(whole, 1), whole) == parts(reward, before(whole, 1), whole)
