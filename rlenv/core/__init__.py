@@ -1,1 +1,1 @@
-"""What everything stands on: records, errors, seeds, protocols, files. Knows neither torch nor Ray."""
+"""The base layer: records, errors, seeds, protocols, files, settings. Independent of torch and Ray."""

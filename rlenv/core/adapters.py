@@ -1,7 +1,7 @@
-"""One version of a LoRA adapter, found in a folder: its name and a digest of what is in it.
+"""Reads a version of a LoRA adapter from its folder: the version's name and a digest of the files.
 
-A new version is a new folder and a new digest (an engine that knows a folder by name would go on serving the old
-weights). Knows nothing of training or serving.
+A new version always has a new folder and a new digest, because an engine that has loaded a folder would continue to
+serve the old weights. Independent of training and serving.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 
 def folder_digest(path: str | Path) -> str:
-    """Returns the SHA-256 over a folder's files in sorted order, names and contents, hexadecimal."""
+    """Returns the SHA-256 of the names and contents of a folder's files, in sorted order, hexadecimal."""
     root = Path(path)
     digest = hashlib.sha256()
     for file in sorted(p for p in root.rglob("*") if p.is_file()):
@@ -30,10 +30,10 @@ def folder_digest(path: str | Path) -> str:
 
 
 def adapter_at(path: str | Path, name: str) -> Adapter:
-    """Returns the adapter in the folder ``path`` as the version ``name``.
+    """Returns the adapter in the folder ``path``, as version ``name``.
 
     Raises:
-        ConfigError: the folder holds no PEFT adapter.
+        ConfigError: the folder has no PEFT adapter.
     """
     root = Path(path).resolve()
     weights = [*root.glob("adapter_model.*")]
@@ -46,7 +46,7 @@ def adapter_at(path: str | Path, name: str) -> Adapter:
 
 
 def tidy_adapter(out_dir: str | Path) -> None:
-    """Makes a saved adapter's folder a function of its weights: no model card, and PEFT's sets written in order."""
+    """Removes what differs between saves of equal weights: the model card, and the order of PEFT's sets."""
     root = Path(out_dir)
     (root / "README.md").unlink(missing_ok=True)
     file = root / ADAPTER_CONFIG

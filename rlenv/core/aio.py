@@ -1,6 +1,6 @@
-"""Async machinery: the one background loop on which synchronous faces run async code, and many pieces of work at once.
+"""Async helpers: a background event loop for synchronous callers, and bounded concurrency over many items.
 
-Knows nothing of conversations.
+Independent of conversations.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 
 def run(work: Coroutine[object, object, T]) -> T:
-    """Returns the coroutine's result. One loop for the process, so engines and locks may live across calls."""
+    """Returns the coroutine's result. All calls of a process share one loop, so engines and locks outlive a call."""
     future = asyncio.run_coroutine_threadsafe(work, _loop())
     try:
         return future.result()
@@ -38,10 +38,10 @@ def run(work: Coroutine[object, object, T]) -> T:
 async def as_finished(
     work: Callable[[Item], Awaitable[T]], items: Iterable[Item], concurrency: int
 ) -> AsyncGenerator[T, None]:
-    """Yields the result of ``work`` on every item as it comes, with at most ``concurrency`` of them in memory.
+    """Yields the result of ``work`` for each item as it finishes, with at most ``concurrency`` items in memory.
 
-    Items are drawn when there is a place. A result that the consumer has not taken keeps its place, so a slow
-    consumer slows the work down. An exception of ``work``, or a consumer that stops, cancels what is under way.
+    Items are read lazily. A result counts until the consumer takes it, so a slow consumer slows the work down. An
+    exception in ``work``, or a consumer that stops, cancels the running tasks.
 
     Raises:
         ConfigError: ``concurrency`` is below 1.
@@ -53,31 +53,31 @@ async def as_finished(
         return await work(item)
 
     waiting = iter(items)
-    under_way: set[asyncio.Task[T]] = set()
+    running: set[asyncio.Task[T]] = set()
     finished: asyncio.Queue[asyncio.Task[T]] = asyncio.Queue()
     try:
         while True:
-            for item in islice(waiting, concurrency - len(under_way)):
+            for item in islice(waiting, concurrency - len(running)):
                 task = asyncio.create_task(one(item))
-                under_way.add(task)
+                running.add(task)
                 task.add_done_callback(finished.put_nowait)
-            if not under_way:
+            if not running:
                 return
             task = await finished.get()
-            under_way.remove(task)
+            running.remove(task)
             yield task.result()
     finally:
-        for task in under_way:
+        for task in running:
             task.cancel()
-        await asyncio.gather(*under_way, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 async def all_of(
     work: Callable[[Item], Awaitable[T]], items: Iterable[Item], concurrency: int | None = None
 ) -> list[T]:
-    """Returns the results of ``work`` in the order of the items; see ``as_finished``. Without a limit, all at once.
+    """Returns the results of ``work`` in the order of the items; see ``as_finished``. None means no limit.
 
-    Unlike ``asyncio.gather``, the first error cancels the others before it is raised.
+    Unlike with ``asyncio.gather``, the first error cancels the other tasks before it is raised.
     """
     items = list(items)
     most = max(1, len(items)) if concurrency is None else concurrency

@@ -1,7 +1,8 @@
-"""The exceptions that a person can cause or must act on: written to be read, with ids and counts, never message text.
+"""Defines the exceptions that users can cause or must act on. Messages have ids and counts, never message text.
 
-An error says where, what was expected, what came and what to do. A file or config with many problems raises once,
-with all of them. ``assert`` is for our own impossibilities; these classes know nothing of terminals or exit codes.
+A message tells where the error is, what was expected, what was found and what to do. All problems of a file or config
+are raised together. ``assert`` is only for conditions that a bug alone can violate. Independent of terminals and exit
+codes.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from difflib import get_close_matches
 
 MAX_SHOWN = 50
 MAX_NAMES = 12
-"""How many of the names that exist are listed where one was asked for that does not."""
+"""The number of existing names that ``there_are`` lists."""
 
 
 def there_are(known: Collection[str], came: object) -> str:
-    """Returns which names exist, and which of them was perhaps meant by ``came``.
+    """Returns the part of a message that lists the names that exist, with a suggestion if ``came`` is close to one.
 
     >>> there_are(["base", "it1"], "its1")
     "there are base, it1; did you mean 'it1'?"
@@ -27,7 +28,7 @@ def there_are(known: Collection[str], came: object) -> str:
 
 
 def did_you_mean(known: Collection[str], came: object) -> str:
-    """Returns the end of a message, "; did you mean ...?", where one of the known names is close to ``came``.
+    """Returns "; did you mean ...?" for the end of a message if a known name is close to ``came``, else "".
 
     >>> did_you_mean(["linear", "cosine"], "liner")
     "; did you mean 'linear'?"
@@ -37,42 +38,42 @@ def did_you_mean(known: Collection[str], came: object) -> str:
 
 
 class RlenvError(Exception):
-    """Base of all errors whose message is for people: whoever runs rlenv can act on it."""
+    """Base of all errors whose message tells the user of rlenv what to do."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong in one place of a file.
+    """One problem at one place of a file.
 
     >>> print(Problem("a.jsonl:3", "7f3a", "role", "'user' or 'assistant'", "'usr'", "did you mean 'user'?"))
     a.jsonl:3 (session 7f3a): role: expected 'user' or 'assistant', got 'usr'; did you mean 'user'?
     """
 
     where: str
-    """``file:line``, or the file alone."""
+    """``file:line``, or only the file."""
     session_id: str | None = None
     field: str = ""
-    """Path of the field, as in ``messages[4].role``; empty for the whole line or file."""
+    """Path of the field, such as ``messages[4].role``; empty for the whole line or file."""
     expected: str = ""
     came: str = ""
-    """What came, as type and length or as a short name; never message text."""
+    """What was found, as type and length or as a short name; never message text."""
     hint: str = ""
     """What to do."""
     sentence: str = ""
-    """Says expected and came in words of its own, in place of the standard "expected ..., got ..."."""
+    """Replaces the standard "expected ..., got ..."."""
 
     def __str__(self) -> str:
         session = f" (session {self.session_id})" if self.session_id else ""
         field = f"{self.field}: " if self.field and not self.sentence else ""
-        said = self.sentence or f"expected {self.expected}, got {self.came}"
-        return f"{self.where}{session}: {field}{said}" + (f"; {self.hint}" if self.hint else "")
+        sentence = self.sentence or f"expected {self.expected}, got {self.came}"
+        return f"{self.where}{session}: {field}{sentence}" + (f"; {self.hint}" if self.hint else "")
 
 
 class DataError(RlenvError):
-    """Data files that cannot be used: every problem of every file in one report.
+    """Data files that cannot be used; has every problem of every file.
 
     Args:
-        problems: all of them, in the order of the files; ``str`` shows the first ``MAX_SHOWN``.
+        problems: in the order of the files; ``str`` shows the first ``MAX_SHOWN``.
     """
 
     def __init__(self, problems: Sequence[Problem]) -> None:
@@ -87,16 +88,16 @@ class DataError(RlenvError):
 
 
 class ConfigError(RlenvError):
-    """Settings that cannot be used together or at all."""
+    """Settings that are invalid, alone or in combination."""
 
 
 class EngineError(RlenvError):
-    """A language model's engine or endpoint failed and could not be brought back."""
+    """A language model's engine or endpoint failed and could not be restarted."""
 
 
 class OverlongError(RlenvError):
-    """A prompt and its reply do not fit a model's positions."""
+    """A prompt and its reply exceed a model's maximum length."""
 
 
 class PhaseError(RlenvError):
-    """A phase of a run failed: the message says which, why, and how to resume."""
+    """A phase of a run failed; the message tells which one, why, and how to resume."""

@@ -1,4 +1,4 @@
-"""Eq. 4: what each user message does to the discriminator's belief, as a reward."""
+"""Eq. 4: turn rewards, the change of the discriminator's log-odds caused by each user message."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 PRIOR_LOG_ODDS = 0.0
-"""log-odds before the first user message: Eq. 4 leaves p_0 open, and 0 is the prior of balanced data."""
+"""Log-odds before the first user message. Eq. 4 leaves p_0 open; 0 is the prior of balanced data."""
 
 
 def turn_rewards(log_odds: Sequence[float]) -> np.ndarray:
-    """Returns r_t = log_odds[t] - log_odds[t - 1] (Eq. 4), [T]; they sum to the last log-odds minus the first.
+    """Returns r_t = log_odds[t] - log_odds[t - 1] (Eq. 4), [T]; their sum is the last log-odds minus the first.
 
     Args:
         log_odds: [T + 1], index 0 the prior.
@@ -23,10 +23,11 @@ def turn_rewards(log_odds: Sequence[float]) -> np.ndarray:
 
 
 def branch_rewards(log_odds: Sequence[float], turn: int, alternatives: Sequence[float]) -> np.ndarray:
-    """Returns the Eq. 4 reward of each alternative [n] for user turn ``turn`` (from 1).
+    """Returns the reward (Eq. 4) of each alternative for user turn ``turn``, [n].
 
     Args:
-        log_odds: [T + 1] of the session that the alternatives branch off.
-        alternatives: [n] log-odds after each alternative.
+        log_odds: [T + 1], those of the session that the alternatives branch off from.
+        turn: counted from 1.
+        alternatives: [n], the log-odds after each alternative.
     """
     return np.asarray(alternatives, dtype=np.float64) - log_odds[turn - 1]

@@ -1,7 +1,7 @@
-"""A training run's progress as JSON lines, for whoever draws a bar or a curve while it runs.
+"""Writes and reads a training run's progress as JSON lines, for live progress bars and curves.
 
-One line a logged step: ``{"phase", "step", "total", "time", ...metrics}``. Appended by rank 0; a run that resumes goes
-on at the step of its checkpoint, so steps may repeat. Numbers only, never text of conversations.
+One line per logged step: ``{"phase", "step", "total", "time", ...metrics}``, written by rank 0. A resumed run continues
+at the step of its checkpoint, so steps may repeat. Numbers only, never text of conversations.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 
 
 class Progress:
-    """Writes progress lines; with no path it writes nothing."""
+    """Appends progress lines to a file; without a path it writes nothing."""
 
     def __init__(self, path: str | None, phase: str) -> None:
         self.path = Path(path) if path else None
         self.phase = phase
-        if self.path and self.path.exists():  # what a killed worker left unfinished would spoil the next line
+        if self.path and self.path.exists():  # drop a partial line left by a killed worker
             written = self.path.read_bytes()
             os.truncate(self.path, written.rfind(b"\n") + 1)
 
@@ -37,7 +37,7 @@ Line = dict[str, float | int | str]
 
 
 def read_progress(path: str | Path) -> list[Line]:
-    """Returns the lines written so far, oldest first; an unfinished last line is left out."""
+    """Returns the lines written so far, oldest first, without an incomplete last line."""
     file = Path(path)
     if not file.exists():
         return []

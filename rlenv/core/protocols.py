@@ -1,7 +1,7 @@
-"""What stands behind a GPU, a cluster or a network: a few small async protocols, one request a call.
+"""The async protocols behind which GPUs, clusters and networks are hidden: one request per call.
 
-Whoever implements one batches behind it; whoever calls one knows nothing of engines, actors or servers.
-Seeded stand-ins for each are in ``rlenv.speakers.scripted``; one contract test-suite runs over every implementation.
+An implementation batches concurrent calls; a caller does not depend on engines, actors or servers. Seeded stand-ins
+for each protocol are in ``rlenv.speakers.scripted``; one contract test suite runs over every implementation.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rlenv.core.types import (
 
 
 class Engine(Protocol):
-    """Token ids in, token ids out. Equal arguments (the seed included) give equal tokens."""
+    """Samples tokens from a model: token ids in, token ids out. Equal arguments and seeds give equal tokens."""
 
     async def generate(
         self,
@@ -36,70 +36,70 @@ class Engine(Protocol):
 
         Args:
             token_ids: the prompt, [n].
-            sampling: its ``stop_token_ids`` end the reply and are part of it.
-            adapter: the LoRA version to sample with; None is the bare model.
-            conversation: requests that share this key share a prefix; a pool keeps them on one replica.
+            sampling: a token of its ``stop_token_ids`` ends the reply and is included in it.
+            adapter: the LoRA version to sample with; None means the base model alone.
+            conversation: requests with equal keys share a prefix; a pool sends them to the same replica.
 
         Raises:
-            rlenv.core.errors.OverlongError: prompt and reply do not fit the model's positions.
-            rlenv.core.errors.EngineError: the engine died and could not be brought back.
+            rlenv.core.errors.OverlongError: prompt and reply exceed the model's maximum length.
+            rlenv.core.errors.EngineError: the engine died and could not be restarted.
         """
         ...
 
 
 class Speaker(Protocol):
-    """Who sits in a seat: the user simulator (``UserSimulator``) or the chatbot (``ChatbotPolicy``)."""
+    """Whoever writes the messages of a seat: a user simulator (``UserSimulator``) or a chatbot (``ChatbotPolicy``)."""
 
     name: str
 
     async def reply(self, state: ConversationState, seed: int) -> Utterance:
-        """Returns the next message of this seat. A function of ``state`` and ``seed`` alone."""
+        """Returns the next message of this seat, a function of ``state`` and ``seed`` alone."""
         ...
 
 
 class UserSimulator(Speaker, Protocol):
-    """pi_theta of Section 3.1: u_t ~ pi(u | h_t, c)."""
+    """The user simulator pi_theta of Section 3.1: u_t ~ pi(u | h_t, c)."""
 
 
 class ChatbotPolicy(Speaker, Protocol):
-    """The agent a_t of Section 3.1."""
+    """The chatbot, which gives the replies a_t of Section 3.1."""
 
 
 class Discriminator(Protocol):
-    """D_phi of Section 3.4."""
+    """The discriminator D_phi of Section 3.4."""
 
     async def log_odds(self, session: Session, branches: Sequence[Branch] = ()) -> SessionScores:
         """Returns log(p_t / (1 - p_t)) after each user message, and after each alternative of each branch.
 
-        A session comes with its branches in one call, so that an implementation may read the shared past once.
-        The alternatives of a branch replace user turn ``branch.turn``; later turns are not read for them.
+        A session and its branches are one call, so that an implementation can process the shared past once. The
+        alternatives of a branch replace user turn ``branch.turn``; they are scored without the later turns.
         """
         ...
 
 
 class Judge(Protocol):
-    """Who annotates conversations: a language model with the taxonomy, a person, a rule."""
+    """Whoever annotates conversations: a language model with the taxonomy, a person, or rules."""
 
     async def annotate(self, session: Session) -> Annotation:
-        """Returns the labels of every message, and where it gives one a score of the conversation.
+        """Returns the labels of every message and, if the judge gives one, a score of the whole conversation.
 
         Raises:
-            rlenv.core.errors.EngineError: the judge could not be reached; the conversation fails, not the run.
+            rlenv.core.errors.EngineError: the judge could not be reached; only this conversation fails, not the run.
         """
         ...
 
 
 class Reward(Protocol):
-    """What a step of the agent is worth. ``rlenv.rewards.terms`` has the library's, ``make_reward`` makes sums of them.
+    """The reward of a step. ``rlenv.rewards.terms`` has the built-in ones, ``make_reward`` makes sums of them.
 
-    A class may name the agent's seats in which it makes sense as ``seats``; without, it fits both.
+    The class attribute ``seats`` lists the agent's seats for which the reward is defined; without it, both are.
     """
 
     async def __call__(self, before: ConversationState, after: ConversationState) -> dict[str, float]:
         """Returns the step's reward by part; the step's reward is their sum.
 
         Args:
-            before: the conversation when the agent was to speak.
-            after: the conversation after the agent and, unless it ended, the counterpart spoke.
+            before: the conversation before the agent's message.
+            after: the conversation after the agent's message and, unless it ended, the counterpart's reply.
         """
         ...

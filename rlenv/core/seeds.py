@@ -1,4 +1,4 @@
-"""Seeds derived from names, so that what is drawn for one conversation never depends on how many others ran."""
+"""Derives seeds from names, so that no conversation's random draws depend on how many others ran."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 
 
 def derive_seed(*parts: int | str) -> int:
-    """Returns a seed in [0, 2**31) that is a function of ``parts`` alone, on every machine and Python version.
+    """Returns a seed in [0, 2**31), a function of ``parts`` alone on every machine and Python version.
 
     >>> derive_seed(7, "user", 1) == derive_seed(7, "user", 1)
     True

@@ -1,7 +1,7 @@
-"""What sessions are annotated with: user actions (Appendix D) and chatbot issues (Appendix E), as editable data.
+"""The taxonomy of annotations, read from an editable file: user actions (Appendix D), chatbot issues (Appendix E).
 
-The paper shows examples of both; taxonomy.yaml has them all and fills up to the sizes it names (20+ and 35+).
-Knows nothing of who annotates: a judge model, a person, or the population's oracle.
+The paper prints examples of both; taxonomy.yaml has all of these, and more up to the sizes that the paper names (20+
+and 35+). Independent of the annotator: a judge model, a person, or the population's oracle.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DEFAULT_FILE = Path(__file__).with_name("taxonomy.yaml")
 
 
 class Action(Record):
-    """One category of what a user does in a message (Appendix D)."""
+    """One category of user action (Appendix D)."""
 
     id: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     name: str
@@ -47,7 +47,7 @@ class Action(Record):
 
 
 class Issue(Record):
-    """One category of what is wrong with a chatbot message (Appendix E)."""
+    """One category of chatbot issue (Appendix E)."""
 
     id: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     name: str
@@ -66,7 +66,7 @@ class Taxonomy(Record):
         for kind in ("actions", "issues"):
             twice = [i for i, n in Counter(c.id for c in getattr(self, kind)).items() if n > 1]
             if twice:
-                raise ValueError(f"{kind}: ids given more than once: {', '.join(sorted(twice))}")
+                raise ValueError(f"{kind}: ids used more than once: {', '.join(sorted(twice))}; make them unique")
         return self
 
     def action_ids(self, group: ActionGroup | None = None) -> tuple[str, ...]:
@@ -79,10 +79,10 @@ class Taxonomy(Record):
 
 
 def load_taxonomy(path: str | Path | None = None) -> Taxonomy:
-    """Returns the taxonomy of a YAML file; None is the one that comes with the package.
+    """Returns the taxonomy of a YAML file; None means the one that ships with the package.
 
     Raises:
-        DataError: the file is no taxonomy; every problem of it in one report.
+        DataError: the file is not a valid taxonomy; has every problem of it.
     """
     return _default() if path is None else _read(Path(path))
 

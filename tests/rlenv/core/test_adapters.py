@@ -1,4 +1,4 @@
-"""An adapter's digest is of what is in its folder."""
+"""Adapters: the digest is a function of the folder's files."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def folder(path: Path, weights: bytes) -> Path:
     return path
 
 
-def test_equal_files_have_equal_digests_wherever_they_stand(tmp_path: Path) -> None:
+def test_equal_files_have_equal_digests_in_any_folder(tmp_path: Path) -> None:
     one, same, other = (folder(tmp_path / n, w) for n, w in (("a", b"1"), ("b", b"1"), ("c", b"2")))
     assert adapter_at(one, "it1").digest == adapter_at(same, "it1").digest != adapter_at(other, "it1").digest
     (same / "more.txt").write_text("")
@@ -23,7 +23,7 @@ def test_equal_files_have_equal_digests_wherever_they_stand(tmp_path: Path) -> N
     assert adapter_at(one, "it1").path == str(one.resolve())
 
 
-def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_an_adapter_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such folder"):
         adapter_at(tmp_path / "gone", "it1")
     with pytest.raises(ConfigError, match="folder without them"):

@@ -1,4 +1,4 @@
-"""Many pieces of work at once: in order, bounded, and none left running after an error."""
+"""Concurrent work: results in order, bounded concurrency, and no task left running after an error."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import pytest
 from rlenv.core.aio import all_of
 
 
-def test_results_come_in_the_order_of_the_items_with_at_most_so_many_under_way():
-    under_way = most = 0
+def test_results_are_in_the_order_of_the_items_and_concurrency_is_bounded():
+    running = most = 0
 
     async def work(item: int) -> int:
-        nonlocal under_way, most
-        under_way += 1
-        most = max(most, under_way)
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
         await asyncio.sleep(0.001 * (10 - item))
-        under_way -= 1
+        running -= 1
         return item * item
 
     for concurrency, expected in ((1, 1), (3, 3), (None, 10)):
@@ -27,7 +27,7 @@ def test_results_come_in_the_order_of_the_items_with_at_most_so_many_under_way()
     assert asyncio.run(all_of(work, [])) == []
 
 
-def test_the_first_error_cancels_what_is_under_way_before_it_is_raised():
+def test_the_first_error_cancels_the_running_tasks_before_it_is_raised():
     ended: list[str] = []
 
     async def work(item: int) -> None:

@@ -1,4 +1,4 @@
-"""The taxonomy: as large as the paper says, editable, strict about its own form, and known to the population."""
+"""The taxonomy: it has the paper's size and categories, can be replaced, and invalid files are rejected."""
 
 import pytest
 
@@ -15,7 +15,7 @@ GOOD = (
 )
 
 
-def test_it_is_as_large_as_the_paper_says():
+def test_the_taxonomy_has_the_size_that_the_paper_gives():
     taxonomy = load_taxonomy()
     assert len(taxonomy.actions) >= 20 and len(taxonomy.issues) >= 35
     assert {a.group for a in taxonomy.actions} == {"good", "bad", "user_features", "moderators"}
@@ -42,10 +42,10 @@ PAPER_ISSUES = {
     ),
     "app_bug": ("Incomplete message", "Transcription errors", "Duplicate chatbot messages"),
 }  # fmt: skip
-"""Appendices D and E; B.2 names two more issues, whose groups are ours."""
+"""Appendices D and E; B.2 names two more issues, whose groups are our choice."""
 
 
-def test_it_has_what_the_paper_prints_in_the_papers_groups():
+def test_the_taxonomy_has_the_papers_categories_in_the_papers_groups():
     taxonomy = load_taxonomy()
     for printed, categories in ((PAPER_ACTIONS, taxonomy.actions), (PAPER_ISSUES, taxonomy.issues)):
         group_of = {c.name: c.group for c in categories}
@@ -55,13 +55,13 @@ def test_it_has_what_the_paper_prints_in_the_papers_groups():
         assert {c.group for c in categories} <= set(GROUP_NAMES)
 
 
-def test_it_can_be_replaced_by_a_file(tmp_path):
+def test_the_taxonomy_can_be_replaced_by_a_file(tmp_path):
     (tmp_path / "own.yaml").write_text(GOOD)
     own = load_taxonomy(tmp_path / "own.yaml")
     assert own.action_ids() == ("smiles",) and own.issue_ids("app_bug") == ("crash",)
 
 
-def test_rewards_take_a_file_of_ones_own(tmp_path):
+def test_rewards_accept_a_custom_taxonomy(tmp_path):
     (tmp_path / "own.yaml").write_text(GOOD)
     file = {"taxonomy": str(tmp_path / "own.yaml")}
     make_reward({"issue_free": {"categories": {"crash": 2.0}, **file}, "user_actions": file})
@@ -80,18 +80,18 @@ def test_rewards_take_a_file_of_ones_own(tmp_path):
         GOOD.split("issues")[0],
     ],
 )
-def test_a_file_that_is_no_taxonomy_is_told(tmp_path, text):
+def test_a_file_that_is_not_a_taxonomy_is_reported(tmp_path, text):
     (tmp_path / "own.yaml").write_text(text)
     with pytest.raises(DataError, match=r"own\.yaml"):
         load_taxonomy(tmp_path / "own.yaml")
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_a_missing_taxonomy_file_is_reported(tmp_path):
     with pytest.raises(DataError, match="none"):
         load_taxonomy(tmp_path / "none.yaml")
 
 
-def test_every_label_of_the_population_is_in_it():
+def test_every_label_of_the_population_is_in_the_taxonomy():
     taxonomy = load_taxonomy()
     used = set(ACTIONS.values()) | {action for actions in REACTION_ACTIONS.values() for action in actions}
     assert used <= set(taxonomy.action_ids())
