@@ -7,7 +7,7 @@ Causal attention and padding on the right together mean that a position never se
 no attention mask is passed.
 
 Needs torch and transformers (peft for a LoRA checkpoint). Knows nothing of training loops or of who calls it; the
-layout is in ``discriminator_rows``.
+layout is in ``rlenv.discriminator.rows``.
 """
 
 from __future__ import annotations
@@ -292,8 +292,9 @@ def load_classifier(root: Path, card: dict[str, Any], dtype: str) -> nn.Module:
         return classifier
     from peft import PeftModel
 
-    if not Path(card["base_model"]).exists() and "/" in card["base_model"][:1]:
-        raise ConfigError(f"{root / CARD}: the backbone {card['base_model']} is gone; put it back or train again")
+    backbone = Path(card["base_model"])
+    if backbone.is_absolute() and not backbone.exists():
+        raise ConfigError(f"{root / CARD}: the backbone {backbone} is gone; put it back or train again")
     return PeftModel.from_pretrained(new_classifier(card["base_model"], dtype), str(root))
 
 

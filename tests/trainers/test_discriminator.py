@@ -106,6 +106,11 @@ def test_cut_sessions_are_counted_and_keep_what_fits(tiny_llama, scratch, make_s
     assert 0 < len(short) <= summary["num_cut"]
 
 
+def test_a_class_of_which_no_session_fits_is_refused_before_training(tiny_llama, scratch, make_session) -> None:
+    with pytest.raises(PhaseError, match=r"main: .* within 60 tokens, got 3 real and 0 simulated"):
+        run(tiny_llama, scratch, make_session, replace(FAST, max_tokens=60), mark=" word" * 60, num=4)
+
+
 def test_weights_by_hand() -> None:
     rows = [DiscriminatorRow("a", (1,) * 9, (2, 5), 2), DiscriminatorRow("b", (1,) * 9, (1, 2, 3, 4, 5, 6), 6)]
     assert turn_weights(rows, "turn") == [1 / 8] * 8

@@ -1,6 +1,6 @@
 """The chatbot learns from conversations with simulated users: GRPO or RLOO, by session or by turn, from an SFT start.
 
-TRL's ``GRPOTrainer`` on conversations that are held elsewhere (``trainers.chatbot_rl.rounds``). The loss is TRL's:
+TRL's ``GRPOTrainer`` on rollouts that are made elsewhere (``trainers.chatbot_rl.rounds``). The loss is TRL's:
 PPO's clipping, KL to the starting adapter (a frozen copy, as in ``trainers.dpo``), and a capped correction for
 the sampler, whose log-probs are not quite the learner's. The subclass adds what TRL has no place for: an advantage for
 each token, and that correction where the sampler is not TRL's own vLLM.
@@ -35,7 +35,7 @@ def fit_chatbot(
 
     Args:
         start: the chatbot to begin as and to be held to, from SFT.
-        rollouts: who holds the conversations; called on rank 0.
+        rollouts: makes a round's conversations; called on rank 0.
         config: hyper-parameters.
         base_model: the folder that ``start`` was trained on.
         out_dir: the adapter's folder; appears whole or not at all.

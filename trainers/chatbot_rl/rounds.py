@@ -1,8 +1,8 @@
-"""A round of conversations as TRL's ``rollout_func`` wants it: written adapter in, rows of equal groups out.
+"""A round of rollouts as TRL's ``rollout_func`` returns them: the learner's adapter in, rows of equal groups out.
 
     adapter -> new folder -> rollouts(round, folder) -> [ConversationGroup] -> rows -> TRL's batch
 
-Who holds the conversations stays outside: ``rollouts`` is any callable. TRL wants every group whole, so the place of a
+What makes the conversations stays outside: ``rollouts`` is any callable. TRL needs every group whole, so the place of a
 conversation that failed is taken by one masked token without a reward, which TRL leaves out of all baselines.
 """
 
@@ -23,7 +23,7 @@ from trainers.chatbot_rl.adapter_versions import AdapterVersions
 
 
 class Rollouts(Protocol):
-    """Who holds the conversations of a round.
+    """Makes the conversations of a round.
 
     Equal arguments must give equal conversations for a resumed run to go on as if nothing had happened. Make it a
     frozen dataclass: its fields tell one run from another, all but those with ``field(compare=False)`` (actors'
@@ -44,7 +44,7 @@ class ConversationRounds:
     """A TRL 1.16 ``rollout_func``: one call a round, on rank 0; the others get their share.
 
     Args:
-        rollouts: who holds the conversations.
+        rollouts: makes a round's conversations.
         num_groups: groups a round.
         group_size: conversations a group.
         updates: optimizer steps a round.
@@ -152,13 +152,13 @@ def trl_batch(
         own = [row for row in rows if row.group_id == group.group_id]
         places += [*own, *[None] * (shape[1] - len(own))]
     places += [None] * (shape[0] * shape[1] - len(places))
-    told = [row if row is not None and row.completion_ids else None for row in places]
+    filled = [row if row is not None and row.completion_ids else None for row in places]
     return {
-        "prompt_ids": [list(row.prompt_ids) if row else [filler] for row in told],
-        "completion_ids": [list(row.completion_ids) if row else [filler] for row in told],
-        "logprobs": [list(row.logprobs) if row else [0.0] for row in told],
-        "env_mask": [list(row.mask) if row else [0] for row in told],
-        "token_advantages": [list(row.advantages) if row else [0.0] for row in told],
+        "prompt_ids": [list(row.prompt_ids) if row else [filler] for row in filled],
+        "completion_ids": [list(row.completion_ids) if row else [filler] for row in filled],
+        "logprobs": [list(row.logprobs) if row else [0.0] for row in filled],
+        "env_mask": [list(row.mask) if row else [0] for row in filled],
+        "token_advantages": [list(row.advantages) if row else [0.0] for row in filled],
         "conversation_return": [row.reward if row else None for row in places],
     }
 

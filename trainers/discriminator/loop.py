@@ -95,8 +95,13 @@ class DiscriminatorLoop:
 
         rows, labels = lay_out(task.train), [item.real for item, _ in task.train]
         usable = [i for i, row in enumerate(rows) if row.positions]
-        if not usable:
-            raise PhaseError(f"discriminator {task.name}: no session has a turn within {layout.max_tokens} tokens")
+        num_real = sum(labels[i] for i in usable)
+        if not 0 < num_real < len(usable):
+            raise PhaseError(
+                f"discriminator {task.name}: expected real and simulated sessions with a turn within "
+                f"{layout.max_tokens} tokens, got {num_real} real and {len(usable) - num_real} simulated; "
+                "raise discriminator.max_tokens or shorten the context"
+            )
         held_out = lay_out(task.validation)
         scorer = TurnScorer(self._classifier(), self.autocast, self.config.evidence)
         losses = self._train(scorer, [rows[i] for i in usable], [labels[i] for i in usable], begun)
