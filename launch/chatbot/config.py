@@ -1,8 +1,8 @@
 """The settings of a chatbot's reinforcement learning: ``rlenv train-chatbot conf/chatbot_rl.yaml``.
 
-An environment made from an adversarial run (``launch.serving.config``), and in its chatbot's seat a model that learns.
-What a phase runs on (engines, train, ray), the limits of a conversation and the tracking are the run's, and under
-``settings`` any of them can be said anew.
+The environment is made from an adversarial run (``launch.serving.config``), and the policy is the chatbot. Engines,
+training resources, Ray, conversation limits and tracking are those of the adversarial run, and ``settings`` overrides
+them.
 """
 
 from __future__ import annotations
@@ -30,91 +30,93 @@ TRAINING = "training"
 
 @settings
 class ChatbotEvaluationConfig(Settings):
-    """How the chatbot is measured: before, after, and on the way. No user of it is trained with."""
+    """How the chatbot is evaluated: before, after and during training, on contexts that training never uses."""
 
     split: str = "evaluation"
-    """Users that contexts are taken from."""
+    """The split whose contexts are used."""
     num_contexts: PositiveInt | None = None
-    """At most so many; None is all."""
+    """Maximum number of contexts; None is all."""
     conversations_per_context: PositiveInt = 2
-    """Under a seed each, the same ones before and after."""
+    """Conversations per context, each with its own seed; the same seeds before and after."""
     labels: Literal["oracle", "detectors"] = "oracle"
-    """Who says what is wrong with the chatbot's messages: the reference population's oracle (true for its own users,
-    inferred with all others), or the detectors."""
+    """The judge of the chatbot's issues: the reference population's oracle (exact for the population's own users,
+    inferred for all others), or the detectors."""
     held_out_judge: JudgeConfig | None = None
-    """Who labels the conversations before and after once more, and has no part in any reward."""
+    """A second judge of the conversations before and after; it takes no part in any reward."""
     every: NonNegativeInt = 0
-    """Rounds between measurements on the way, with the held-out users; 0 is never."""
+    """Rounds between evaluations with the held-out users during training; 0 is never."""
     every_contexts: PositiveInt = 16
-    """Contexts of such a measurement, one conversation each."""
+    """Contexts of an evaluation during training, with one conversation each."""
 
     def problems(self) -> list[str]:
-        """Returns whether the users are a split's."""
+        """Returns a problem where there is no such split."""
         return [] if self.split in SPLITS else [f"split: no split {self.split!r}; {there_are(SPLITS, self.split)}"]
 
 
 @settings
 class RefreshConfig(Settings):
-    """Algorithm 1 re-run against the new chatbot, from the newest simulator on."""
+    """A refresh: Algorithm 1 run again against the new chatbot, starting from the newest simulator."""
 
     num_iterations: PositiveInt = 1
-    """Of Algorithm 1; the last one's simulator joins the ensemble."""
+    """Iterations of Algorithm 1; the last simulator joins the ensemble."""
     weight: PositiveFloat = 1.0
-    """Its weight there."""
+    """Weight of the new simulator in the ensemble."""
 
 
 @settings
 class ChatbotRunConfig(EnvConfig):
-    """Everything of one run that trains a chatbot."""
+    """The settings of one run that trains a chatbot."""
 
     name: str = "chatbot-rl"
     """The run's name in tracking."""
     out_dir: str = "runs/chatbot_rl"
-    """This run's directory."""
+    """The run directory."""
     seed: int = 0
-    """Everything random of this run follows from it; ``settings.seed`` is the adversarial run's."""
+    """The seed of everything random in this run; ``settings.seed`` is the adversarial run's."""
     chatbot: SpeakerConfig = SpeakerConfig(engine=CHATBOT, adapter="trained", sampling=Sampling(max_tokens=100))
-    """Who learns. The base model is its engine's: a folder or hub name, "auto" (the simulator's), "smollm2", or
-    "small-llama", which is trained here for the chatbot's seat. The adapter to start from is a folder, or "trained":
-    fine-tuned on the assistant turns of the run's SFT users."""
+    """The policy. Its base model is that of its engine: a folder or hub name, "auto" (the simulator's), "smollm2", or
+    "small-llama", which this run trains for the chatbot's seat. Training starts from its adapter: a folder, or
+    "trained", which is fine-tuned on the assistant turns of the adversarial run's SFT users."""
     held_out: list[str] = field(default_factory=list)
-    """Simulator versions and ``users`` that the chatbot is measured with and never trained with."""
+    """Simulator versions and ``users`` that the chatbot is evaluated with and never trained with."""
     rl: ChatbotRlConfig = ChatbotRlConfig()
     """Rounds, credit and loss."""
     faults: FaultConfig = FaultConfig(quantile=0.0)
-    """Chatbot messages that a faulty simulator answered count less. A quantile above 0 has every conversation of a
-    round scored by the discriminator of ``discriminator``."""
+    """Lower weights for chatbot messages that a faulty simulator answered. With a quantile above 0, the discriminator
+    of ``discriminator`` scores every conversation of a round."""
     alternate_every: NonNegativeInt = 0
     """Rounds between refreshes of the simulator; 0 is never."""
     refresh: RefreshConfig = RefreshConfig()
-    """What a refresh is."""
+    """A refresh of the simulator."""
     evaluation: ChatbotEvaluationConfig = ChatbotEvaluationConfig()
-    """How the chatbot is measured."""
+    """How the chatbot is evaluated."""
     max_failed_share: Rate = 0.1
-    """A round or a measurement with more failed conversations than this stops the run."""
+    """The run stops if a larger share of the conversations of a round or an evaluation fails."""
 
     def problems(self) -> list[str]:
-        """Returns which rules between fields do not hold."""
+        """Returns the broken rules between fields."""
         problems = super().problems()
-        seat, sampling = self.chatbot, self.chatbot.sampling
-        if seat.kind != "engine" or not seat.adapter:
+        chatbot, sampling = self.chatbot, self.chatbot.sampling
+        if chatbot.kind != "engine" or not chatbot.adapter:
             problems.append("chatbot: expected kind engine with an adapter to start from: a folder, or trained")
-        elif seat.engine not in self.settings.engines:
-            known = there_are(self.settings.engines, seat.engine)
-            problems.append(f"chatbot.engine: no engine {seat.engine!r} in settings.engines; {known}")
+        elif chatbot.engine not in self.settings.engines:
+            known = there_are(self.settings.engines, chatbot.engine)
+            problems.append(f"chatbot.engine: no engine {chatbot.engine!r} in settings.engines; {known}")
         else:
-            engine, where = self.settings.engines[seat.engine], f"settings.engines.{seat.engine}"
-            trained = seat.adapter == "trained"
+            engine, where = self.settings.engines[chatbot.engine], f"settings.engines.{chatbot.engine}"
+            trained = chatbot.adapter == "trained"
             problems += adapter_problems(where, engine, "settings.chatbot_sft", self.settings.chatbot_sft, trained)
         try:
             self.rl.updates_per_round(self.settings.train.num_workers)
         except ConfigError as error:
             problems.append(str(error))
         if (sampling.top_p, sampling.top_k) != (1.0, 0):
-            problems.append("chatbot.sampling: expected top_p 1 and top_k 0; the learner knows the whole distribution")
+            problems.append(
+                "chatbot.sampling: expected top_p 1 and top_k 0; the loss needs log-probs of the whole distribution"
+            )
         if sampling.temperature != self.rl.temperature:
             problems.append(
-                f"chatbot.sampling.temperature: expected the learner's, rl.temperature = {self.rl.temperature}, got "
+                f"chatbot.sampling.temperature: expected that of the loss, rl.temperature = {self.rl.temperature}, got "
                 f"{sampling.temperature}"
             )
         if not self.rewards:
@@ -126,7 +128,9 @@ class ChatbotRunConfig(EnvConfig):
         if self.split in (None, self.evaluation.split):
             problems.append(f"evaluation.split: the chatbot is trained on {self.split or 'all users'}; choose another")
         if self.chatbots:
-            problems.append("chatbots: that is for the user's seat; who learns is said under chatbot")
+            problems.append(
+                "chatbots: these are counterparts of an agent in the user's seat; set the policy under chatbot"
+            )
         return problems
 
 
@@ -138,6 +142,6 @@ def load_chatbot_config(config: str | Path, overrides: Sequence[str] = ()) -> Ch
         overrides: ``key.sub=value``, applied last.
 
     Raises:
-        ConfigError: no such file or run, an unknown key (with a suggestion), a wrong type, or a rule broken.
+        ConfigError: there is no such file or run, or a setting is unknown, wrong or against a rule; all problems.
     """
     return load_env_config(config, overrides, ChatbotRunConfig)

@@ -1,6 +1,6 @@
-"""A chatbot is trained against the simulated users of an adversarial run. One screen.
+"""Trains a chatbot against the simulated users of an adversarial run.
 
-Each line's output is complete in the run directory before the next begins; the same command goes on from there.
+The output of each line is complete in the run directory before the next line begins, so the same command resumes a run.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from launch.run.tracking import Tracker
 
 
 def train_chatbot(config: ChatbotRunConfig) -> ChatbotEvaluation:
-    """Trains a chatbot in ``config.out_dir``, or goes on with it; returns whether it got better, and with whom.
+    """Trains a chatbot in ``config.out_dir``, or resumes its training; returns its evaluation before and after.
 
     Raises:
-        RlenvError: what a person can mend; what was finished stays.
+        RlenvError: a problem that the user can fix. Finished phases are kept.
     """
     groups_of_users(config)
     config.rl.updates_per_round(config.settings.train.num_workers)

@@ -1,7 +1,7 @@
-"""The learning curve of a run that trains a chatbot: metrics a row an update, curve points a round, figures.
+"""The learning curve of a chatbot's training: a row of metrics per update, a curve point per round, and figures.
 
-Made of what is on disk, the learner's progress lines (``logs/rl1.jsonl``) and the rounds' records, so a run that was
-interrupted leaves the same curve. ``metrics.jsonl`` and W&B get the rows while the learner works.
+It is made from files, the learner's progress lines (``logs/rl1.jsonl``) and the rounds' records, so an interrupted run
+has the same curve. ``metrics.jsonl`` and W&B get the rows during training.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ NAMES = {
     "rollouts/seconds": "seconds/rollouts",
     "step_time": "seconds/update",
 }
-"""Of the learner's quantities, the names that they have in ``metrics.jsonl``."""
+"""The learner's quantities that have another name in ``metrics.jsonl``, and that name."""
 LEFT_OUT = {"step", "total", "time", "phase", "num_tokens", "epoch"}
 PREFIXES_LEFT_OUT = ("rewards/", "completions/", "sampling/importance")
-"""Quantities that say nothing, or nothing that others do not."""
+"""Quantities that are not logged: they are redundant or carry no information."""
 Rounds = Mapping[int, tuple[RoundFigures, RoundSeconds]]
 
 
 class LearningCurve:
-    """The curve of one run, while it runs and afterwards.
+    """The learning curve of one run, during training and afterwards.
 
     Args:
-        run: whose curve it is.
-        tracker: is given each update's row once.
+        run: the run.
+        tracker: receives the row of each update once.
     """
 
     def __init__(self, run: ChatbotRun, tracker: Tracker) -> None:
@@ -48,45 +48,45 @@ class LearningCurve:
         self._stages = stages(config.rl.num_rounds, config.alternate_every)
         self._tracker = tracker
         self._records = RoundRecords(run.directory.path("rounds"))
-        self._told = 0
+        self._num_logged = 0
 
     def follow(self, stage: Stage) -> Callable[[list[Line]], None]:
-        """Returns what takes a stage's progress lines as they come."""
-        return lambda lines: self._tell(stage, lines)
+        """Returns a function that logs the new updates among a stage's progress lines."""
+        return lambda lines: self._log(stage, lines)
 
     def finish(self, stage: Stage) -> None:
-        """Takes what was not told yet of a stage that is over."""
-        self._tell(stage, read_progress(progress_path(self._directory, stage)))
+        """Logs the updates of a finished stage that are not logged yet."""
+        self._log(stage, read_progress(progress_path(self._directory, stage)))
 
-    def _tell(self, stage: Stage, lines: Sequence[Line]) -> None:
-        before = stage.first_round * self._updates
-        new = [line for line in each_update(lines) if before + int(line["step"]) > self._told]
+    def _log(self, stage: Stage, lines: Sequence[Line]) -> None:
+        num_before = stage.first_round * self._updates
+        new = [line for line in each_update(lines) if num_before + int(line["step"]) > self._num_logged]
         if not new:
             return
         rounds = self._rounds()
         for line in new:
             update = int(line["step"])
             row = learner_metrics(line)
-            number, place = divmod(update - 1, self._updates)
-            if place == 0 and (found := rounds.get(stage.first_round + number)):
+            number, update_in_round = divmod(update - 1, self._updates)
+            if update_in_round == 0 and (found := rounds.get(stage.first_round + number)):
                 row |= round_metrics(*found)
-            self._told = before + update
-            self._tracker.log(self._told, stage.version, row)
+            self._num_logged = num_before + update
+            self._tracker.log(self._num_logged, stage.version, row)
 
     def _rounds(self) -> Rounds:
         return {figures.round: (figures, seconds) for figures, seconds in self._records.figures()}
 
     def points(self) -> list[CurvePoint]:
-        """Returns the curve, a point a round."""
+        """Returns the curve, one point per round."""
         rounds = self._rounds()
         points = []
         for stage in self._stages:
             lines = each_update(read_progress(progress_path(self._directory, stage)))
             for number in range(stage.num_rounds):
-                of_round = lines[number * self._updates : (number + 1) * self._updates]
-                whole = stage.first_round + number
-                if len(of_round) == self._updates and whole in rounds:
-                    points.append(curve_point(whole, whole * self._updates, of_round, *rounds[whole]))
+                round_lines = lines[number * self._updates : (number + 1) * self._updates]
+                run_round = stage.first_round + number
+                if len(round_lines) == self._updates and run_round in rounds:
+                    points.append(curve_point(run_round, run_round * self._updates, round_lines, *rounds[run_round]))
         return points
 
     def write(self) -> tuple[list[CurvePoint], list[Picture]]:
@@ -97,13 +97,13 @@ class LearningCurve:
 
 
 def each_update(lines: Sequence[Line]) -> list[Line]:
-    """Returns one line an update, in order; of an update that was made again after an interruption, the last."""
+    """Returns one line per update, in order. An update repeated after an interruption counts with its last line."""
     last = {int(line["step"]): line for line in lines}
     return [last[step] for step in sorted(last)]
 
 
 def learner_metrics(line: Line) -> dict[str, float]:
-    """Returns an update's quantities as ``phase/quantity``."""
+    """Returns the quantities of an update, named ``phase/quantity``."""
     return {
         NAMES.get(name, name if "/" in name else f"rl/{name}"): float(value)
         for name, value in line.items()
@@ -112,39 +112,40 @@ def learner_metrics(line: Line) -> dict[str, float]:
 
 
 def round_metrics(figures: RoundFigures, seconds: RoundSeconds) -> dict[str, float]:
-    """Returns what was seen of the adapter that held a round as ``phase/quantity``."""
+    """Returns the figures of a round's conversations, named ``phase/quantity``."""
     row = {"tokens/sampled": float(figures.sampled_tokens), "tokens/heard": float(figures.heard_tokens)}
     row["seconds/measuring"] = seconds.measuring
-    for phase, seen in (("training", figures.train), *((f"held_out_{n}", f) for n, f in figures.held_out.items())):
-        row |= {f"{phase}/{name}": value for name, value in user_metrics(seen).items()}
+    groups = (("training", figures.train), *((f"held_out_{n}", f) for n, f in figures.held_out.items()))
+    for phase, group in groups:
+        row |= {f"{phase}/{name}": value for name, value in user_metrics(group).items()}
     return row
 
 
-def user_metrics(seen: UserFigures) -> dict[str, float]:
+def user_metrics(figures: UserFigures) -> dict[str, float]:
     """Returns the figures of one group of users, issue categories included."""
-    found = {
-        "reward": seen.reward,
-        "issue_rate": seen.issue_rate,
-        "turns": seen.turns,
-        "reply_words": seen.reply_words,
-        "distinct_2": seen.distinct_2,
-        "sameness": seen.sameness,
-        **{f"issue_{name}": value for name, value in seen.issues.items()},
+    measured = {
+        "reward": figures.reward,
+        "issue_rate": figures.issue_rate,
+        "turns": figures.turns,
+        "reply_words": figures.reply_words,
+        "distinct_2": figures.distinct_2,
+        "sameness": figures.sameness,
+        **{f"issue_{name}": value for name, value in figures.issues.items()},
     }
-    return {name: measured.value for name, measured in found.items() if measured.value is not None}
+    return {name: m.value for name, m in measured.items() if m.value is not None}
 
 
 def curve_point(
     number: int, num_updates: int, lines: Sequence[Line], figures: RoundFigures, seconds: RoundSeconds
 ) -> CurvePoint:
-    """Returns the point of one round.
+    """Returns the curve point of one round.
 
     Args:
-        number: the round, over the whole run.
-        num_updates: before it.
-        lines: the learner's, one an update of this round; what concerns the round stands in the first.
-        figures: the round's.
-        seconds: the round's.
+        number: the round's number, counted over the whole run.
+        num_updates: number of updates before it.
+        lines: the learner's progress lines, one per update of this round; the first has the round's own quantities.
+        figures: the figures of the round's conversations.
+        seconds: the wall times of the round's conversations.
     """
     first = lines[0]
 

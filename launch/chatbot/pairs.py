@@ -1,7 +1,7 @@
-"""The conversations that a chatbot learned from, offline: preference pairs for DPO on it (``rlenv chatbot-pairs``).
+"""Exports the conversations of a chatbot's training as preference pairs for DPO (``rlenv chatbot-pairs``).
 
-Nothing is sampled: the best and the worst of each group, by the first message in which they differ
-(``rlenv.learning.chatbot_preferences``). Rounds are kept apart, for each was held by an adapter of its own.
+Nothing is sampled. A pair is the best and the worst conversation of a group, from the first message in which they
+differ (``rlenv.learning.chatbot_preferences``). Rounds are kept apart because each was sampled by its own adapter.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ from rlenv.speakers.scripted import ScriptedEngine
 
 
 def export_pairs(root: Path, out: Path, min_margin: float = 0.0) -> dict[str, int]:
-    """Writes the pairs of all rounds of a run, one a line as TRL's DPOTrainer takes them; returns what was counted.
+    """Writes the pairs of all rounds of a run, one per line in the form of TRL's DPOTrainer; returns the counts.
 
     Args:
         root: the directory of a run that trained a chatbot.
-        out: a file.
-        min_margin: pairs are kept whose sums of rewards differ by more.
+        out: the file to write.
+        min_margin: keep only pairs whose returns differ by more.
 
     Raises:
-        ConfigError: no run, or one without a round.
+        ConfigError: there is no such run, or it has no finished round.
     """
     folders = RoundRecords(root / "rounds").folders()
     if not folders:
-        raise ConfigError(f"{root}: no round was finished here yet; rlenv train-chatbot makes them")
+        raise ConfigError(f"{root}: this run has no finished round yet; rlenv train-chatbot makes them")
     config = typed(ChatbotRunConfig, [read_settings(root / "config.yaml")], root)
     run = prepare_chatbot_model(replace(ChatbotRun.of(config), directory=RunDirectory(root)))
-    chat, seat = chat_format(AutoTokenizer.from_pretrained(run.chatbot_model)), config.chatbot
-    text = system_text("chatbot", seat, config.settings.context, token_counter(chat))
-    never_asked = ScriptedEngine(chat.stop_token_ids)
-    speaker = EngineSpeaker(CHATBOT, never_asked, chat, "chatbot", text, seat.sampling)
+    chat, chatbot = chat_format(AutoTokenizer.from_pretrained(run.chatbot_model)), config.chatbot
+    text = system_text("chatbot", chatbot, config.settings.context, token_counter(chat))
+    unused_engine = ScriptedEngine(chat.stop_token_ids)  # the speaker only formats prompts here
+    speaker = EngineSpeaker(CHATBOT, unused_engine, chat, "chatbot", text, chatbot.sampling)
     pairs: list[PreferencePair] = []
     counts: Counter[str] = Counter(rounds=len(folders))
     for folder in folders:
-        found = group_preferences(RoundRecords.read_folder(folder), speaker, ChatbotPairsConfig(min_margin=min_margin))
-        pairs += found.pairs
-        counts.update(found.counts)
+        result = group_preferences(RoundRecords.read_folder(folder), speaker, ChatbotPairsConfig(min_margin=min_margin))
+        pairs += result.pairs
+        counts.update(result.counts)
     write_atomic(out, (to_line(pair.model_dump(mode="json")) for pair in pairs))
     return dict(counts)

@@ -1,9 +1,9 @@
-"""The phases of a chatbot's reinforcement learning, each from files to files. Composes what other packages do.
+"""The phases of a chatbot's reinforcement learning. Each reads files of the run directory and writes one folder.
 
-chatbots/chatbot             the starting adapter, where it is fine-tuned here
+chatbots/chatbot             the starting adapter, where this run fine-tunes it
 VERSION/measured/*.jsonl.gz  evaluation episodes of a version, by group of users; versions are start, rl1, rl2, ...
-rounds/                      of all rounds (``launch.chatbot.records``)
-rl1/adapter                  after the rounds up to the first refresh of the simulator, or all of them
+rounds/                      conversations and figures of every round (``launch.chatbot.records``)
+rl1/adapter                  the adapter after the rounds before the first refresh, or after all rounds
 refresh1/                    a run of Algorithm 1 against rl1
 """
 
@@ -40,41 +40,41 @@ class Stage:
     """The rounds between two refreshes of the simulator."""
 
     number: int
-    """From 1."""
+    """Counts from 1."""
     first_round: int
     num_rounds: int
 
     @property
     def version(self) -> str:
-        """The chatbot that comes out."""
+        """The name of the chatbot's version after the stage."""
         return f"rl{self.number}"
 
 
 def stages(num_rounds: int, alternate_every: int = 0) -> list[Stage]:
-    """Returns the stages of a run: one, or one for each ``alternate_every`` rounds."""
+    """Returns the stages of a run: one in all, or one per ``alternate_every`` rounds."""
     every = alternate_every or num_rounds
     firsts = range(0, num_rounds, every)
     return [Stage(number, first, min(every, num_rounds - first)) for number, first in enumerate(firsts, start=1)]
 
 
 def prepare_chatbot_model(run: ChatbotRun) -> ChatbotRun:
-    """Returns the run with the chatbot's base model as a folder; the small Llama is trained, others unpacked."""
-    settings, seat = run.config.settings, run.config.chatbot
-    engine = settings.engines[seat.engine]
+    """Returns the run with the chatbot's base model resolved to a folder; trains or unpacks the model if needed."""
+    settings, chatbot = run.config.settings, run.config.chatbot
+    engine = settings.engines[chatbot.engine]
     if engine.model == "auto":
         folder = model_folder(run.source, settings.simulator.model)
     elif engine.model == SMALL_LLAMA:
-        text = system_text("chatbot", seat, settings.context, approximate_tokens)
+        text = system_text("chatbot", chatbot, settings.context, approximate_tokens)
         training = replace(run.training, seed=settings.seed)
         folder = pretrain_small_llama(training, settings.pretrain, settings.data.population, {"chatbot": text})
     else:
         folder = model_folder(run.directory, engine.model)
-    engines = {**settings.engines, seat.engine: replace(engine, model=folder)}
+    engines = {**settings.engines, chatbot.engine: replace(engine, model=folder)}
     return run.changed(settings=replace(settings, engines=engines))
 
 
 def fit_start(run: ChatbotRun) -> Adapter:
-    """Returns the chatbot to begin as: the adapter that is given, or one of the assistant turns of the SFT users."""
+    """Returns the starting adapter: the given one, or one fine-tuned on the assistant turns of the SFT users."""
     settings = run.config.settings
     serving = Serving(settings, model_folder(run.source, settings.simulator.model), run.directory.path("logs"))
     sessions = read_data(run.source)["sft"][: settings.data.max_sft_sessions]
@@ -85,31 +85,31 @@ def fit_start(run: ChatbotRun) -> Adapter:
 
 
 def evaluate_chatbot(run: ChatbotRun, chatbot: Adapter) -> Path:
-    """Returns the folder of a version's evaluation episodes, by group of users."""
+    """Returns the folder of a version's evaluation episodes, one file per group of users."""
     users: Mapping[str, Mapping[str, float]] = {group.name: weights for group, weights in groups_of_users(run.config)}
 
     def make(folder: Path) -> None:
         folder.mkdir()
-        run.hosts.of(run.config).ask("measure", chatbot.path, users, str(folder))
+        run.hosts.host_for(run.config).ask("measure", chatbot.path, users, str(folder))
 
     return run.directory.once(f"{chatbot.name}/measured", make)
 
 
-def reinforce(run: ChatbotRun, stage: Stage, chatbot: Adapter, tell: Callable[[list[Line]], None]) -> Adapter:
+def reinforce(run: ChatbotRun, stage: Stage, chatbot: Adapter, on_lines: Callable[[list[Line]], None]) -> Adapter:
     """Returns the chatbot after a stage's rounds.
 
     Args:
-        run: with the users of this stage.
-        stage: which rounds.
-        chatbot: as it is before; the KL divergence is to it.
-        tell: is given the progress lines as they come.
+        run: the run, with the users of this stage.
+        stage: the rounds to train.
+        chatbot: the chatbot before the stage, and the reference of the KL divergence.
+        on_lines: called with all progress lines whenever there are new ones.
     """
     config, version = run.config, stage.version
 
     def make(folder: Path) -> None:
-        rollouts = HostedRollouts(config, stage.first_round, run.hosts.of(config))
+        rollouts = HostedRollouts(config, stage.first_round, run.hosts.host_for(config))
         rl = replace(config.rl, seed=config.seed + stage.number, num_rounds=stage.num_rounds)
-        with run.training.phase(f"RL: {version}", version, keep=True, on_lines=tell) as options:
+        with run.training.phase(f"RL: {version}", version, keep=True, on_lines=on_lines) as options:
             result = fit_chatbot(chatbot, rollouts, rl, run.chatbot_model, folder, version, **options)
         run.training.write_summary(version, result)
 
@@ -117,16 +117,16 @@ def reinforce(run: ChatbotRun, stage: Stage, chatbot: Adapter, tell: Callable[[l
 
 
 def progress_path(directory: RunDirectory, stage: Stage) -> Path:
-    """Returns the file of a stage's progress lines; it keeps those of interrupted attempts."""
+    """Returns the file of a stage's progress lines, interrupted attempts included."""
     return directory.path(f"logs/{stage.version}.jsonl")
 
 
 def refresh_simulator(run: ChatbotRun, number: int, chatbot: Adapter) -> ChatbotRun:
-    """Returns the run with a simulator more in the ensemble: Algorithm 1 re-run against the new chatbot.
+    """Returns the run with one more simulator in the ensemble, trained by Algorithm 1 against the new chatbot.
 
-    It begins with the newest simulator there is, on the adversarial run's own users and with its settings. Their real
-    sessions are with the chatbots of then: choose ``discriminator.view: user_only`` in the adversarial run, or read the
-    leak control of the refresh.
+    It starts from the newest simulator, with the users and settings of the adversarial run. Their real sessions are
+    with earlier chatbots, which can give the simulation away to the discriminator. Set ``discriminator.view: user_only``
+    in the adversarial run, or check the refresh's leak control.
     """
     name = f"refresh{number}"
     settings = refresh_settings(run, number, chatbot)
@@ -145,7 +145,7 @@ def refresh_simulator(run: ChatbotRun, number: int, chatbot: Adapter) -> Chatbot
 
 
 def refresh_settings(run: ChatbotRun, number: int, chatbot: Adapter) -> RunConfig:
-    """Returns the settings of the run of Algorithm 1 that refreshes the simulator for the ``number``-th time."""
+    """Returns the settings of the run of Algorithm 1 that makes refresh ``number``, counted from 1."""
     config, settings = run.config, run.config.settings
     earlier = config.users.get(f"refresh{number - 1}")
     newest = earlier.adapter if earlier else [*simulator_versions(run.source, settings).values()][-1].path

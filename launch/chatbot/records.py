@@ -1,11 +1,11 @@
-"""What a round of reinforcement learning leaves on disk: conversations whole, figures, seconds.
+"""Writes and reads the files of a round of reinforcement learning.
 
 rounds/00012-DIGEST/conversations.jsonl.gz   every episode with its sampled tokens, rewards and provenance
-rounds/00012-DIGEST/figures.json             of the users that are learnt from, and of held-out ones where measured
-rounds/00012-DIGEST/seconds.json             what it took
+rounds/00012-DIGEST/figures.json             figures with the training users, and with held-out ones where evaluated
+rounds/00012-DIGEST/seconds.json             wall times
 
-The digest is the sampling adapter's. A learner that goes on from its last checkpoint finds the rounds that it had seen
-already and learns from the very same conversations, also on hardware where equal seeds give unequal tokens.
+The digest is that of the sampling adapter. A learner that resumes from its last checkpoint finds the rounds that it has
+already seen and trains on the same conversations, even on hardware where equal seeds give different tokens.
 """
 
 from __future__ import annotations
@@ -26,44 +26,44 @@ DIGITS = 12
 
 
 class RoundSeconds(Record):
-    """Wall time of a round's conversations."""
+    """Wall times of a round's conversations, in seconds."""
 
     rollouts: float
     measuring: float
 
 
 class RoundFigures(Record):
-    """What was seen of the adapter that held a round."""
+    """Figures of the adapter that sampled a round."""
 
     round: int
     adapter: str
-    """Digest."""
+    """The adapter's digest."""
     train: UserFigures
     held_out: dict[str, UserFigures] = Field(default_factory=dict)
     sampled_tokens: int
-    """By the chatbot."""
+    """Tokens sampled by the chatbot."""
     heard_tokens: int
-    """Sampled by its users."""
+    """Tokens sampled by its users."""
 
 
 class RoundRecords:
-    """The rounds of one run.
+    """The records of one run's rounds.
 
     Args:
-        root: their folder.
+        root: the folder of the rounds.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def read(self, number: int, adapter: Adapter) -> list[Collected] | None:
-        """Returns the episodes of a round that this adapter held already; None where it did not."""
+        """Returns the episodes of a round that this adapter has sampled; None where there are none."""
         folder = self._folder(number, adapter)
         return self.read_folder(folder) if folder.exists() else None
 
     @staticmethod
     def read_folder(folder: Path) -> list[Collected]:
-        """Returns the episodes of a round's folder."""
+        """Returns the episodes in a round's folder."""
         return read_records(folder / "conversations.jsonl.gz", Collected)
 
     def write(
@@ -75,16 +75,15 @@ class RoundRecords:
         held_out: Mapping[str, UserFigures],
         seconds: RoundSeconds,
     ) -> None:
-        """Writes a round whole or not at all; what another adapter held under its number is gone afterwards."""
+        """Writes a round, whole or not at all, and deletes the same round of any other adapter."""
         final = self._folder(number, adapter)
-        own, others = _tokens(results, "assistant"), _tokens(results, "user")
         figures = RoundFigures(
             round=number,
             adapter=adapter.digest,
             train=train,
             held_out=dict(held_out),
-            sampled_tokens=own,
-            heard_tokens=others,
+            sampled_tokens=_tokens(results, "assistant"),
+            heard_tokens=_tokens(results, "user"),
         )
         with new_folder(final, replace=True) as folder:
             write_atomic(folder / "conversations.jsonl.gz", (to_line(r.model_dump(mode="json")) for r in results))
@@ -94,11 +93,11 @@ class RoundRecords:
                 shutil.rmtree(other)
 
     def folders(self) -> list[Path]:
-        """Returns the folders of all rounds that are whole, in order."""
+        """Returns the folders of all finished rounds, in order."""
         return [folder for folder in sorted(self.root.glob("[0-9]*")) if not folder.name.endswith(PARTIAL)]
 
     def figures(self) -> list[tuple[RoundFigures, RoundSeconds]]:
-        """Returns every round's figures, in order."""
+        """Returns the figures and wall times of every finished round, in order."""
         return [
             (
                 RoundFigures.model_validate_json((folder / "figures.json").read_text()),
@@ -111,13 +110,13 @@ class RoundRecords:
         return self.root / f"{number:05d}-{adapter.digest[:DIGITS]}"
 
 
-def write_episodes(path: Path, held: Sequence[EvaluationEpisode]) -> None:
-    """Writes measured conversations, one a line."""
-    write_atomic(path, (to_line(record.model_dump(mode="json")) for record in held))
+def write_episodes(path: Path, episodes: Sequence[EvaluationEpisode]) -> None:
+    """Writes evaluation episodes, one per line."""
+    write_atomic(path, (to_line(record.model_dump(mode="json")) for record in episodes))
 
 
 def read_episodes(path: Path) -> list[EvaluationEpisode]:
-    """Returns the measured conversations of a file."""
+    """Returns the evaluation episodes of a file."""
     return read_records(path, EvaluationEpisode)
 
 

@@ -1,6 +1,6 @@
-"""The report of a chatbot's training: the same episodes before and after, labelled by every judge.
+"""The report of a chatbot's training: the same evaluation episodes before and after, labelled by every judge.
 
-VERSION/judged/*.jsonl.gz   the measured conversations with the held-out judge's labels
+VERSION/judged/*.jsonl.gz   the evaluation episodes with the held-out judge's labels
 report/                     report.html, evaluation.json, tables (``launch.chatbot.report_page``)
 """
 
@@ -22,7 +22,7 @@ from rlenv.judges.annotate import NamedJudge, judged
 
 
 def rejudge(run: ChatbotRun, version: str) -> None:
-    """Has the held-out judge label a version's measured conversations; does nothing where there is no such judge."""
+    """Labels a version's evaluation episodes with the held-out judge; does nothing where none is configured."""
     judge, directory = run.config.evaluation.held_out_judge, run.directory
     if judge is None:
         return
@@ -41,7 +41,9 @@ def rejudge(run: ChatbotRun, version: str) -> None:
 
 
 def evaluation_sets(run: ChatbotRun, before: str, after: str) -> list[EvaluationSet]:
-    """Returns the pairs of every group of users, by the run's own labels and then by the held-out judge's."""
+    """Returns the episodes before and after for every group of users, first with the run's labels and then with the
+    held-out judge's.
+    """
     judge = run.config.evaluation.held_out_judge
     kinds = [("measured", "")] + ([] if judge is None else [("judged", f", by {judge.judge}")])
     return [
@@ -58,17 +60,17 @@ def evaluation_sets(run: ChatbotRun, before: str, after: str) -> list[Evaluation
 def report(
     run: ChatbotRun, before: str, after: str, points: Sequence[CurvePoint], pictures: Sequence[Picture]
 ) -> ChatbotEvaluation:
-    """Returns what ``report/`` says: the paired evaluation and the alarms."""
+    """Returns the paired evaluation and the alarms, and writes the report to ``report/``."""
     folder, sets = run.directory.path("report"), evaluation_sets(run, before, after)
     return write_chatbot_report(folder, run.config.name, points, sets, pictures, seed=run.config.seed)
 
 
 def _relabelled(
-    held: Sequence[EvaluationEpisode], judge: NamedJudge, concurrency: int, title: str
+    episodes: Sequence[EvaluationEpisode], judge: NamedJudge, concurrency: int, title: str
 ) -> list[EvaluationEpisode]:
-    there = [record for record in held if record.failure is None]
-    sessions = [Session(session_id="/".join(map(str, record.key)), messages=record.messages) for record in there]
-    with counting(title, len(there)) as advance:
+    complete = [record for record in episodes if record.failure is None]
+    sessions = [Session(session_id="/".join(map(str, record.key)), messages=record.messages) for record in complete]
+    with counting(title, len(complete)) as advance:
         annotations = run_async(judged(sessions, judge, concurrency=concurrency, advance=advance))
     labelled = iter(
         record.model_copy(
@@ -79,15 +81,15 @@ def _relabelled(
                 )
             }
         )
-        for record, annotation in zip(there, annotations, strict=True)
+        for record, annotation in zip(complete, annotations, strict=True)
     )
-    return [next(labelled) if record.failure is None else record for record in held]
+    return [next(labelled) if record.failure is None else record for record in episodes]
 
 
-def sentences(found: ChatbotEvaluation) -> Iterable[str]:
-    """Yields what the run's user is told at its end."""
-    for row in found.paired.rows if found.paired else ():
+def sentences(evaluation: ChatbotEvaluation) -> Iterable[str]:
+    """Yields the sentences that the command prints at its end: a verdict per group of users, and the fired alarms."""
+    for row in evaluation.paired.rows if evaluation.paired else ():
         yield verdict(row)
-    for alarm in found.alarms:
+    for alarm in evaluation.alarms:
         if alarm.state == "fired":
             yield f"Alarm: {alarm.sentence}"

@@ -1,10 +1,10 @@
-"""The report of a chatbot's training: did it get better, with whom, at what price, and how it speaks now.
+"""Writes the report of a chatbot's training: whether it got better, with which users, and how it speaks now.
 
-A function of records that the run leaves: the curve, and the conversations held before and after. It writes
+It is made from records that the run keeps: the learning curve, and the conversations before and after. It writes
 
-report.html       everything, with transcripts of the same context and seed side by side
+report.html       the whole report, with transcripts of the same context and seed side by side
 evaluation.json   the paired evaluation and the alarms
-tables/*.csv      one a table
+tables/*.csv      one file per table
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from rlenv.evaluation.chatbot_rl.paired import PairedEvaluation, UsersRow, paire
 from rlenv.evaluation.chatbot_rl.records import CurvePoint, EvaluationSet
 
 SECTIONS = (
-    ("users", "Issue rates before and after (Table 5)", "The z-test takes messages as independent, as the paper does; "
-     "the verdict rests on the paired test over contexts."),
+    ("users", "Issue rates before and after (Table 5)", "The z-test treats messages as independent, as the paper does. "
+     "The verdict is that of the paired test over contexts."),
     ("categories", "Issue categories before and after", "p_holm is corrected for the number of categories."),
-    ("figures", "Reward, length and diversity before and after", "By conversation or by message; distinct-2 and "
-     "sameness are of a conversation's first 100 words."),
-    ("endings", "Who ended conversations, and why", ""),
-    ("rounds", "Round by round", "What the round's adapter did, and what the learner made of it."),
+    ("figures", "Reward, length and diversity before and after", "Means per conversation or message. Distinct-2 and "
+     "sameness use the first 100 words of a conversation."),
+    ("endings", "Who ended the conversations, and why", ""),
+    ("rounds", "Round by round", "The conversations of each round's adapter, and the learner's update on them."),
 )  # fmt: skip
 
 
 class ChatbotEvaluation(Record):
-    """What ``evaluation.json`` holds."""
+    """The contents of ``evaluation.json``."""
 
     name: str
     paired: PairedEvaluation | None
-    """None where nothing was measured before and after."""
+    """None where there are no conversations before and after."""
     alarms: tuple[Alarm, ...]
 
 
@@ -56,71 +56,71 @@ def write_chatbot_report(
     num_transcripts: int = 3,
     seed: int = 0,
 ) -> ChatbotEvaluation:
-    """Writes the report to ``folder`` and returns what it says.
+    """Returns the evaluation and the alarms, and writes the report to ``folder``.
 
     Args:
-        folder: where; made if it is not there.
-        name: of the run.
-        curve: one point a round.
-        sets: one a group of users, the same conversations before and after.
-        pictures: the curve's figures, as PNG files; shown in this order.
-        alarm_config: when a trend is an alarm.
+        folder: the report's folder; created if it does not exist.
+        name: the run's name.
+        curve: one point per round.
+        sets: one per group of users, with the same conversations before and after.
+        pictures: the learning curve's figures as PNG files, in the order shown.
+        alarm_config: the thresholds of the alarms.
         alpha: two-sided level of the verdicts.
-        num_transcripts: pairs shown of each group, drawn under ``seed``, beside its largest gain and its largest loss.
-        seed: of the draws and the intervals.
+        num_transcripts: pairs shown per group, drawn under ``seed``, besides its largest gain and its largest loss.
+        seed: the seed of draws and intervals.
 
     Raises:
-        ConfigError: what was held before and after is not paired.
+        ConfigError: the conversations before and after are not pairs.
     """
-    found = ChatbotEvaluation(
+    evaluation = ChatbotEvaluation(
         name=name,
         paired=paired_evaluation(sets, alpha=alpha, seed=seed) if sets else None,
         alarms=alarms(curve, alarm_config),
     )
-    tables = chatbot_sheets(found.paired, curve)
+    tables = chatbot_sheets(evaluation.paired, curve)
     (folder / "tables").mkdir(parents=True, exist_ok=True)
-    write_json(folder / "evaluation.json", found.model_dump(mode="json"))
+    write_json(folder / "evaluation.json", evaluation.model_dump(mode="json"))
     for sheet in tables:
         write_text(folder / f"tables/{sheet.name}.csv", to_csv(sheet))
     write_page(
         folder / REPORT,
         "chatbot_report.html.jinja",
         name=name,
-        summary=_summary(curve, found.paired),
-        verdicts=[verdict(row) for row in found.paired.rows] if found.paired else [],
-        alarms=found.alarms,
+        summary=_summary(curve, evaluation.paired),
+        verdicts=[verdict(row) for row in evaluation.paired.rows] if evaluation.paired else [],
+        alarms=evaluation.alarms,
         sections=_sections(tables, pictures),
         transcripts=paired_transcripts(sets, num_transcripts, seed),
     )
-    return found
+    return evaluation
 
 
 def verdict(row: UsersRow) -> str:
-    """Returns what the training changed for a group of users, and whether the gain carried over, in a sentence."""
+    """Returns how the issue rate changed with a group of users, and whether the gain carried over to them, in words."""
     kind = {"training": "trained with", "held_out": "never trained with", "population": "the true users"}
     before, after = row.issue_rate.before.value, row.issue_rate.after.value
     rates = " → ".join("unknown" if rate is None else f"{100 * rate:.1f} %" for rate in (before, after))
     p = "" if row.issue_rate.p is None else f", p = {row.issue_rate.p:.2g}"
-    said = (
+    change = (
         f"{row.users.name} ({kind[row.users.kind]}): {row.verdict}. Issue rate {rates}, change "
         f"{share(row.issue_rate.delta)}{p}, {row.num_pairs} pairs of conversations in {row.num_contexts} contexts."
     )
     carried = {
         "yes": "The gain with the training users carried over",
-        "not shown": "That the gain with the training users carried over is not shown",
-        "reversed": "What was gained with the training users was lost here",
-        "nothing to carry": "With the training users no gain is shown that could carry over",
+        "not shown": "It is not shown that the gain with the training users carried over",
+        "reversed": "The gain with the training users is a loss with these users",
+        "nothing to carry": "No gain with the training users is shown, so there is none to carry over",
     }
     if row.carried is None:
-        return said
+        return change
     kept = f" ({100 * row.share_kept:.0f} % of it)" if row.carried == "yes" and row.share_kept is not None else ""
-    return f"{said} {carried[row.carried]}{kept}."
+    return f"{change} {carried[row.carried]}{kept}."
 
 
 def _summary(curve: Sequence[CurvePoint], paired: PairedEvaluation | None) -> str:
-    rounds = f"{len(curve)} rounds, {sum(p.trained_tokens for p in curve):,} tokens learnt from." if curve else ""
+    rounds = f"{len(curve)} rounds, {sum(p.trained_tokens for p in curve):,} tokens trained on." if curve else ""
     dropped = sum(row.num_dropped for row in paired.rows) if paired else 0
-    return f"{rounds} {dropped} pairs were left out, for a conversation of theirs failed.".strip()
+    return f"{rounds} {dropped} pairs were left out because one of the two conversations failed.".strip()
 
 
 def _sections(tables: Sequence[Sheet], pictures: Sequence[Picture]) -> list[Section]:

@@ -1,4 +1,4 @@
-"""The tables of a chatbot's training: groups of users, issue categories, other figures, endings, rounds."""
+"""The tables of a chatbot's training: groups of users, issue categories, other figures, endings and rounds."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ CHANGE = ("before", "after", "delta", "p")
 
 
 def chatbot_sheets(paired: PairedEvaluation | None, curve: Sequence[CurvePoint]) -> list[Sheet]:
-    """Returns all tables that there is something in."""
+    """Returns all tables that have rows."""
     rows = paired.rows if paired else ()
-    made = [
+    sheets = [
         _users(rows),
         _changes("categories", rows, lambda row: row.categories, percent=True, holm=True),
         _changes("figures", rows, lambda row: row.figures),
         _changes("endings", rows, lambda row: row.endings, percent=True),
         _rounds(curve),
     ]
-    return [sheet for sheet in made if sheet.rows]
+    return [sheet for sheet in sheets if sheet.rows]
 
 
 def _users(rows: Sequence[UsersRow]) -> Sheet:
@@ -47,7 +47,7 @@ def _users(rows: Sequence[UsersRow]) -> Sheet:
 def _changes(
     name: str,
     rows: Sequence[UsersRow],
-    of: Callable[[UsersRow], Sequence[Change]],
+    changes: Callable[[UsersRow], Sequence[Change]],
     *,
     percent: bool = False,
     holm: bool = False,
@@ -55,10 +55,10 @@ def _changes(
     columns = ("users", name.removesuffix("s") if name != "categories" else "category", *CHANGE)
     cells: list[tuple[Value, ...]] = []
     for row in rows:
-        for change in of(row):
-            what = change.name.split("/", 1)[-1]
+        for change in changes(row):
+            label = change.name.split("/", 1)[-1]
             values = (change.before.value, change.after.value, change.delta, change.p)
-            cells.append((row.users.name, what, *values, *((change.p_holm,) if holm else ())))
+            cells.append((row.users.name, label, *values, *((change.p_holm,) if holm else ())))
     shown = ("before", "after", "delta") if percent else ()
     return Sheet(name, (*columns, "p_holm") if holm else columns, tuple(cells), percent=shown)
 
@@ -85,9 +85,9 @@ def _rounds(curve: Sequence[CurvePoint]) -> Sheet:
     return Sheet("rounds", columns, tuple(cells), percent=("issue_rate",))
 
 
-def _estimate(found: Measured) -> Estimate:
-    """Returns a mean with the 95 % interval of its standard error."""
-    value, error = found.value, found.standard_error
+def _estimate(measured: Measured) -> Estimate:
+    """Returns a mean with its 95 % interval, from the standard error."""
+    value, error = measured.value, measured.standard_error
     if value is None or error is None:
-        return Estimate(value=value, num=found.num)
-    return Estimate(value=value, low=value - Z_95 * error, high=value + Z_95 * error, num=found.num)
+        return Estimate(value=value, num=measured.num)
+    return Estimate(value=value, low=value - Z_95 * error, high=value + Z_95 * error, num=measured.num)

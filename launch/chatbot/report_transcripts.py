@@ -1,6 +1,6 @@
-"""Conversations before and after, of the same context, user and seed, to be read side by side.
+"""Conversations before and after training, with the same context, user and seed, side by side.
 
-Drawn under a seed, so that nobody chose them; with them, and named as such, the largest gain and the largest loss.
+Most pairs are drawn under a seed, not selected. The largest gain and the largest loss are added and named as such.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from rlenv.evaluation.chatbot_rl.records import EvaluationEpisode, EvaluationSet
 
 
 @dataclass(frozen=True)
-class Side:
-    """One of the two conversations."""
+class Transcript:
+    """One of the two conversations of a pair."""
 
     lines: tuple[Line, ...]
     num_issues: int
-    """Chatbot messages with an issue."""
+    """Number of chatbot messages with an issue."""
     ending: str
 
 
@@ -30,20 +30,20 @@ class PairedTranscript:
 
     users: str
     why: str
-    """drawn, largest gain or largest loss."""
+    """Why it is shown: drawn, largest gain or largest loss."""
     context_id: str
     counterpart: str
     seed: int
-    before: Side
-    after: Side
+    before: Transcript
+    after: Transcript
 
 
 def paired_transcripts(sets: Sequence[EvaluationSet], number: int, seed: int = 0) -> list[PairedTranscript]:
-    """Returns ``number`` pairs of every group of users, and the pairs in which issues fell and rose the most."""
-    made = []
-    for one in sets:
-        after = {held.key: held for held in one.after}
-        pairs = [(held, after[held.key]) for held in one.before if held.key in after]
+    """Returns ``number`` pairs per group of users, and the pairs whose number of issues fell and rose the most."""
+    transcripts = []
+    for group in sets:
+        after = {episode.key: episode for episode in group.after}
+        pairs = [(episode, after[episode.key]) for episode in group.before if episode.key in after]
         pairs = [(b, a) for b, a in pairs if b.failure is None and a.failure is None]
         order = sorted(pairs, key=lambda pair: derive_seed(seed, "paired transcript", *map(str, pair[0].key)))
         chosen = [("drawn", pair) for pair in order[:number]]
@@ -52,30 +52,30 @@ def paired_transcripts(sets: Sequence[EvaluationSet], number: int, seed: int = 0
             chosen.append(("largest gain", ranked[0]))
         if ranked and _change(ranked[-1]) > 0:
             chosen.append(("largest loss", ranked[-1]))
-        made += [
-            PairedTranscript(one.users.name, why, b.context_id, b.counterpart, b.seed, _side(b), _side(a))
+        transcripts += [
+            PairedTranscript(group.users.name, why, b.context_id, b.counterpart, b.seed, _transcript(b), _transcript(a))
             for why, (b, a) in chosen
         ]
-    return made
+    return transcripts
 
 
 def _change(pair: tuple[EvaluationEpisode, EvaluationEpisode]) -> int:
     return _num_issues(pair[1]) - _num_issues(pair[0])
 
 
-def _num_issues(held: EvaluationEpisode) -> int:
-    return sum(bool(message.issues) for message in replies(held))
+def _num_issues(episode: EvaluationEpisode) -> int:
+    return sum(bool(message.issues) for message in replies(episode))
 
 
-def _side(held: EvaluationEpisode) -> Side:
+def _transcript(episode: EvaluationEpisode) -> Transcript:
     lines = tuple(
         Line(
             role="user" if m.role == "user" else "chatbot",
-            # HTML holds no lone surrogates, which sampled messages may
+            # HTML cannot hold the lone surrogates that sampled messages may have
             text=m.content.encode("utf-8", "replace").decode(),
             reward=None,
             labels=(m.actions if m.role == "user" else m.issues) or (),
         )
-        for m in held.messages
+        for m in episode.messages
     )
-    return Side(lines, _num_issues(held), f"ended by {ending_of(held)}")
+    return Transcript(lines, _num_issues(episode), f"ended by {ending_of(episode)}")

@@ -1,4 +1,4 @@
-"""A run that trains a chatbot as one object: its configuration, its directory, and the host of its conversations."""
+"""A run that trains a chatbot as one object: its configuration, its directory and its rollout host."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from rlenv.core.types import Adapter
 from rlenv.evaluation.chatbot_rl.records import UserKind, Users
 
 
-class Hosts:
-    """The one host of a run that is up at a time, started when it is asked for.
+class RolloutHosts:
+    """The rollout hosts of a run, of which one at a time is running; started at its first use.
 
     Args:
-        directory: of the run whose conversations it collects.
+        directory: the run whose conversations they collect.
     """
 
     def __init__(self, directory: RunDirectory) -> None:
@@ -34,8 +34,8 @@ class Hosts:
         self._config: ChatbotRunConfig | None = None
         self._host: Supervised | None = None
 
-    def of(self, config: ChatbotRunConfig) -> Supervised:
-        """Returns the running host of these settings; one of other settings ends first."""
+    def host_for(self, config: ChatbotRunConfig) -> Supervised:
+        """Returns the running host of these settings; stops a host of other settings first."""
         if self._host is None or config != self._config:
             self.close()
             check_room(config)
@@ -43,7 +43,7 @@ class Hosts:
         return self._host
 
     def close(self) -> None:
-        """Ends the host and its engines."""
+        """Stops the host and its engines."""
         if self._host is not None:
             self._host.close()
         self._host = self._config = None
@@ -51,24 +51,24 @@ class Hosts:
 
 @dataclass(frozen=True)
 class ChatbotRun:
-    """What the phases of a chatbot's training work on."""
+    """The state that the phases of a chatbot's training share."""
 
     config: ChatbotRunConfig
     directory: RunDirectory
-    hosts: Hosts
+    hosts: RolloutHosts
 
     @classmethod
     def of(cls, config: ChatbotRunConfig) -> ChatbotRun:
-        """Returns the run of a configuration, nothing of it started yet."""
+        """Returns the run of a configuration; nothing is started yet."""
         directory = RunDirectory(config.out_dir)
-        return cls(config, directory, Hosts(directory))
+        return cls(config, directory, RolloutHosts(directory))
 
     @contextmanager
     def opened(self) -> Iterator[ChatbotRun]:
-        """Gives the run with its directory locked and a cluster to work on; its host ends with the block.
+        """Yields the run with its directory locked and a Ray cluster; stops its host at the end.
 
         Raises:
-            ConfigError: another driver is at work in the directory, or it holds a run with other settings.
+            ConfigError: another driver is working in the directory, or it holds a run with other settings.
         """
         with self.directory.locked():
             open_run(self.directory, self.config)
@@ -79,30 +79,30 @@ class ChatbotRun:
                     self.hosts.close()
 
     def changed(self, **settings: Any) -> ChatbotRun:
-        """Returns the run with other settings, for the phases that come now."""
+        """Returns the run with changed settings, for later phases."""
         return replace(self, config=replace(self.config, **settings))
 
     @property
     def source(self) -> RunDirectory:
-        """The adversarial run whose simulators the chatbot meets."""
+        """The adversarial run whose simulators the chatbot talks to."""
         return RunDirectory(self.config.run)
 
     @property
     def training(self) -> Training:
-        """What its training phases share."""
+        """The resources and seed that its training phases share."""
         return Training(self.directory, self.config.settings.train, self.config.seed)
 
     @property
     def chatbot_model(self) -> str:
-        """The folder of the chatbot's base model, once it is prepared."""
+        """The folder of the chatbot's base model; prepare it first (``prepare_chatbot_model``)."""
         return self.config.settings.engines[self.config.chatbot.engine].model
 
 
 def groups_of_users(config: ChatbotRunConfig) -> list[tuple[Users, dict[str, float]]]:
-    """Returns the groups of users that the chatbot is evaluated with, and the weights of who is in each.
+    """Returns the groups of users that the chatbot is evaluated with, and the weights of the users in each.
 
     Raises:
-        ConfigError: a held-out user that is not there.
+        ConfigError: a held-out user does not exist or is trained with.
     """
     versions = list(simulator_versions(RunDirectory(config.run), config.settings))
     known = [*versions, *config.settings.zero_shot, *config.users]
@@ -110,7 +110,7 @@ def groups_of_users(config: ChatbotRunConfig) -> list[tuple[Users, dict[str, flo
         raise ConfigError("\n".join(f"held_out: no simulator {n!r}; {there_are(known, n)}" for n in unknown))
     ensemble = {name: weight for name, weight in config.ensemble.items() if weight} or {versions[-1]: 1.0}
     if twice := sorted(ensemble.keys() & set(config.held_out)):
-        raise ConfigError(f"held_out: {twice[0]!r} is trained with; an ensemble without names is the newest simulator")
+        raise ConfigError(f"held_out: {twice[0]!r} is trained with; an empty ensemble trains with the newest simulator")
     groups = [(Users(name=TRAINING, kind="training"), ensemble)]
     for name in config.held_out:
         people = name in config.users and config.users[name].kind == "population"
@@ -120,26 +120,31 @@ def groups_of_users(config: ChatbotRunConfig) -> list[tuple[Users, dict[str, flo
 
 
 def check_room(config: ChatbotRunConfig) -> None:
-    """Raises ConfigError where the cluster cannot hold the engines and the learner side by side."""
+    """Checks that the cluster has room for the engines and the learner at the same time.
+
+    Raises:
+        ConfigError: it has not; with the numbers of CPUs or GPUs.
+    """
     settings = config.settings
     names = {config.chatbot.engine, "simulator"}
     names |= {user.engine for user in config.users.values() if user.kind == "engine"}
     engines = [settings.engines[name] for name in sorted(names)]
     scoring = settings.scoring.replicas if config.faults.quantile > 0 else 0
     total = ray.cluster_resources()
-    for what, asked in (
+    for resource, requested in (
         ("CPU", [e.replicas * e.num_cpus for e in engines] + [scoring * settings.scoring.num_cpus]),
         ("GPU", [e.replicas * e.num_gpus for e in engines] + [scoring * settings.scoring.num_gpus]),
     ):
-        train = settings.train.num_workers * (settings.train.num_cpus if what == "CPU" else settings.train.num_gpus)
-        if sum(asked) + train > total.get(what, 0) + 1e-6:
+        train = settings.train.num_workers * (settings.train.num_cpus if resource == "CPU" else settings.train.num_gpus)
+        if sum(requested) + train > total.get(resource, 0) + 1e-6:
             raise ConfigError(
-                f"conversations are collected while the learner waits with its {what}s in hand: engines ask for "
-                f"{sum(asked):g} {what}, the learner for {train:g}, and the cluster has {total.get(what, 0):g}; lower "
-                f"settings.engines.*.num_{what.lower()}s or settings.train, or add nodes"
+                f"the learner keeps its {resource}s while conversations are collected: engines need "
+                f"{sum(requested):g} {resource}, the learner needs {train:g}, and the cluster has "
+                f"{total.get(resource, 0):g}; lower settings.engines.*.num_{resource.lower()}s or settings.train, "
+                "or add nodes"
             )
 
 
 def chatbot_as(adapter: Adapter, version: str) -> Adapter:
-    """Returns the same adapter under the name of a version."""
+    """Returns the same adapter, named ``version``."""
     return adapter.model_copy(update={"name": version})

@@ -1,4 +1,4 @@
-"""What can be wrong with the settings of a chatbot's training is told before anything starts, all of it at once."""
+"""Wrong settings of a chatbot's training are reported before anything starts, all of them at once."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def load(finished_run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "expected"),
     [
         ("chatbot.kind=population", "chatbot: expected kind engine with an adapter to start from"),
         ("chatbot.engine=chat", "chatbot.engine: no engine 'chat' in settings.engines; there are simulator"),
         ("chatbot.sampling.top_p=0.9", "chatbot.sampling: expected top_p 1 and top_k 0"),
-        ("chatbot.sampling.temperature=0.7", r"expected the learner's, rl.temperature = 1.0, got 0.7"),
+        ("chatbot.sampling.temperature=0.7", r"expected that of the loss, rl.temperature = 1.0, got 0.7"),
         ("rewards=null", "rewards"),
         ("ensemble.it2=1", "held_out: 'it2' has a weight in ensemble"),
         ("split=evaluation", "evaluation.split: the chatbot is trained on evaluation; choose another"),
@@ -54,13 +54,13 @@ def load(finished_run, tmp_path):
         ("run=nowhere", "nowhere: this is not a run directory"),
     ],
 )
-def test_a_wrong_setting_is_told(load, override, told) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_a_wrong_setting_is_reported(load, override, expected) -> None:
+    with pytest.raises(ConfigError, match=expected):
         load(override)
 
 
-def test_problems_are_told_together(load) -> None:
-    with pytest.raises(ConfigError, match=r"(?s)alternate_every.*top_p 1.*chatbots: that is for the user's seat"):
+def test_all_problems_are_reported_together(load) -> None:
+    with pytest.raises(ConfigError, match=r"(?s)alternate_every.*top_p 1.*chatbots: these are counterparts of"):
         load("chatbot.sampling.top_p=0.5", "alternate_every=-2", "chatbots.x.kind=population")
 
 
@@ -82,7 +82,7 @@ def test_stages_end_where_the_simulator_is_refreshed(load) -> None:
     assert stages(config.rl.num_rounds, 2) == [Stage(1, 0, 2), Stage(2, 2, 2), Stage(3, 4, 1)]
 
 
-def test_a_refresh_begins_with_the_newest_simulator_and_the_new_chatbot(load, finished_run, tmp_path) -> None:
+def test_a_refresh_starts_from_the_newest_simulator_and_the_new_chatbot(load, finished_run, tmp_path) -> None:
     config = load("settings.backbone=a/model", out_dir=str(tmp_path / "run"))
     chatbot = Adapter(name="rl1", path="/a/chatbot", digest="d")
     nested = refresh_settings(ChatbotRun.of(config), 1, chatbot)
@@ -94,10 +94,10 @@ def test_a_refresh_begins_with_the_newest_simulator_and_the_new_chatbot(load, fi
     assert later.simulator.adapter == "/a/refresh1"
 
 
-def test_engines_and_learner_must_fit_side_by_side(load, monkeypatch) -> None:
+def test_engines_and_learner_must_fit_in_the_cluster_together(load, monkeypatch) -> None:
     config = load("settings.train.num_cpus=2")
     monkeypatch.setattr(chatbot_run.ray, "cluster_resources", lambda: {"CPU": 2.0})
-    with pytest.raises(ConfigError, match=r"engines ask for 0.5 CPU, the learner for 2, and the cluster has 2;"):
+    with pytest.raises(ConfigError, match=r"engines need 0.5 CPU, the learner needs 2, and the cluster has 2;"):
         check_room(config)
     monkeypatch.setattr(chatbot_run.ray, "cluster_resources", lambda: {"CPU": 2.5})
     check_room(config)

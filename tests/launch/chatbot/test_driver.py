@@ -1,4 +1,4 @@
-"""The driver of a chatbot's training: what it lets go of where a phase fails."""
+"""The driver of a chatbot's training releases what it holds when a phase fails."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_training_whose_first_phase_fails_closes_its_tracker_and_its_directory
     }  # fmt: skip
     path.write_text(yaml.safe_dump(settings))
     config = load_chatbot_config(path)
-    for _ in range(2):  # the lock on the directory was let go of as well
+    for _ in range(2):  # the second time shows that the directory's lock was released too
         with pytest.raises(RlenvError, match="nowhere"):
             train_chatbot(config)
     assert len(closed) == 2

@@ -1,4 +1,4 @@
-"""From progress lines and rounds' records to the curve: names, interruptions, rounds of several updates, figures."""
+"""The learning curve from progress lines and round records: names, interruptions, several updates a round, figures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from launch.chatbot.config import ChatbotEvaluationConfig, ChatbotRunConfig
 from launch.chatbot.learning_curve import LearningCurve, each_update, learner_metrics
 from launch.chatbot.phases import Stage, progress_path
 from launch.chatbot.records import RoundRecords, RoundSeconds
-from launch.chatbot.run import ChatbotRun, Hosts
+from launch.chatbot.run import ChatbotRun, RolloutHosts
 from launch.run.config import RunConfig, SpeakerConfig
 from launch.run.directory import RunDirectory
 from launch.run.settings import to_dict
@@ -32,8 +32,8 @@ CONFIG = ChatbotRunConfig(
 STAGES = (Stage(1, 0, 2), Stage(2, 2, 1))
 
 
-def bound(directory: RunDirectory) -> ChatbotRun:
-    return ChatbotRun(CONFIG, directory, Hosts(directory))
+def chatbot_run(directory: RunDirectory) -> ChatbotRun:
+    return ChatbotRun(CONFIG, directory, RolloutHosts(directory))
 
 
 def figures(reward: float):
@@ -59,13 +59,13 @@ def run(tmp_path) -> RunDirectory:
     for stage, steps in zip(STAGES, ((1, 2, 3, 3, 4), (1, 2)), strict=True):
         progress = Progress(str(progress_path(run, stage)), "rl")
         for place, step in enumerate(steps):
-            of_round = {"rollouts/trained_tokens": 40.0, "sampling/kl": 0.5} if step % 2 else {}
-            progress.write(step, 4, loss=float(place), step_time=3.0, **{"clip_ratio/low_mean": 0.0}, **of_round)
+            round_only = {"rollouts/trained_tokens": 40.0, "sampling/kl": 0.5} if step % 2 else {}
+            progress.write(step, 4, loss=float(place), step_time=3.0, **{"clip_ratio/low_mean": 0.0}, **round_only)
     return run
 
 
-def test_the_curve_has_a_point_a_round_over_all_stages(run, tmp_path) -> None:
-    points, pictures = LearningCurve(bound(run), Tracker(run.root, TrackingConfig(), "t", {})).write()
+def test_the_curve_has_one_point_per_round_over_all_stages(run, tmp_path) -> None:
+    points, pictures = LearningCurve(chatbot_run(run), Tracker(run.root, TrackingConfig(), "t", {})).write()
     assert [(p.round, p.num_updates, p.train.reward.value) for p in points] == [(0, 0, 0.0), (1, 2, 1.0), (2, 4, 2.0)]
     assert [p.loss for p in points] == [0.5, 3.5, 0.5]  # of update 3, the second attempt's
     assert [p.update_seconds for p in points] == [6.0] * 3 and [p.trained_tokens for p in points] == [40] * 3
@@ -76,9 +76,9 @@ def test_the_curve_has_a_point_a_round_over_all_stages(run, tmp_path) -> None:
     ] and all(p.path.is_file() for p in pictures)  # fmt: skip
 
 
-def test_an_update_is_one_row_of_metrics_whenever_it_is_told(run) -> None:
+def test_an_update_is_one_row_of_metrics_however_often_it_is_logged(run) -> None:
     tracker = Tracker(run.root, TrackingConfig(), "t", {})
-    curve = LearningCurve(bound(run), tracker)
+    curve = LearningCurve(chatbot_run(run), tracker)
     curve.follow(STAGES[0])([{"step": 1, "total": 4, "loss": 0.0, "rollouts/seconds": 1.0}])
     for stage in STAGES:
         curve.finish(stage)
@@ -106,7 +106,7 @@ def test_metrics_are_named_phase_and_quantity() -> None:
     assert [line["loss"] for line in each_update([{"step": 2, "loss": 1}, {"step": 1, "loss": 2}, {"step": 2, "loss": 3}])] == [2, 3]  # fmt: skip  # noqa: E501
 
 
-def test_a_round_is_read_again_for_the_same_adapter_and_replaced_for_another(tmp_path) -> None:
+def test_a_round_is_reused_for_the_same_adapter_and_replaced_for_another(tmp_path) -> None:
     records, one, two = RoundRecords(tmp_path), *(Adapter(name="a", path="p", digest=d * 64) for d in "ab")
     episode = Episode(episode_id="0:c#0", context_id="c", counterpart="base", seed=3)
     result = Collected(episode=episode, failure="engine", reason="it died")
@@ -117,7 +117,7 @@ def test_a_round_is_read_again_for_the_same_adapter_and_replaced_for_another(tmp
     assert records.read(0, one) is None and [f.adapter for f, _ in records.figures()] == ["b" * 64]
 
 
-def test_a_line_that_a_killed_worker_left_unfinished_is_gone(tmp_path) -> None:
+def test_a_line_that_a_killed_worker_left_unfinished_is_removed(tmp_path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text('{"step": 1}\n{"ste')
     Progress(str(path), "rl").write(2, 2)

@@ -1,4 +1,4 @@
-"""The report of a chatbot's training: a page that opens from disk, its tables, and transcripts of the same seed."""
+"""The report of a chatbot's training: a self-contained page, its tables, and transcripts of the same seed."""
 
 import csv
 import json
@@ -16,14 +16,14 @@ from rlenv.evaluation.chatbot_rl.paired import paired_evaluation
 from rlenv.evaluation.chatbot_rl.records import CurvePoint, EvaluationEpisode, EvaluationSet, Users
 
 
-def held(context: str, seed: int, said: str, num_issues: int) -> EvaluationEpisode:
+def episode(context: str, seed: int, reply: str, num_issues: int) -> EvaluationEpisode:
     messages = []
     for i in range(4):
         messages += [
             Message(role="user", content=f"user {i} <b>&", actions=("negative_affect",)),
             Message(
                 role="assistant",
-                content=f"{said} {i} in {context} under {seed} \ud83d",
+                content=f"{reply} {i} in {context} under {seed} \ud83d",
                 issues=("repetitive_questions",) if i < num_issues else (),
             ),
         ]
@@ -34,26 +34,26 @@ def held(context: str, seed: int, said: str, num_issues: int) -> EvaluationEpiso
 
 
 def sets() -> list[EvaluationSet]:
-    made = []
+    result = []
     for name, kind, fall in (("base", "training", 2), ("it3", "held_out", 2), ("people", "population", 0)):
-        before = [held(f"c{i}", s, f"before {name}", 2 + i % 2) for i in range(10) for s in (1, 2)]
+        before = [episode(f"c{i}", s, f"before {name}", 2 + i % 2) for i in range(10) for s in (1, 2)]
         after = [
-            held(h.context_id, h.seed, f"after {name}", max(0, 2 + i % 2 - fall) if i != 7 else 4)
+            episode(h.context_id, h.seed, f"after {name}", max(0, 2 + i % 2 - fall) if i != 7 else 4)
             for i, h in enumerate(before)
         ]
         after[3] = EvaluationEpisode(
             context_id=after[3].context_id, counterpart="base", seed=after[3].seed, failure="engine"
         )
-        made.append(EvaluationSet(users=Users(name=name, kind=kind), before=tuple(before), after=tuple(after)))
-    return made
+        result.append(EvaluationSet(users=Users(name=name, kind=kind), before=tuple(before), after=tuple(after)))
+    return result
 
 
 def curve() -> list[CurvePoint]:
     return [
         CurvePoint(
             round=r, num_updates=2 * r, kl=0.01 * r, sampler_gap_mean=0.02, staleness_max=1.0, trained_tokens=100,
-            train=figures_of([held(f"c{i}", r, "word " * (10 + 3 * r), 1 + (i + r) % 3) for i in range(8)]),
-            held_out={"it3": figures_of([held(f"c{i}", r, "word", 2) for i in range(8)])} if r % 2 == 0 else {},
+            train=figures_of([episode(f"c{i}", r, "word " * (10 + 3 * r), 1 + (i + r) % 3) for i in range(8)]),
+            held_out={"it3": figures_of([episode(f"c{i}", r, "word", 2) for i in range(8)])} if r % 2 == 0 else {},
         )
         for r in range(8)
     ]  # fmt: skip
@@ -70,14 +70,14 @@ def out(tmp_path_factory):
     return folder
 
 
-def test_the_page_asks_no_network_and_holds_the_figure(out):
+def test_the_page_needs_no_network_and_contains_the_figure(out):
     html = (out / "report.html").read_text()
     assert 'src="http' not in html and "<link" not in html and "@import" not in html
     assert html.count("data:image/png;base64,") == 1 and 'alt="Reward by round"' in html
     assert "user 0 <b>&" not in html and "user 0 &lt;b&gt;&amp;" in html
 
 
-def test_the_page_says_the_verdict_of_each_group_and_what_carried_over(out):
+def test_the_page_has_the_verdict_of_each_group_and_whether_the_gain_carried_over(out):
     html = unescape((out / "report.html").read_text())
     rows = paired_evaluation(sets()).rows
     assert [row.verdict for row in rows] == ["better", "better", "not shown"]
@@ -97,15 +97,15 @@ def test_a_fired_alarm_stands_out_and_quiet_ones_are_named(out):
     assert [row["verdict"] for row in found["paired"]["rows"]] == ["better", "better", "not shown"]
 
 
-def test_tables_hold_what_the_evaluation_says(out):
+def test_tables_have_the_numbers_of_the_evaluation(out):
     def table(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader((out / f"tables/{name}.csv").open()))
 
     rows = paired_evaluation(sets()).rows
     assert [row["users"] for row in table("users")] == ["base", "it3", "people"]
-    for said, row in zip(table("users"), rows, strict=True):
-        assert float(said["delta"]) == row.issue_rate.delta.value and float(said["z"]) == row.issue_test.test.z
-        assert int(said["dropped"]) == 1
+    for cells, row in zip(table("users"), rows, strict=True):
+        assert float(cells["delta"]) == row.issue_rate.delta.value and float(cells["z"]) == row.issue_test.test.z
+        assert int(cells["dropped"]) == 1
     [first, *_] = table("categories")
     assert first["category"] == "repetitive_questions" and float(first["p_holm"]) == rows[0].categories[0].p_holm
     rounds = table("rounds")
@@ -114,27 +114,27 @@ def test_tables_hold_what_the_evaluation_says(out):
     assert {row["figure"] for row in table("figures")} >= {"reward", "reply_words", "distinct_2", "sameness", "turns"}
 
 
-def test_transcripts_stand_beside_each_other_for_the_same_context_and_seed():
-    made = paired_transcripts(sets(), 2, seed=3)
-    assert [m.why for m in made if m.users == "base"] == ["drawn", "drawn", "largest gain", "largest loss"]
-    for pair in made:
+def test_transcripts_before_and_after_have_the_same_context_and_seed():
+    pairs = paired_transcripts(sets(), 2, seed=3)
+    assert [p.why for p in pairs if p.users == "base"] == ["drawn", "drawn", "largest gain", "largest loss"]
+    for pair in pairs:
         for side, lines in (("before", pair.before.lines), ("after", pair.after.lines)):
             texts = [line.text for line in lines if line.role == "chatbot"]
             assert all(t.startswith(f"{side} {pair.users}") for t in texts)
             assert all(f"in {pair.context_id} under {pair.seed}" in t for t in texts)
-    loss = next(m for m in made if m.why == "largest loss")
+    loss = next(p for p in pairs if p.why == "largest loss")
     assert loss.after.num_issues > loss.before.num_issues
-    assert paired_transcripts(sets(), 2, seed=3) == made != paired_transcripts(sets(), 2, seed=4)
+    assert paired_transcripts(sets(), 2, seed=3) == pairs != paired_transcripts(sets(), 2, seed=4)
 
 
-def test_what_is_not_paired_makes_no_report(tmp_path):
+def test_conversations_that_are_not_pairs_make_no_report(tmp_path):
     [one, *_] = sets()
     with pytest.raises(ConfigError, match="conversations are there before only"):
         write_chatbot_report(tmp_path / "r", "run", curve(), [one.model_copy(update={"after": one.after[1:]})])
     assert not (tmp_path / "r").exists()
 
 
-def test_a_run_that_has_just_begun_has_a_report_too(tmp_path):
+def test_a_run_without_rounds_has_a_report(tmp_path):
     found = write_chatbot_report(tmp_path, "run", [], [])
     assert found.paired is None
     html = (tmp_path / "report.html").read_text()
