@@ -38,11 +38,11 @@ class EngineConfig(Settings):
     """GPUs (on a CPU: processes) that share one replica's weights, under vLLM's own executor."""
     threads: PositiveInt = 1
     """Threads that one process of a replica computes with."""
-    max_model_len: int = Field(4096, ge=2)
+    max_model_len: int = Field(default=4096, ge=2)
     """Positions of prompt and reply together."""
     max_num_seqs: PositiveInt = 64
     """Requests that one replica samples at once; the others wait."""
-    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     """Share of a GPU's memory, where ``kv_cache_gib`` does not say the cache's size."""
     kv_cache_gib: PositiveFloat | None = None
     """Size of one replica's key-value cache; None is 2 GiB on a CPU, and what is left on a GPU."""

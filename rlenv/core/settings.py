@@ -2,7 +2,7 @@
 
     @settings
     class DpoConfig(Settings):
-        beta: float = Field(1.0, gt=0)
+        beta: float = Field(default=1.0, gt=0)
 
         def problems(self) -> list[str]:      # what one field cannot know alone
 
@@ -131,7 +131,7 @@ def read(schema: type[T], values: Mapping[str, Any], where: object, rules: Calla
 
 
 def find_problems(
-    schema: type[T], values: Mapping[str, Any], rules: Callable[[T], list[str]] | None = None
+    schema: type[T], values: Mapping[str, Any], rules: Callable[[Any], list[str]] | None = None
 ) -> tuple[list[str], T | None]:
     """Returns all problems of the values, each with its dotted key, and what they make where there is none.
 

@@ -1,12 +1,12 @@
-"""The records that flow between the parts: frozen, printable, saved as JSON, built by hand in a test.
+"""Defines the records that pass between the parts: frozen, printable, saved as JSON, easy to build in a test.
 
-Conventions, said once here and used everywhere:
+Conventions:
 
 * A *turn* is one user message; turns count from 1 (the paper's "turn 1, 5, 10, 25").
 * ``log_odds`` has shape ``[T + 1]``: index 0 is the prior (log-odds 0), index t the discriminator's
   log(p_t / (1 - p_t)) after user message t, and p is P(real).
-* A session's messages alternate between ``user`` and ``assistant``; either may open.
-* Token ids are what a model sampled or was trained on; text is what people, judges and the other seat read.
+* The messages of a session alternate between ``user`` and ``assistant``; either may open.
+* Token ids are what a model sampled or is trained on; text is what people, judges and the other seat read.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ EndedBy = Literal["user", "chatbot", "limit"]
 
 
 class Record(BaseModel):
-    """Base of every record: immutable, and unknown fields are errors."""
+    """Base of the records: immutable; unknown fields are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
 
 
 class OpenRecord(BaseModel):
-    """Base of the records that people write: immutable, and unknown fields are kept as they came."""
+    """Base of the records that come from users' files: immutable; unknown fields are kept."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -46,11 +46,11 @@ class Message(OpenRecord):
     actions: tuple[str, ...] | None = None
     issues: tuple[str, ...] | None = None
     generated: tuple[str, ...] = ()
-    """Names of the fields that a judge wrote (``rlenv annotate``)."""
+    """Names of the fields written by a judge (``rlenv annotate``)."""
 
 
 class SessionContext(OpenRecord):
-    """What is known of the user and of this session (Section 3.2, Appendix A), before it is cut to a budget."""
+    """The user context of a session (Section 3.2, Appendix A), before it is cut to a budget of tokens."""
 
     profile: str | None = None
     situation: str | None = None
@@ -61,7 +61,7 @@ class SessionContext(OpenRecord):
     recent_sessions: tuple[tuple[Message, ...], ...] = ()
     """Raw messages of earlier sessions, oldest first."""
     generated: tuple[str, ...] = ()
-    """Names of the fields that a language model wrote (``rlenv summarize``)."""
+    """Names of the fields written by a language model (``rlenv summarize``)."""
 
 
 class Session(OpenRecord):
@@ -69,20 +69,20 @@ class Session(OpenRecord):
 
     session_id: str = Field(min_length=1)
     user_id: str = ""
-    """The person; a record without one counts as a user of its own (filled with the session id)."""
+    """The user; defaults to the session id, so a session without one counts as a separate user."""
     source: str = ""
     chatbot: str = "unknown"
     context: SessionContext = SessionContext()
     messages: tuple[Message, ...] = ()
     judges: dict[str, str] = {}
-    """``actions`` and ``issues``: the judge whose labels the ``generated`` ones of the messages are."""
+    """``actions`` or ``issues`` to the name of the judge that wrote the messages' ``generated`` labels."""
 
     def model_post_init(self, _context: Any) -> None:
         if not self.user_id:
             object.__setattr__(self, "user_id", self.session_id)
 
     def user_messages(self) -> list[str]:
-        """Returns the texts of the user's messages, in order: index t - 1 is turn t."""
+        """Returns the texts of the user's messages in order; index t - 1 is turn t."""
         return [m.content for m in self.messages if m.role == "user"]
 
 
@@ -90,50 +90,53 @@ class Session(OpenRecord):
 
 
 class Adapter(Record):
-    """One version of a LoRA adapter. A new version is a new folder and a new digest, never an overwritten one."""
+    """One version of a LoRA adapter. A new version is a new folder with a new digest, never an overwritten one."""
 
     name: str
-    """The version's name: ``base``, ``it1``, ``it2`` ..., or a chatbot's."""
+    """The version's name: ``base``, ``it1``, ``it2``, ... for a simulator, or a chatbot's version."""
     path: str
     digest: str
     """SHA-256 of the adapter's files, hexadecimal."""
 
 
 class Sampling(Record):
-    """How one reply is sampled."""
+    """How a reply is sampled; in settings without what is one request's own: seed, stop_token_ids and json_schema."""
 
-    temperature: float = Field(1.0, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = 0
+    temperature: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    """0 is greedy."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus; 1 keeps all."""
+    top_k: int = Field(default=0, ge=0)
     """0 keeps all tokens."""
-    max_tokens: int = Field(256, ge=1)
+    max_tokens: int = Field(default=256, ge=1)
+    """Cap of one reply."""
     seed: int | None = None
     stop_token_ids: tuple[int, ...] = ()
     json_schema: str | None = None
-    """JSON schema, as JSON text, that the reply is held to; only an engine started with ``structured`` can."""
+    """JSON schema, as JSON text, that the reply must satisfy; needs an engine started with ``structured``."""
 
 
 class Generation(Record):
-    """What an engine returns for one request: sampled tokens (the stop token included) and their log-probs."""
+    """An engine's result for one request: the sampled tokens, including the stop token, and their log-probs."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: Literal["stop", "length"]
     adapter: Adapter | None = None
     cached_tokens: int = 0
-    """Prompt tokens that the engine found in its prefix cache."""
+    """Number of prompt tokens found in the engine's prefix cache."""
 
 
 class Utterance(Record):
-    """What one seat says at its turn.
+    """One message as its speaker produced it.
 
-    ``token_ids`` are the tokens as sampled, the end-of-turn or end-of-session token included; empty where the
-    speaker is no language model. They are extended, trained on and scored as they are, never re-encoded.
+    ``token_ids`` are the sampled tokens, including the end-of-turn or end-of-session token; empty if the speaker is not
+    a language model. They are extended, trained on and scored as they are, never re-encoded from the text.
     """
 
     text: str
     ends_session: bool = False
-    """The speaker closed the session with this message (or, with an empty text, instead of one)."""
+    """The speaker ended the session with this message or, if the text is empty, without a message."""
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
     adapter: Adapter | None = None
@@ -142,35 +145,35 @@ class Utterance(Record):
     actions: tuple[str, ...] | None = None
     issues: tuple[str, ...] | None = None
     memory: dict[str, Any] | None = None
-    """The speaker's hidden state after this message (JSON-able), where it keeps one."""
+    """The speaker's hidden state after this message (JSON-able), if it has one."""
 
 
 class Turn(Record):
-    """One message of a conversation in progress: who spoke, and the utterance."""
+    """One message of a conversation in progress: its role and utterance."""
 
     role: Role
     utterance: Utterance
 
 
 class End(Record):
-    """Why and by whom a conversation ended."""
+    """How a conversation ended: by whom and why."""
 
     by: EndedBy
     reason: Literal["end_of_session", "max_turns", "max_tokens", "max_seconds"]
     said: Utterance | None = None
-    """What a speaker who left without a word sampled to do so: no turn of the conversation, but a decision of its."""
+    """The empty utterance of a speaker that left without a message: not a turn, but its tokens are an action."""
 
     @property
     def truncated(self) -> bool:
-        """True where a cap, not a speaker, ended it."""
+        """True if a cap ended the conversation, False if a speaker did."""
         return self.by == "limit"
 
 
 class ConversationState(Record):
-    """Everything that a conversation is: a snapshot. Small, JSON-able, and enough to continue it anywhere.
+    """The full state of a conversation: small, JSON-able, and enough to continue it anywhere.
 
-    ``user_memory`` and ``chatbot_memory`` are the two speakers' hidden states; a speaker's reply is a function
-    of this record and a seed alone, so equal seeds continue it equally.
+    ``user_memory`` and ``chatbot_memory`` are the speakers' hidden states. A speaker's reply is a function of this
+    record and a seed alone, so equal seeds give equal continuations.
     """
 
     context_id: str
@@ -184,37 +187,37 @@ class ConversationState(Record):
 
     @property
     def num_user_turns(self) -> int:
-        """User messages so far, empty ones included."""
+        """Number of user messages so far, including empty ones."""
         return sum(t.role == "user" for t in self.turns)
 
     def next_role(self) -> Role:
-        """Returns whose message comes next."""
+        """Returns the role of the next message."""
         if not self.turns:
             return self.opener
         return "assistant" if self.turns[-1].role == "user" else "user"
 
 
 class Annotation(Record):
-    """What a judge says of one conversation."""
+    """A judge's annotation of one conversation."""
 
     labels: tuple[tuple[str, ...], ...] = ()
-    """One entry a message, in order: actions of a user's (Appendix D), issues of a chatbot's (Appendix E)."""
+    """One entry per message, in order: actions of a user message (Appendix D), issues of a chatbot message (E)."""
     score: float | None = None
-    """The conversation as a whole, where the judge gives such a score."""
+    """Score of the whole conversation, if the judge gives one."""
 
 
 # ---------------------------------------------------------------------------------- adversarial parts
 
 
 class Branch(Record):
-    """Alternatives for user turn ``turn`` of a session: each is what the user might have said there instead."""
+    """Alternative messages for user turn ``turn`` of a session."""
 
     turn: int = Field(ge=1)
     texts: tuple[str, ...]
 
 
 class SessionScores(Record):
-    """The discriminator's log-odds of one session [T + 1] and, per branch, of each alternative [n]."""
+    """The discriminator's log-odds of one session, [T + 1], and for each branch those of its alternatives, [n]."""
 
     session_id: str
     log_odds: tuple[float, ...]
@@ -222,11 +225,11 @@ class SessionScores(Record):
 
 
 class PreferencePair(Record):
-    """One row of ``pairs.jsonl``: a critical turn, the best and the worst of its alternatives (Section 3.5).
+    """One row of ``pairs.jsonl``: the best and the worst alternative at a critical turn (Section 3.5).
 
-    Of the user simulator, by Eq. 4, or of the chatbot, by the env's reward; ``turn`` counts the seat's own messages.
-    ``prompt``, ``chosen`` and ``rejected`` are text with the special tokens written out, as TRL takes them;
-    the ``*_ids`` are the same as sampled, which is what training uses.
+    Messages of the user simulator are ranked by Eq. 4, those of a chatbot by the env's reward; ``turn`` counts the
+    messages of ``seat``. ``prompt``, ``chosen`` and ``rejected`` are text with special tokens, in TRL's format; the
+    ``*_ids`` are the same as sampled tokens, and are what training uses.
     """
 
     prompt: str
@@ -240,10 +243,10 @@ class PreferencePair(Record):
     session_id: str
     turn: int
     critical: Literal["highest", "lowest", "first"]
-    """The turn with the highest or the lowest reward of its session; ``first`` where whole conversations that share
-    their beginning are compared."""
+    """Whether the turn has the highest or the lowest reward of its session; ``first`` if whole conversations with the
+    same beginning are compared."""
     simulator: str
-    """Who said both: the version of whoever sits in ``seat``."""
+    """The version of the speaker in ``seat``, which wrote both messages."""
     rewards: tuple[float, ...] = ()
-    """Rewards of all the alternatives, in the order sampled."""
+    """Rewards of all alternatives, in the order in which they were sampled."""
     seat: Seat = "user"

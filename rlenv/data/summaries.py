@@ -44,19 +44,19 @@ log = logging.getLogger(__name__)
 class SummaryConfig(Settings):
     """How summaries are made."""
 
-    num_previous: int = Field(5, ge=1)
+    num_previous: int = Field(default=5, ge=1)
     """How many earlier summaries a session gets, the latest ones (Appendix A: 3 to 5)."""
-    num_recent_sessions: int = Field(1, ge=0)
+    num_recent_sessions: int = Field(default=1, ge=0)
     """How many earlier sessions of the same user are added message by message, the latest ones; 0 adds none."""
-    input_tokens: int = Field(3000, ge=64)
+    input_tokens: int = Field(default=3000, ge=64)
     """Longest transcript or list of summaries that is shown to the model; its middle goes first."""
-    max_tokens: int = Field(300, ge=1)
+    max_tokens: int = Field(default=300, ge=1)
     """Longest answer."""
-    concurrency: int = Field(8, ge=1)
+    concurrency: int = Field(default=8, ge=1)
     """Requests under way at the same time."""
-    attempts: int = Field(3, ge=1)
+    attempts: int = Field(default=3, ge=1)
     """Tries where the model answers nothing, each with another seed."""
-    max_failures: int = Field(20, ge=1)
+    max_failures: int = Field(default=20, ge=1)
     """After so many failed summaries no more are asked for."""
     seed: int = 0
     """Of the first try."""

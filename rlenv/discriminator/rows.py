@@ -11,10 +11,13 @@ Knows nothing of models; needs only ``ChatFormat``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from rlenv.core.errors import ConfigError, OverlongError
+from pydantic import Field
+
+from rlenv.core.errors import OverlongError
+from rlenv.core.settings import Settings, settings, to_dict
 from rlenv.core.types import Branch, Message, Session
 from rlenv.prompting.chat_format import ChatFormat
 
@@ -26,8 +29,8 @@ token by token. A small backbone learns far more from it: each token hears of th
 three epochs: 0.82 over all turns against 0.72, word counts 0.85 on whole sessions)."""
 
 
-@dataclass(frozen=True)
-class DiscriminatorLayout:
+@settings
+class DiscriminatorLayout(Settings):
     """What the discriminator sees of a session. Saved in its checkpoint, so that serving cannot differ."""
 
     view: View = "full"
@@ -37,18 +40,12 @@ class DiscriminatorLayout:
     blank_user: bool = False
     """Control: user messages become empty while their end-of-turn positions stay. What such a discriminator learns
     comes from the chatbot's side and from turn counts: a leak."""
-    max_tokens: int = 8192
+    max_tokens: int = Field(default=8192, ge=1)
     """A longer session is cut after the last whole turn that fits; turns after the cut get no log-odds."""
-
-    def __post_init__(self) -> None:
-        if self.view not in ("full", "user_only"):
-            raise ConfigError(f"discriminator.view: expected 'full' or 'user_only', got {self.view!r}")
-        if self.max_tokens < 1:
-            raise ConfigError(f"discriminator.max_tokens: expected 1 or more, got {self.max_tokens}")
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as JSON-able values."""
-        return asdict(self)
+        return to_dict(self)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ embeddings come from who has one (``embeddings.embedding_table``).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-from rlenv.core.errors import ConfigError
+from pydantic import Field, PositiveInt
+
+from rlenv.core.settings import Settings, settings
 from rlenv.core.taxonomy import Taxonomy, load_taxonomy
 from rlenv.core.types import Record, Session
 from rlenv.discriminator.classification import TABLE_2_TURNS
@@ -26,28 +27,26 @@ from rlenv.evaluation.sensitivity import SensitivityTable, sensitivity_table
 from rlenv.evaluation.subjects import REAL, Simulator, SubjectCard, card, check_subjects, halves
 
 
-@dataclass(frozen=True)
-class EvaluationConfig:
+@settings
+class EvaluationConfig(Settings):
     """How the tables are made; the defaults are the paper's where it has any."""
 
-    seed: int = field(default=0, metadata={"help": "of intervals, draws and splits"})
-    max_turns: int | None = field(
-        default=None, metadata={"help": "cut sessions after this user message before diversity is measured"}
-    )
-    turns: tuple[int, ...] = field(default=TABLE_2_TURNS, metadata={"help": "columns of Table 2"})
-    self_bleu_references: int = field(default=10, metadata={"help": "other sessions each is compared with"})
-    self_bleu_sessions: int = field(default=100, metadata={"help": "sessions that self-BLEU scores, at most"})
-    effect: float = field(default=0.01, metadata={"help": "rise of an issue rate that A/B tests should find"})
-    alpha: float = field(default=0.05, metadata={"help": "two-sided level of A/B tests"})
-    allow_mixed: bool = field(default=False, metadata={"help": "pool versions that stand under one name"})
-
-    def __post_init__(self) -> None:
-        for name in ("max_turns", "self_bleu_references", "self_bleu_sessions"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"evaluation: {name} must be 1 or more, got {value}")
-        if not 0 < self.alpha < 1:
-            raise ConfigError(f"evaluation: alpha must be in (0, 1), got {self.alpha}")
+    seed: int = 0
+    """Of intervals, draws and splits."""
+    max_turns: PositiveInt | None = None
+    """Cut sessions after this user message before diversity is measured."""
+    turns: tuple[int, ...] = TABLE_2_TURNS
+    """Columns of Table 2."""
+    self_bleu_references: PositiveInt = 10
+    """Other sessions each is compared with."""
+    self_bleu_sessions: PositiveInt = 100
+    """Sessions that self-BLEU scores, at most."""
+    effect: float = 0.01
+    """Rise of an issue rate that A/B tests should find."""
+    alpha: float = Field(default=0.05, gt=0, lt=1)
+    """Two-sided level of A/B tests."""
+    allow_mixed: bool = False
+    """Pool versions that stand under one name."""
 
 
 class Evaluation(Record):

@@ -36,13 +36,13 @@ class LLMJudgeConfig(Settings):
 
     kinds: tuple[Kind, ...] = ("actions", "issues")
     """What it labels: one request a user message, and one a session."""
-    num_before: int = Field(1, ge=0)
+    num_before: int = Field(default=1, ge=0)
     """Messages shown before the one whose actions are asked for: "agrees" needs what is agreed with."""
-    max_tokens: int = Field(2048, ge=1)
+    max_tokens: int = Field(default=2048, ge=1)
     """Longest reply; a reasoning model's thoughts count."""
-    attempts: int = Field(3, ge=1)
+    attempts: int = Field(default=3, ge=1)
     """Tries where the reply is malformed, each with another seed."""
-    concurrency: int = Field(8, ge=1)
+    concurrency: int = Field(default=8, ge=1)
     """Requests under way at the same time, over all sessions."""
     seed: int = 0
     """Of the first try."""

@@ -30,13 +30,13 @@ from rlenv.speakers.engine import EngineSpeaker
 class ChatbotPairsConfig(Settings):
     """How preference pairs of the chatbot are made."""
 
-    num_alternatives: int = Field(8, ge=1)
+    num_alternatives: int = Field(default=8, ge=1)
     """Replies sampled at each critical turn, beside the one that was said."""
-    horizon: int | None = Field(3, ge=1)
+    horizon: int | None = Field(default=3, ge=1)
     """Steps over which a reply is judged, its own included; None is to the end of the conversation."""
-    min_margin: float = Field(0.0, ge=0)
+    min_margin: float = Field(default=0.0, ge=0)
     """Pairs are kept whose rewards differ by more. There is no sign to ask for: some rewards are never above 0."""
-    concurrency: int = Field(64, ge=1)
+    concurrency: int = Field(default=64, ge=1)
     """Conversations worked on at the same time."""
 
 

@@ -39,7 +39,7 @@ class CreditConfig(Settings):
     scale: Literal["group", "batch", "none"] = "group"
     """Divide by the standard deviation of the returns of the group or of all groups (TRL's ``scale_rewards``). RLOO
     proper is "none"; so is an unbiased gradient."""
-    discount: float = Field(1.0, ge=0, le=1)
+    discount: float = Field(default=1.0, ge=0, le=1)
     """Of a reward one own message later; as everywhere, the gradient's own factor discount^t is left out."""
 
 

@@ -39,9 +39,9 @@ Compared = Literal["highest", "lowest", "first"]
 class PreferencesConfig(Settings):
     """How preference pairs are made (Section 3.5)."""
 
-    num_alternatives: int = Field(8, ge=2)
+    num_alternatives: int = Field(default=8, ge=2)
     """Alternatives sampled at each critical turn."""
-    concurrency: int = Field(256, ge=1)
+    concurrency: int = Field(default=256, ge=1)
     """Sessions worked on at the same time."""
 
 

@@ -24,9 +24,9 @@ MIN_REFERENCE = 100
 class FaultConfig(Settings):
     """When an answer is the simulator's fault, and what becomes of the message that it answers."""
 
-    quantile: float = Field(0.01, ge=0, le=1)
+    quantile: float = Field(default=0.01, ge=0, le=1)
     """An answer is at fault below this quantile of the reference sample; 0 switches it off."""
-    weight: float = Field(0.0, ge=0, le=1)
+    weight: float = Field(default=0.0, ge=0, le=1)
     """Of the chatbot's message that was answered so: 0 masks it, 1 changes nothing."""
 
 

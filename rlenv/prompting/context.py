@@ -1,7 +1,7 @@
-"""The context c of pi(u | h, c): six parts in the order of Appendix A, cut to a budget of tokens.
+"""Builds the user context c of pi(u | h, c): six parts in the order of Appendix A, cut to a budget of tokens.
 
-Knows how to count tokens only through a function it is given; nothing of chat templates, models or conversations in
-progress. What does not fit is told, part by part, never silently lost (Section 3.2).
+Tokens are counted by a function that the caller passes; independent of chat templates, models and conversations in
+progress. Everything that does not fit is reported, part by part (Section 3.2).
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ subject or leave. Do not agree out of politeness and do not feel better just bec
 
 @settings
 class ContextConfig(Settings):
-    """What goes into a context, and how much of it."""
+    """Content and size of a user context."""
 
-    budget_tokens: int = Field(15_000, ge=1)
-    """Upper bound of the whole text (Appendix A)."""
+    budget_tokens: int = Field(default=15_000, ge=1)
+    """Maximum number of tokens of the whole text (Appendix A)."""
     instruction: str = SIMULATOR_INSTRUCTION
-    """System instruction of the simulator: role, consistency, realistic behaviour. Empty leaves it out."""
-    num_previous_summaries: int = Field(5, ge=0)
-    """How many of the latest earlier summaries are shown (Appendix A: 3 to 5)."""
+    """The simulator's system instruction: role, consistency, realistic behaviour. Empty omits it."""
+    num_previous_summaries: int = Field(default=5, ge=0)
+    """Number of earlier sessions whose summaries are shown, the latest ones (Appendix A: 3 to 5)."""
     profile_fields: tuple[str, ...] = ("problem_type", "emotion_type")
-    """Further fields of a session's context that belong to the profile; those a session lacks are left out."""
+    """Further fields of a session's context that are shown in the profile, if the session has them."""
 
 
 class Part(Record):
@@ -45,53 +45,53 @@ class Part(Record):
 
     name: PartName
     text: str
-    """With its heading, where it has one."""
+    """With its heading, if it has one."""
 
 
 class Dropped(Record):
-    """What did not fit: counts and places, never text."""
+    """A piece of the context that did not fit: its place and size, never its text."""
 
     part: PartName
     what: str
-    """As in ``summary 1 of 7`` or ``end of current summary``."""
+    """Such as ``summary 1 of 7`` or ``end of current summary``."""
     tokens: int
 
 
 class Context(Record):
-    """What a seat knows beside the conversation itself, cut to its budget."""
+    """What a speaker knows besides the conversation itself, cut to the budget."""
 
     parts: tuple[Part, ...] = ()
     """In the order of Appendix A."""
     dropped: tuple[Dropped, ...] = ()
     num_tokens: int = 0
-    """Of ``text()``, as counted by the function that was given."""
+    """Number of tokens of ``text()``, as counted by the caller's function."""
 
     def text(self) -> str:
-        """Returns the parts under short headings, one empty line between them."""
+        """Returns the parts under short headings, separated by empty lines."""
         return "\n\n".join(part.text for part in self.parts)
 
 
 def build_context(context: SessionContext, config: ContextConfig, count_tokens: CountTokens) -> Context:
-    """Returns the simulator's context: at most ``config.budget_tokens`` as ``count_tokens`` counts its text.
+    """Returns the simulator's context, at most ``config.budget_tokens`` tokens as counted by ``count_tokens``.
 
-    What is kept first: the instruction, the current summary, the situation and profile, the latest session (its
-    summary, then its messages, newest first), the long-term context, older summaries, older messages. So distant
-    history goes first, oldest first, and nothing is kept while something before it in this order is left out. An
-    item that takes more than half the budget although others need the room is cut, as is the one at which the budget
-    ends: texts lose their end, the newest message its start, other messages are left out whole.
+    Order of priority: the instruction, the current summary, the situation and profile, the latest session (its summary,
+    then its messages, newest first), the long-term context, older summaries, older messages. So distant history is
+    dropped first, oldest first, and no item is kept if one of higher priority is dropped. Two kinds of items are cut:
+    one that needs more than half of the budget while others need the room, and the one at which the budget ends. Texts
+    are cut at their end, the newest message at its start; other messages are dropped whole.
 
     Args:
-        context: what is known; empty parts make no heading.
+        context: the session's user context; empty parts get no heading.
         config: budget, instruction and fields.
-        count_tokens: tokens of a text, special tokens not counted.
+        count_tokens: returns the number of tokens of a text, without special tokens.
     """
     return _fit(collect_items(context, config.instruction, config.profile_fields), config, count_tokens)
 
 
 def chatbot_context(context: SessionContext, config: ContextConfig, count_tokens: CountTokens) -> Context:
-    """Returns the chatbot's view: no summary of the session that is still to come, no simulator's instruction."""
-    seen = context.model_copy(update={"current_summary": None})
-    return _fit(collect_items(seen, "", config.profile_fields), config, count_tokens)
+    """Returns the chatbot's context: without the summary of the coming session and the simulator's instruction."""
+    visible = context.model_copy(update={"current_summary": None})
+    return _fit(collect_items(visible, "", config.profile_fields), config, count_tokens)
 
 
 def _fit(items: list[Item], config: ContextConfig, count: CountTokens) -> Context:
@@ -100,9 +100,9 @@ def _fit(items: list[Item], config: ContextConfig, count: CountTokens) -> Contex
     items = [item for item in items if item not in old]
     kept = items
     if count(_text(items)) > config.budget_tokens:
-        kept, lost = _keep_first(items, config.budget_tokens, count)
-        dropped += lost
-    while kept and count(_text(kept)) > config.budget_tokens:  # the sum of the counts fell short of the whole
+        kept, cut = _keep_by_rank(items, config.budget_tokens, count)
+        dropped += cut
+    while kept and count(_text(kept)) > config.budget_tokens:  # the whole has more tokens than the sum of its items
         last = max(kept, key=lambda item: item.rank)
         kept = [item for item in kept if item is not last]
         dropped.append((last, count(last.line)))
@@ -111,12 +111,12 @@ def _fit(items: list[Item], config: ContextConfig, count: CountTokens) -> Contex
     return Context(parts=parts, dropped=report, num_tokens=count(_text(kept)) if kept else 0)
 
 
-def _keep_first(items: list[Item], budget: int, count: CountTokens) -> tuple[list[Item], list[tuple[Item, int]]]:
-    """Fills the budget by rank; returns what is kept, in order, and what is lost with its tokens."""
+def _keep_by_rank(items: list[Item], budget: int, count: CountTokens) -> tuple[list[Item], list[tuple[Item, int]]]:
+    """Fills the budget by rank; returns the kept items in reading order, and the dropped ones with their tokens."""
     costs = {id(item): count(item.line) for item in items}
     total, left, full = max(count(_text(items)), sum(costs.values())), budget, False
     kept: dict[int, Item] = {}
-    lost: list[tuple[Item, int]] = []
+    dropped: list[tuple[Item, int]] = []
     for item in sorted(items, key=lambda item: item.rank):
         cost = costs[id(item)]
         allowed = left if item.part == "instruction" else min(left, max(budget // 2, budget - (total - cost)))
@@ -129,8 +129,8 @@ def _keep_first(items: list[Item], budget: int, count: CountTokens) -> tuple[lis
             kept[id(item)] = piece
             left -= spent + allowed - room
         if not fits:
-            lost.append((item if piece is None else item.cut_off(), cost - spent))
-    return [kept[id(item)] for item in items if id(item) in kept], lost
+            dropped.append((item if piece is None else item.cut_off(), cost - spent))
+    return [kept[id(item)] for item in items if id(item) in kept], dropped
 
 
 def _cut(item: Item, room: int, overlong: bool, count: CountTokens) -> Item | None:
@@ -154,7 +154,7 @@ def _text(items: list[Item]) -> str:
 
 
 def _report(dropped: list[tuple[Item, int]], items: list[Item]) -> tuple[Dropped, ...]:
-    """One entry an item; the messages of one session share one."""
+    """Returns one entry per item; the messages of one session share an entry."""
     entries: dict[tuple[PartName, str], list[int]] = {}
     for item, tokens in sorted(dropped, key=lambda pair: pair[0].position):
         entries.setdefault((item.part, item.what), []).append(tokens)

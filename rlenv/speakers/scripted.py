@@ -17,9 +17,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import Field
 
 from rlenv.core.errors import ConfigError, OverlongError
 from rlenv.core.seeds import derive_seed
+from rlenv.core.settings import Settings, settings
 from rlenv.core.taxonomy import load_taxonomy
 from rlenv.core.types import (
     ROLE_OF_SEAT,
@@ -58,22 +60,18 @@ LINES: Mapping[Seat, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True)
-class Latency:
+@settings
+class Latency(Settings):
     """How long a stand-in takes: log-normal, and now and then a straggler. The default takes no time at all."""
 
-    median_s: float = 0.0
+    median_s: float = Field(default=0.0, ge=0)
     """Seconds of a usual reply."""
-    sigma: float = 0.5
+    sigma: float = Field(default=0.5, ge=0)
     """Spread: standard deviation of the logarithm."""
-    straggler_rate: float = 0.02
+    straggler_rate: float = Field(default=0.02, ge=0, le=1)
     """Share of replies that take ``straggler_factor`` times as long."""
-    straggler_factor: float = 20.0
+    straggler_factor: float = Field(default=20.0, ge=1)
     """How much longer."""
-
-    def __post_init__(self) -> None:
-        if self.median_s < 0 or self.sigma < 0 or not 0 <= self.straggler_rate <= 1 or self.straggler_factor < 1:
-            raise ConfigError(f"latency: expected times of 0 or more and a share within 0 and 1, got {self}")
 
     def seconds(self, seed: int) -> float:
         """Returns the seconds that a reply under ``seed`` takes.

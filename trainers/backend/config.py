@@ -52,7 +52,7 @@ class TrainResources(Settings):
     """GPUs a worker reserves; 0 trains on the CPU (gloo)."""
     threads: PositiveInt | None = None
     """torch threads a worker; None is ``num_cpus``."""
-    max_failures: int = Field(2, ge=-1)
+    max_failures: int = Field(default=2, ge=-1)
     """How often a lost worker is replaced, the run going on from its last checkpoint; Ray Train's default is 0."""
 
     def num_threads(self) -> int:

@@ -16,13 +16,13 @@ from trainers.backend.config import AdapterTraining
 
 @settings
 class ChatbotRlConfig(AdapterTraining):
-    """Reinforcement learning on conversations. Loss settings are TRL's by other names; so are most defaults."""
+    """Reinforcement learning on conversations. Loss settings and most defaults are TRL's."""
 
     num_rounds: PositiveInt = 20
     """Rounds of conversations, each sampled by the adapter as it is then."""
     num_groups: PositiveInt = 8
     """Groups a round: contexts with their persona."""
-    group_size: int = Field(8, ge=2)
+    group_size: int = Field(default=8, ge=2)
     """Conversations a group."""
     credit: CreditConfig = CreditConfig()
     temperature: PositiveFloat = 1.0

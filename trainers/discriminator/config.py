@@ -38,7 +38,7 @@ class DiscriminatorConfig(Settings):
     lora_rank: PositiveInt | None = 8
     """None trains the whole backbone (small ones)."""
     lora_alpha: PositiveInt = 16
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     """Before the score head."""
     evidence: Evidence = "last"
     """``last``: the head at a message's end alone, as in the paper; ``sum``: at every token, added up. For a small

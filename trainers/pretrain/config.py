@@ -16,7 +16,7 @@ from trainers.backend.config import Schedule
 class PretrainConfig(Settings):
     """Shape and training of the small model."""
 
-    vocab_size: int = Field(3072, ge=300)
+    vocab_size: int = Field(default=3072, ge=300)
     """256 bytes, the special tokens and merges."""
     hidden_size: PositiveInt = 192
     num_layers: PositiveInt = 4

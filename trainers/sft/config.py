@@ -27,7 +27,7 @@ class SftConfig(AdapterTraining):
 
     lora_rank: PositiveInt = 8
     lora_alpha: PositiveInt = 16
-    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
     max_tokens: PositiveInt | None = None
     """A longer session is cut after a whole message; None is the model's positions."""
 

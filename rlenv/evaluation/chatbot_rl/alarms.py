@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from pydantic import Field
 from scipy import stats
 
-from rlenv.core.errors import ConfigError
+from rlenv.core.settings import Settings, settings
 from rlenv.core.types import Record
 from rlenv.evaluation.chatbot_rl.records import CurvePoint, Measured, UserFigures
 
@@ -29,13 +29,13 @@ Watched = tuple[str, Figure, Direction, float, bool]
 Group = Mapping[int, UserFigures]
 
 
-@dataclass(frozen=True)
-class AlarmConfig:
+@settings
+class AlarmConfig(Settings):
     """When a trend is an alarm."""
 
-    alpha: float = 0.01
+    alpha: float = Field(default=0.01, gt=0, lt=0.5)
     """One-sided level of each rule, shared among its looks."""
-    min_rounds: int = 5
+    min_rounds: int = Field(default=5, ge=3)
     """Rounds with the figure, below which a trend is not judged."""
     reward_change: float = 0.0
     """Rise with training users and fall with held-out users, of a conversation's reward."""
@@ -51,12 +51,6 @@ class AlarmConfig:
     """Rise of the rate of a watched issue category."""
     watched: tuple[str, ...] = ("chatbot_is_sycophantic", "premature_wrap_up")
     """Issue categories (Appendix E) by which a chatbot can be pleasing without helping, or done sooner."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.alpha < 0.5:
-            raise ConfigError(f"alarms.alpha: expected above 0 and below 0.5, got {self.alpha}")
-        if self.min_rounds < 3:
-            raise ConfigError(f"alarms.min_rounds: expected 3 or more, got {self.min_rounds}")
 
 
 class Trend(Record):

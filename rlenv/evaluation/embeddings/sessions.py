@@ -10,33 +10,31 @@ Knows nothing of text or models. The statistics are in ``neighbours``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
+from pydantic import Field
 
-from rlenv.core.errors import ConfigError
 from rlenv.core.seeds import derive_seed
+from rlenv.core.settings import Settings, settings
 from rlenv.core.types import Record, Session
 from rlenv.evaluation.embeddings.neighbours import Grounding, grounding, neighbour_accuracy
 from rlenv.evaluation.statistics.intervals import Estimate
 from rlenv.evaluation.subjects import REAL, Simulator, context_of, halves
 
 
-@dataclass(frozen=True)
-class EmbeddingConfig:
+@settings
+class EmbeddingConfig(Settings):
     """How Figure 3 is made; perplexity and sessions shown are the paper's (B.1)."""
 
-    num_sessions: int = field(default=200, metadata={"help": "embedded of each simulator and of real users, at most"})
-    perplexity: float = field(default=30.0, metadata={"help": "of t-SNE"})
-    num_shown: int = field(default=50, metadata={"help": "sessions of each simulator and of real users in the figure"})
-    seed: int = field(default=0, metadata={"help": "of draws, halves and t-SNE"})
-
-    def __post_init__(self) -> None:
-        least = {"num_sessions": 1, "perplexity": 1, "num_shown": 1}
-        wrong = [f"{n} must be {low} or more, got {getattr(self, n)}" for n, low in least.items()
-                 if getattr(self, n) < low]  # fmt: skip
-        if wrong:
-            raise ConfigError("embeddings: " + "; ".join(wrong))
+    num_sessions: int = Field(default=200, ge=1)
+    """Embedded of each simulator and of real users, at most."""
+    perplexity: float = Field(default=30.0, ge=1)
+    """Of t-SNE."""
+    num_shown: int = Field(default=50, ge=1)
+    """Sessions of each simulator and of real users in the figure."""
+    seed: int = 0
+    """Of draws, halves and t-SNE."""
 
 
 class EmbeddingRow(Record):

@@ -212,5 +212,5 @@ def test_the_plane_keeps_clusters_together_and_is_the_same_every_time():
 
 
 def test_settings_that_make_no_sense_are_told_together():
-    with pytest.raises(ConfigError, match=r"num_sessions must be 1 or more, got 0; perplexity must be"):
+    with pytest.raises(ConfigError, match=r"num_sessions: expected 1 or more, got 0\n.*perplexity: expected 1 or more"):
         EmbeddingConfig(num_sessions=0, perplexity=0.5)

@@ -143,7 +143,7 @@ def test_a_short_run_is_not_judged():
 
 
 def test_settings_out_of_range_are_refused():
-    with pytest.raises(ConfigError, match=r"alarms\.alpha: expected above 0 and below 0\.5, got 0"):
+    with pytest.raises(ConfigError, match=r"AlarmConfig\.alpha: expected above 0, got 0"):
         AlarmConfig(alpha=0)
-    with pytest.raises(ConfigError, match=r"alarms\.min_rounds: expected 3 or more, got 2"):
+    with pytest.raises(ConfigError, match=r"AlarmConfig\.min_rounds: expected 3 or more, got 2"):
         AlarmConfig(min_rounds=2)
