@@ -1,1 +1,1 @@
-"""Small base models with no hub, and the hardware that models compute on."""
+"""Small base models that need no model hub, and settings of the hardware that models run on."""

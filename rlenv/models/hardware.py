@@ -1,7 +1,8 @@
-"""Memory and number formats of the machine that a process computes on.
+"""Sets the allocator of a process and chooses a number format for its hardware.
 
-By default glibc returns large freed blocks, and every training step faults them in anew: an eighth of a step of the
-small Llama on the CPU (1,536 tokens). Knows nothing of models; torch is imported only where it is asked.
+By default glibc returns large freed blocks to the system, and every training step page-faults them in again: an eighth
+of the time of a step of the small Llama on the CPU (1,536 tokens). Independent of models; torch is imported only inside
+the function that needs it.
 """
 
 from __future__ import annotations
@@ -21,27 +22,27 @@ TOP_PAD_BYTES = 64 << 20
 
 
 def keep_freed_memory() -> bool:
-    """Has this process reuse what it freed in place of returning it to the system; returns whether that took effect.
+    """Makes this process reuse freed memory instead of returning it to the system; returns whether that took effect.
 
-    For processes that allocate the same large blocks again and again. They stay as large as they have once been.
+    Useful for processes that allocate the same large blocks repeatedly. Their size never shrinks again.
     """
     if not sys.platform.startswith("linux"):
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # a C library without it, as musl
+    except (OSError, AttributeError):  # a C library without mallopt, such as musl
         return False
     settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, TOP_PAD_BYTES))
     return all([mallopt(name, value) == 1 for name, value in settings])
 
 
 def resolve_precision(wanted: str, device: str) -> str:
-    """Returns ``wanted``, or for "auto" bfloat16 where the hardware computes it and float32 elsewhere.
+    """Returns ``wanted``; for "auto", bfloat16 if the hardware supports it, else float32.
 
-    A CPU without bfloat16 instructions emulates them: training SmolLM2-135M took 25 times as long as in float32.
+    A CPU without bfloat16 instructions emulates them: training SmolLM2-135M then takes 25 times as long as in float32.
 
     Args:
-        wanted: "auto", or a format that is returned as it is.
+        wanted: "auto", or a format, which is returned unchanged.
         device: "cpu", or an accelerator such as "cuda:0".
     """
     import torch

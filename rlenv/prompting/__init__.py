@@ -1,1 +1,1 @@
-"""What a model reads: the context of Appendix A, its cutting, and a chat template taken apart."""
+"""Builds what a model reads: the user context of Appendix A, cut to a budget, and prompts from a chat template."""

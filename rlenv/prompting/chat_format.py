@@ -1,12 +1,12 @@
-"""Conversations as token ids: the chat template taken apart once, the role swap, and what a seat is trained on.
+"""Turns conversations into token ids with a model's chat template, for sampling and training in either seat.
 
-A chat model speaks as ``assistant``. So for the seat that a model sits in, its own messages are the template's
-assistant messages and the other seat's are the template's user messages: that is the whole role swap, and it is
-``ChatFormat.prompt``'s ``seat`` argument. SFT, sampling, forking and DPO all read this file, hence the same tokens.
+A chat model writes as ``assistant``. For either seat, therefore, the model's own messages become the template's
+assistant messages and those of the other seat the template's user messages. This role swap is the ``seat`` argument of
+``ChatFormat.prompt``. SFT, sampling, forking and DPO all use this file, and so the same tokens.
 
-The template is split into its literal pieces by rendering it with markers, so ChatML and Llama-3 need no code of
-their own; a template whose rendering of a prefix changes when a message is added is refused. Needs a tokenizer
-(transformers), knows nothing of torch.
+The template is split into literal pieces by rendering it with markers, so ChatML and Llama-3 need no code of their own.
+A template that renders a prefix differently after a message is added is rejected. Needs a tokenizer (transformers);
+independent of torch.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from rlenv.core.types import ROLE_OF_SEAT, Message, Role, Seat, Turn, Utterance
 from rlenv.prompting.cutting import encodable
 
 END_OF_SESSION_NAMES = ("<|endoftext|>", "<|end_of_text|>")
-"""Tokens that a chat model was pretrained to end a text with, and does not end a turn with."""
+"""End-of-text tokens of pretraining that chat models do not use to end a turn."""
 
 
 def spoken(text: str) -> str:
-    """Returns a message as a model reads and writes it: without surrounding white space.
+    """Returns a message as models read and write it: without surrounding white space.
 
-    Chat templates trim; sampled text rarely ends in the blanks that people leave. Without one rule for both,
-    a discriminator could tell real from simulated by a trailing space. Lone surrogates, which no tokenizer
-    takes, become the replacement character.
+    Chat templates strip messages, and sampled text rarely has the trailing blanks of real messages. With a common rule,
+    a discriminator cannot tell real from simulated by a trailing space. Lone surrogates, which tokenizers reject,
+    become U+FFFD.
     """
     return encodable(text.strip())
 
 
 @dataclass(frozen=True)
 class Piece:
-    """The literal text around a message's content in the template: ``before`` content ``after``."""
+    """The template's literal tokens around the content of a message: ``before``, content, ``after``."""
 
     before: tuple[int, ...]
     after: tuple[int, ...]
@@ -43,7 +43,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """A tokenizer's chat template as token pieces. Build it with :func:`chat_format`."""
+    """A tokenizer's chat template as token pieces. Made by :func:`chat_format`."""
 
     tokenizer: Any
     begin: tuple[int, ...]
@@ -61,16 +61,16 @@ class ChatFormat:
         return self.end_of_turn, self.end_of_session
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Returns the ids of plain text; special tokens written in it stay text."""
+        """Returns the ids of plain text; the names of special tokens in it are encoded as text."""
         ids = self.tokenizer.encode(spoken(text), add_special_tokens=False, split_special_tokens=True)
         return tuple(ids)
 
     def system_ids(self, text: str) -> tuple[int, ...]:
-        """Returns the ids that open every prompt: begin-of-text and the system message."""
+        """Returns the ids at the start of every prompt: begin-of-text and the system message."""
         return (*self.begin, *self.system.before, *self.encode(text), *self.system.after)
 
     def message_ids(self, role: Role, seat: Seat, utterance: Utterance) -> tuple[int, ...]:
-        """Returns one past message as ``seat`` sees it: its own as sampled, the other's encoded from text."""
+        """Returns the ids of a past message from the view of ``seat``: its own as sampled, the other's from text."""
         if role != ROLE_OF_SEAT[seat]:
             return (*self.other.before, *self.encode(utterance.text), *self.other.after)
         sampled = utterance.token_ids or self.encode(utterance.text)
@@ -79,7 +79,7 @@ class ChatFormat:
         return (*self.own.before, *sampled, *self.own.after)
 
     def prompt(self, system: str, turns: Sequence[Turn], seat: Seat) -> list[int]:
-        """Returns the ids after which ``seat`` speaks next, [n]."""
+        """Returns the prompt for the next message of ``seat``, [n]."""
         ids = list(self.system_ids(system))
         for turn in turns:
             ids.extend(self.message_ids(turn.role, seat, turn.utterance))
@@ -87,11 +87,11 @@ class ChatFormat:
         return ids
 
     def reply_ids(self, text: str, *, ends_session: bool = False) -> tuple[int, ...]:
-        """Returns the ids a seat would have sampled to say ``text``, its end token included."""
+        """Returns the ids that a model would have sampled to write ``text``, including the end token."""
         return (*self.encode(text), self.end_of_session if ends_session else self.end_of_turn)
 
     def read_reply(self, token_ids: Sequence[int]) -> tuple[str, bool, bool]:
-        """Returns (text, ends_session, truncated) of sampled ids."""
+        """Returns (text, ends_session, truncated) for sampled ids."""
         ids = list(token_ids)
         last = ids[-1] if ids else None
         if last in self.stop_token_ids:
@@ -107,12 +107,12 @@ class ChatFormat:
         *,
         max_tokens: int | None = None,
     ) -> tuple[list[int], list[int]]:
-        """Returns (token ids [n], mask [n]) of a whole session; the mask is 1 on what ``seat`` says.
+        """Returns (token ids [n], mask [n]) of a whole session; the mask is 1 on the messages of ``seat``.
 
-        All of the seat's messages are trained in one pass. The user's seat also learns when a session ends: its
-        last word closes with the end-of-session token, and where the chatbot spoke last an empty last message of
-        that token is added, which is how a user leaves without a word. A session over ``max_tokens`` is cut after
-        a whole message and then has no end to learn.
+        All messages of the seat are trained in one pass. The user's seat also learns to end a session: its last
+        message closes with the end-of-session token. If the chatbot spoke last, an empty user message with only that
+        token is added, which is how a user leaves without a message. A session longer than ``max_tokens`` is cut after
+        a whole message and then does not contain its end.
         """
         learn_end = seat == "user"
         ids = list(self.system_ids(system))
@@ -141,14 +141,14 @@ class ChatFormat:
 
 
 def chat_format(tokenizer: Any, end_of_session: str | None = None) -> ChatFormat:
-    """Returns the tokenizer's chat template as pieces.
+    """Returns a tokenizer's chat template as token pieces.
 
     Args:
         tokenizer: a transformers tokenizer with a chat template.
-        end_of_session: the token that closes a session; None takes the model's own end-of-text token.
+        end_of_session: the token that ends a session; None means the model's own end-of-text token.
 
     Raises:
-        ConfigError: no template, a template that is not prefix-preserving, or no token to end a session with.
+        ConfigError: no template, a template that is not prefix-preserving, or no token to end a session.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise ConfigError("the tokenizer has no chat template; use an instruction-tuned model or set one")
@@ -175,15 +175,15 @@ def chat_format(tokenizer: Any, end_of_session: str | None = None) -> ChatFormat
     )
     if rebuilt != full or second != user_to_assistant or not own_before or not assistant_after:
         raise ConfigError(
-            f"the chat template of {name} renders a message differently when others follow; "
-            "a conversation could not be extended token by token. Use a prefix-preserving template."
+            f"the chat template of {name} renders a message differently when other messages follow, so a conversation "
+            "cannot be extended token by token; use a prefix-preserving template"
         )
 
     def ids(text: str) -> tuple[int, ...]:
         return tuple(tokenizer.encode(text, add_special_tokens=False))
 
     bos = tokenizer.bos_token if tokenizer.bos_token and head.startswith(tokenizer.bos_token) else ""
-    # ChatML's begin token opens every message, so it belongs to the pieces, not to the beginning of the text.
+    # In ChatML the begin token opens every message, so it belongs to the pieces, not to the start of the text.
     bos = "" if bos and other_before.startswith(bos) else bos
     own_after = ids(assistant_after)
     vocabulary = tokenizer.get_vocab()
@@ -191,8 +191,8 @@ def chat_format(tokenizer: Any, end_of_session: str | None = None) -> ChatFormat
     found = [vocabulary[c] for c in candidates if c in vocabulary and vocabulary[c] != own_after[0]]
     if not found:
         raise ConfigError(
-            f"no end-of-session token in {name}: tried {', '.join(map(str, candidates))}; "
-            "use a model that has one of them and ends its turns with another token"
+            f"no end-of-session token in {name}: expected one of {', '.join(map(str, candidates))} in its vocabulary, "
+            "other than its end-of-turn token; use a model that has one"
         )
     return ChatFormat(
         tokenizer=tokenizer,

@@ -1,6 +1,6 @@
-"""What a context is made of: items in the order they are read, each with the rank by which it is kept.
+"""Splits a session's context into items: in reading order, each with the rank by which it is kept.
 
-Knows headings and the fields of ``SessionContext``; nothing of tokens or budgets (``rlenv.prompting.context`` cuts).
+Independent of tokens and budgets; ``rlenv.prompting.context`` does the cutting.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ SPEAKERS = {"user": "User: ", "assistant": "Chatbot: "}
 
 @dataclass(frozen=True)
 class Item:
-    """The smallest thing that is kept or dropped."""
+    """The smallest unit that is kept or dropped."""
 
     part: PartName
     text: str
     what: str
-    """Name for the report; says no content."""
+    """Name for the report of dropped items; without content."""
     rank: tuple[int, int]
-    """Kept in ascending order."""
+    """Items are kept in ascending order of rank."""
     position: int = 0
-    """Place among all items, in reading order."""
+    """Index among all items, in reading order."""
     label: str = ""
-    """Stands before the text, in its line."""
+    """Text before ``text`` in the same line."""
     group: str = ""
-    """Line above all items of one group."""
+    """Heading line above all items of one group."""
     age: int = 0
     """0 is the newest summary or message."""
 
@@ -56,18 +56,18 @@ class Item:
         return HEADINGS[self.part]
 
     def with_text(self, text: str) -> Item:
-        """Returns the item with its text cut."""
+        """Returns the item with another text."""
         return replace(self, text=text)
 
     def cut_off(self) -> Item:
-        """Returns the item that stands for what was cut from this one."""
+        """Returns an item for the report that stands for the part that was cut off this one."""
         side = "start" if self.part == "recent_messages" else "end"
         what = "a message" if self.part == "recent_messages" else self.what
         return replace(self, what=f"{side} of {what}")
 
 
 def collect_items(context: SessionContext, instruction: str, profile_fields: Sequence[str]) -> list[Item]:
-    """Returns the items of the six parts of Appendix A, in its order, empty ones left out."""
+    """Returns the non-empty items of the six parts of Appendix A, in its order."""
     items = [
         Item("instruction", instruction, "instruction", (0, 0)),
         Item("profile", context.profile or "", "profile", (2, 1)),
@@ -83,7 +83,7 @@ def collect_items(context: SessionContext, instruction: str, profile_fields: Seq
 
 
 def render(items: Sequence[Item]) -> list[tuple[PartName, str]]:
-    """Returns (part, text with heading) of the parts that have items, in reading order."""
+    """Returns (part, text with heading) for every part that has items, in reading order."""
     parts = []
     for part, members in groupby(items, key=lambda item: item.part):
         lines = [HEADINGS[part]] if HEADINGS[part] else []
@@ -135,7 +135,7 @@ def _messages(context: SessionContext) -> list[Item]:
 
 
 def _plain(value: Any) -> str:
-    """A JSON value as people write it; nothing for null."""
+    """Returns a JSON value as plain text; empty for null."""
     if value is None or isinstance(value, str):
         return value or ""
     if isinstance(value, dict):

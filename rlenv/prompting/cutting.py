@@ -1,7 +1,7 @@
-"""Text made to fit a number of tokens, at the end of a sentence or word where one is near.
+"""Cuts text to a number of tokens, at the end of a sentence or word if one is near.
 
-Knows only a function that counts the tokens of a text. Such functions need not be additive; what is returned was
-counted as a whole.
+Tokens are counted by a function that the caller passes. It need not be additive, since every result is counted as a
+whole.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 
 CountTokens = Callable[[str], int]
-"""Text to its number of tokens, special tokens not counted."""
+"""Returns the number of tokens of a text, without special tokens."""
 
 MARK = "…"
 _SENTENCE_END = re.compile(r"[.!?。！？…][\"')\]]*\s|\n")
@@ -18,7 +18,7 @@ _SENTENCE_START = re.compile(r"(?<=[.!?。！？…])\s+|\n+")
 
 
 def encodable(text: str) -> str:
-    """Returns the text fit for tokenizers: lone surrogates become U+FFFD, pairs the character they mean.
+    """Returns text that tokenizers accept: lone surrogates become U+FFFD, pairs become the character they encode.
 
     >>> encodable("half \\ud83d") == "half \\ufffd", encodable("\\ud83d\\ude00") == "😀"
     (True, True)
@@ -31,12 +31,12 @@ def encodable(text: str) -> str:
 
 
 def estimate_tokens(text: str) -> int:
-    """Returns roughly how many tokens a text has: four bytes each. For models whose tokenizer is not at hand."""
+    """Returns the approximate number of tokens at four bytes each, for models whose tokenizer is not available."""
     return -(-len(encodable(text).encode()) // 4)
 
 
 def cut_end(text: str, room: int, count_tokens: CountTokens) -> str:
-    """Returns the longest start of the text that fits ``room`` tokens, the mark included; "" if nothing does.
+    """Returns the longest start of the text that fits ``room`` tokens, including the mark; "" if none does.
 
     >>> cut_end("One two. Three four five.", 3, lambda text: len(text.split()))
     'One two. …'
@@ -45,7 +45,7 @@ def cut_end(text: str, room: int, count_tokens: CountTokens) -> str:
 
 
 def cut_start(text: str, room: int, count_tokens: CountTokens) -> str:
-    """Returns the longest end of the text that fits ``room`` tokens, the mark included; "" if nothing does.
+    """Returns the longest end of the text that fits ``room`` tokens, including the mark; "" if none does.
 
     >>> cut_start("One two. Three four five.", 4, lambda text: len(text.split()))
     '… Three four five.'
@@ -54,9 +54,9 @@ def cut_start(text: str, room: int, count_tokens: CountTokens) -> str:
 
 
 def cut_middle(lines: list[str], room: int, count_tokens: CountTokens) -> list[str]:
-    """Returns the lines without as many middle ones as it takes to fit: a third of the room goes to the start.
+    """Returns the lines, without as many from the middle as needed to fit; a third of the room is for the start.
 
-    Lines that alone are longer than a quarter of the room are cut first.
+    Lines that need more than a quarter of the room are cut first.
     """
     if count_tokens("\n".join(lines)) <= room:
         return lines
@@ -83,7 +83,7 @@ def _cut(text: str, room: int, count_tokens: CountTokens, shape: Callable[[str, 
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if count_tokens(shape(text, middle)) <= room else (low, middle - 1)
-    while low and count_tokens(shape(text, low)) > room:  # a count that does not grow with the text
+    while low and count_tokens(shape(text, low)) > room:  # the count need not grow with the text
         low = low * 9 // 10
     return shape(text, low) if low else ""
 
@@ -105,7 +105,7 @@ def _end(text: str, size: int) -> str:
 
 
 def _near(sentences: list[int], size: int, word: int, keeps: Callable[[int], int]) -> int | None:
-    """The place of the last sentence that keeps 3/4 of ``size``, else of a word that does, else None."""
+    """Returns the place of the last sentence that keeps 3/4 of ``size``, else of the last word that does, else None."""
     for place in (*sentences[-1:], word):
         if place > 0 and keeps(place) * 4 >= size * 3:
             return place

@@ -1,5 +1,6 @@
-"""What each reader is told of the context c: the simulator all six parts, a chatbot what it may know, the
-discriminator the same facts without instructions. One place, because training and serving must say the same.
+"""Builds the system message of each reader of the user context c, the same in training and in serving.
+
+The simulator reads all six parts, a chatbot what it may know, the discriminator the simulator's without instruction.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from rlenv.prompting.chat_format import ChatFormat
 from rlenv.prompting.context import ContextConfig, build_context, chatbot_context
 
 SystemText = Callable[[SessionContext], str]
-"""Builds a reader's system message from a session's context."""
+"""Returns a reader's system message for a session's context."""
 
 SUPPORT_PROMPT = (
     "You are a mental health support chatbot. Listen, reflect what the person says, ask open questions, and offer "
@@ -21,24 +22,24 @@ SUPPORT_PROMPT = (
 
 
 def token_counter(chat: ChatFormat) -> Callable[[str], int]:
-    """Returns the function that counts a text's tokens in a chat format."""
+    """Returns a function that counts the tokens of a text in a chat format."""
     return lambda text: len(chat.encode(text))
 
 
 def approximate_tokens(text: str) -> int:
-    """Returns the tokens of a text where no tokeniser is known: four characters each, on the safe side for English."""
+    """Returns the approximate number of tokens without a tokenizer: four characters each, conservative for English."""
     return -(-len(text) // 4)
 
 
 def simulator_system_text(config: ContextConfig, count_tokens: Callable[[str], int]) -> SystemText:
-    """Returns the builder of the simulator's system message: the parts of Appendix A within the budget."""
+    """Returns a function that builds the simulator's system message: the parts of Appendix A within the budget."""
     return lambda context: build_context(context, config, count_tokens).text()
 
 
 def chatbot_system_text(
     config: ContextConfig, count_tokens: Callable[[str], int], prompt: str | None = None, sees_context: bool = True
 ) -> SystemText:
-    """Returns the builder of a chatbot's system message: its prompt and what it may know of the user."""
+    """Returns a function that builds a chatbot's system message: its prompt, and what it may know of the user."""
 
     def build(context: SessionContext) -> str:
         known = chatbot_context(context, config, count_tokens).text() if sees_context else ""
@@ -48,5 +49,5 @@ def chatbot_system_text(
 
 
 def discriminator_system_text(config: ContextConfig, count_tokens: Callable[[str], int]) -> SystemText:
-    """Returns the builder of the discriminator's context: the simulator's, without its instruction."""
+    """Returns a function that builds the discriminator's system message: the simulator's without the instruction."""
     return simulator_system_text(replace(config, instruction=""), count_tokens)

@@ -1,4 +1,4 @@
-"""The six parts of Appendix A: their order, what a budget drops first, and what the chatbot may not see."""
+"""The user context of Appendix A: order of the parts, what a budget drops first, and what the chatbot cannot see."""
 
 import random
 from itertools import pairwise
@@ -46,7 +46,7 @@ def small(budget, **changes):
     return ContextConfig(budget_tokens=budget, **{"instruction": "Be the user.", **changes})
 
 
-def test_the_parts_stand_in_the_order_of_appendix_a_under_short_headings():
+def test_the_parts_are_in_the_order_of_appendix_a_under_short_headings():
     built = build_context(full_context(), small(1000, num_previous_summaries=3), words)
     assert built.text() == (
         "Be the user.\n\n"
@@ -62,7 +62,7 @@ def test_the_parts_stand_in_the_order_of_appendix_a_under_short_headings():
     assert built.num_tokens == words(built.text())
 
 
-def test_empty_parts_are_left_out_entirely():
+def test_empty_parts_are_omitted_with_their_headings():
     assert build_context(SessionContext(), small(10, instruction=""), words).parts == ()
     blank = SessionContext(profile=" ", situation="", previous_summaries=("",), recent_sessions=(past("", "\n"),))
     built = build_context(blank, small(10), words)
@@ -70,25 +70,25 @@ def test_empty_parts_are_left_out_entirely():
     assert built.dropped == ()
 
 
-def test_the_chatbot_sees_neither_the_future_nor_the_simulators_instruction():
-    seen = chatbot_context(full_context(), small(1000), words)
-    assert [p.name for p in seen.parts] == ["profile", "long_term_context", "previous_summaries", "recent_messages"]
-    assert "Talks about nights" not in seen.text()
-    assert "Be the user" not in seen.text()
+def test_the_chatbot_sees_neither_the_current_summary_nor_the_simulators_instruction():
+    built = chatbot_context(full_context(), small(1000), words)
+    assert [p.name for p in built.parts] == ["profile", "long_term_context", "previous_summaries", "recent_messages"]
+    assert "Talks about nights" not in built.text()
+    assert "Be the user" not in built.text()
 
 
-def test_distant_history_goes_first_and_the_session_at_hand_last():
+def test_distant_history_is_dropped_first_and_the_current_session_last():
     whole = words(build_context(full_context(), small(1000, num_previous_summaries=7), words).text())
-    gone_by_budget = []
+    dropped_by_budget = []
     for budget in range(whole, 0, -1):
         built = build_context(full_context(), small(budget, num_previous_summaries=7), words)
-        gone_by_budget.append({d.what for d in built.dropped})
-    order = [what for before, after in pairwise(gone_by_budget) for what in after - before]
-    first = [next(i for i, what in enumerate(order) if name in what) for name in FIRST_GONE]
+        dropped_by_budget.append({d.what for d in built.dropped})
+    order = [what for before, after in pairwise(dropped_by_budget) for what in after - before]
+    first = [next(i for i, what in enumerate(order) if name in what) for name in DROP_ORDER]
     assert first == sorted(first)
 
 
-FIRST_GONE = [
+DROP_ORDER = [
     "of 2 messages of recent session 1 of 2",
     "summary 1 of 7",
     "summary 6 of 7",
@@ -128,14 +128,14 @@ def test_the_budget_is_never_exceeded(count):
             assert built.num_tokens == (count(built.text()) if built.parts else 0)
 
 
-def test_nothing_is_kept_while_something_that_matters_more_is_left_out():
+def test_no_part_is_kept_if_one_of_higher_priority_is_dropped():
     for budget in range(5, 80):
         text = build_context(full_context(), small(budget), words).text()
         kept = [bit in text for bit in ("Be the", "nights", "sleep.", "number7", "three", "no.", "number6", "old two")]
         assert kept == sorted(kept, reverse=True)
 
 
-def test_one_overlong_item_is_cut_at_its_end_and_leaves_room_for_the_others():
+def test_an_overlong_item_is_cut_at_its_end_and_leaves_room_for_the_others():
     long = full_context(current_summary="First sentence. " + "many words here. " * 500, previous_summaries=("Short.",))
     built = build_context(long, small(130), words)
     assert [p.name for p in built.parts] == [
@@ -160,19 +160,19 @@ def test_the_newest_message_is_cut_at_its_start():
     assert [d.what for d in built.dropped] == ["start of a message"]
 
 
-def test_half_an_emoji_does_not_reach_a_tokenizer():
+def test_a_lone_surrogate_does_not_reach_the_tokenizer():
     built = build_context(SessionContext(profile="cut \ud83d here"), small(50), lambda text: len(text.encode("utf-8")))
     assert "cut \ufffd here" in built.text()
 
 
-def test_a_report_holds_no_text():
+def test_the_report_of_dropped_parts_contains_no_text():
     built = build_context(full_context(), small(12), words)
     assert built.dropped
     shown = " ".join(d.what for d in built.dropped)
     assert not any(word in shown for word in ("nurse", "nights", "old two", "Works"))
 
 
-def test_a_context_is_a_record_that_survives_json():
+def test_a_context_survives_json():
     built = build_context(full_context(), small(40), words)
     assert type(built).model_validate_json(built.model_dump_json()) == built
 
@@ -182,12 +182,12 @@ def test_the_defaults_are_the_papers():
     assert (config.budget_tokens, config.num_previous_summaries) == (15_000, 5)
     assert config.instruction == SIMULATOR_INSTRUCTION
     assert words(SIMULATOR_INSTRUCTION) < 200
-    with pytest.raises(ConfigError, match="ContextConfig.budget_tokens: expected 1 or more, got 0"):
+    with pytest.raises(ConfigError, match=r"ContextConfig\.budget_tokens: expected 1 or more, got 0"):
         ContextConfig(budget_tokens=0)
 
 
 @pytest.mark.parametrize("count", [words, letters, quarters])
-def test_cuts_fit_their_room_and_keep_their_side(count):
+def test_cuts_fit_their_room_and_keep_the_start_or_the_end(count):
     rng = random.Random(1)
     for _ in range(200):
         text = " ".join(rng.choices(["one", "two.", "three!", "x" * 40, "\n"], k=rng.randint(1, 40))).strip() or "a"
@@ -201,7 +201,7 @@ def test_cuts_fit_their_room_and_keep_their_side(count):
         assert count("\n".join(lines)) <= room or lines == [MARK]
 
 
-def test_the_middle_of_a_long_session_goes_first():
+def test_the_middle_of_a_long_session_is_dropped_first():
     lines = [f"line {i}" for i in range(100)]
     kept = cut_middle(lines, 30, words)
     assert kept[0] == "line 0"
