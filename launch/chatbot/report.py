@@ -16,7 +16,7 @@ from launch.reports.figures import Picture
 from launch.run.progress import counting
 from launch.serving.judges import What, serve_judge
 from rlenv.core.aio import run as run_async
-from rlenv.core.types import Session
+from rlenv.core.types import Annotation, Session
 from rlenv.evaluation.chatbot_rl.records import CurvePoint, EvaluationEpisode, EvaluationSet, Users
 from rlenv.judges.annotate import NamedJudge, judged
 
@@ -72,18 +72,19 @@ def _relabelled(
     sessions = [Session(session_id="/".join(map(str, record.key)), messages=record.messages) for record in complete]
     with counting(title, len(complete)) as advance:
         annotations = run_async(judged(sessions, judge, concurrency=concurrency, advance=advance))
-    labelled = iter(
-        record.model_copy(
-            update={
-                "messages": tuple(
-                    message.model_copy(update={"issues": labels}) if message.role == "assistant" else message
-                    for message, labels in zip(record.messages, annotation.labels, strict=True)
-                )
-            }
-        )
-        for record, annotation in zip(complete, annotations, strict=True)
-    )
+    labelled = iter(map(_labelled, complete, annotations))
     return [next(labelled) if record.failure is None else record for record in episodes]
+
+
+def _labelled(episode: EvaluationEpisode, annotation: Annotation | None) -> EvaluationEpisode:
+    """Returns the episode with the judge's issues; as a failed one where it is too long for the judge."""
+    if annotation is None:
+        return episode.model_copy(update={"failure": "overlong", "messages": (), "rewards": (), "reply_tokens": ()})
+    messages = tuple(
+        message.model_copy(update={"issues": labels}) if message.role == "assistant" else message
+        for message, labels in zip(episode.messages, annotation.labels, strict=True)
+    )
+    return episode.model_copy(update={"messages": messages})
 
 
 def sentences(evaluation: ChatbotEvaluation) -> Iterable[str]:

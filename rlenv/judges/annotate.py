@@ -41,6 +41,8 @@ class AnnotationReport:
     """What was labelled: counts only."""
 
     num_sessions: int = 0
+    num_too_long: int = 0
+    """Of them, those that do not fit the judge and are left as they were."""
     num_labelled: int = 0
     """Messages that got labels, an empty list of them included."""
     num_with_label: int = 0
@@ -59,27 +61,30 @@ async def judged(
     *,
     concurrency: int = 8,
     advance: Callable[[], None] = lambda: None,
-) -> list[Annotation]:
-    """Returns what the judge says of each session, ``concurrency`` of them at a time.
+) -> list[Annotation | None]:
+    """Returns what the judge says of each session, ``concurrency`` of them at a time; None of one that it cannot fit.
 
     Raises:
-        PhaseError: it failed on some; with how many, and the first reason.
+        PhaseError: it failed on some, or none fits; with how many, and the first reason.
         ConfigError: no request of it can succeed.
     """
     failures: list[str] = []
+    too_long: list[str] = []
 
-    async def one(session: Session) -> Annotation:
-        found = Annotation()
+    async def one(session: Session) -> Annotation | None:
+        found = None
         if len(failures) < MAX_FAILURES:
             try:
                 found = await judge.annotate(session)
             except (EngineError, OverlongError) as error:
-                failures.append(str(error))
+                (too_long if isinstance(error, OverlongError) else failures).append(str(error))
                 log.warning("a session was not judged: %s", error)
         advance()
         return found
 
     annotations = await all_of(one, sessions, concurrency)
+    if too_long and len(too_long) == len(sessions):
+        raise PhaseError(f"none of {len(sessions)} sessions fits the judge; the first: {too_long[0]}")
     if failures:
         stopped = f" (stopped after {MAX_FAILURES})" if len(failures) >= MAX_FAILURES else ""
         raise PhaseError(
@@ -90,19 +95,23 @@ async def judged(
 
 
 def with_labels(
-    sessions: Sequence[Session], annotations: Sequence[Annotation], judge: NamedJudge, *, replace: bool = False
+    sessions: Sequence[Session], annotations: Sequence[Annotation | None], judge: NamedJudge, *, replace: bool = False
 ) -> tuple[list[Session], AnnotationReport]:
     """Returns the sessions with the judge's labels in them, and what was written.
 
     Args:
         sessions: as they were judged.
-        annotations: of each, one entry a message.
+        annotations: of each, one entry a message; None leaves the session as it is.
         judge: who it was; only its ``kinds`` are written.
         replace: also over labels that people wrote.
     """
     report = AnnotationReport(num_sessions=len(sessions))
     done = []
     for session, annotation in zip(sessions, annotations, strict=True):
+        if annotation is None:
+            report.num_too_long += 1
+            done.append(session)
+            continue
         messages = tuple(
             _labelled(message, labels, judge, replace, report)
             for message, labels in zip(session.messages, annotation.labels, strict=True)

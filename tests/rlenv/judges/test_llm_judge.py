@@ -10,7 +10,7 @@ from rlenv.core import aio
 from rlenv.core.errors import ConfigError, EngineError, PhaseError
 from rlenv.core.taxonomy import load_taxonomy
 from rlenv.core.types import Generation, Message, Session, SessionContext
-from rlenv.judges.annotate import judged
+from rlenv.judges.annotate import judged, with_labels
 from rlenv.judges.llm import LLMJudge, LLMJudgeConfig
 from rlenv.judges.questions import MalformedReply, issue_question, read_issues
 from rlenv.speakers.completers import CachedCompleter, EndpointCompleter, EngineCompleter
@@ -163,6 +163,26 @@ def test_requests_are_bounded_over_all_sessions_and_failures_are_counted(tmp_pat
         assert SECRET not in str(caught.value)
 
 
+def test_a_session_too_long_for_the_judge_is_left_as_it_was_and_counted(tmp_path):
+    sessions = [SESSION.model_copy(update={"session_id": f"s{i}", "messages": greeting(i)}) for i in range(5)]
+
+    def reads(body):
+        if "hi 3" in str(body["messages"]):
+            return 400, {"message": f"{SECRET} context length", "code": "context_length_exceeded"}
+        return answer_first(body)
+
+    with serve(reads) as endpoint:
+        who = judge(endpoint, tmp_path)
+        found = aio.run(judged(sessions, who))
+        assert [i for i, annotation in enumerate(found) if annotation is None] == [3]
+        done, report = with_labels(sessions, found, who)
+        assert (report.num_sessions, report.num_too_long, report.num_labelled) == (5, 1, 8)
+        assert done[3] == sessions[3] and all(done[i].messages[1].issues == () for i in (0, 1, 2, 4))
+        with pytest.raises(PhaseError, match="none of 1 sessions fits the judge; the first: session s3") as caught:
+            aio.run(judged(sessions[3:4], who))
+        assert SECRET not in str(caught.value)
+
+
 def answer_first(body) -> str:
     return '{"issues": []}' if wants(body, "issues") else '{"actions": []}'
 
@@ -176,7 +196,8 @@ def test_a_wrong_key_stops_at_once(tmp_path):
 
 
 def test_settings_that_make_no_sense_are_told_together():
-    with pytest.raises(ConfigError, match=r"(?s)\.kinds\.0: expected 'actions' or 'issues'.*\.attempts: expected 1 or more, got 0"):
+    wrong = r"(?s)\.kinds\.0: expected 'actions' or 'issues'.*\.attempts: expected 1 or more, got 0"
+    with pytest.raises(ConfigError, match=wrong):
         LLMJudgeConfig(kinds=("moods",), attempts=0)
 
 
