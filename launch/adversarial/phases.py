@@ -24,7 +24,7 @@ from rlenv.core.adapters import adapter_at
 from rlenv.core.aio import run as run_async
 from rlenv.core.files import read_records, to_line, write_atomic, write_json
 from rlenv.core.types import Adapter, PreferencePair, Seat, Session
-from rlenv.data.sessions import read_with_report, split_by_user, write_sessions
+from rlenv.data.sessions import read_with_report, split_by_user, with_messages, write_sessions
 from rlenv.learning.preferences import build_preferences
 from rlenv.population.corpus import generate_sessions
 from rlenv.prompting.context import ContextConfig
@@ -48,6 +48,7 @@ def prepare_data(directory: RunDirectory, data: DataConfig, seed: int) -> dict[s
         else:
             sessions, report = read_with_report(data.path)
             counts["merged_neighbours"] = report.num_merged
+        sessions, counts["without_messages"] = with_messages(sessions)
         long_enough = [s for s in sessions if len(s.user_messages()) >= data.min_user_turns]
         counts["too_short"] = len(sessions) - len(long_enough)
         shares = {

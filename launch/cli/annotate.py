@@ -95,6 +95,7 @@ def annotate(
     asked = {} if cached is None else {"answers asked for": cached.num_asked, "answers known": cached.num_cached}
     rows = {
         "sessions": report.num_sessions,
+        "  too long for the judge, left as they were": report.num_too_long,
         "messages labelled": report.num_labelled,
         "  with a label": report.num_with_label,
         "  labelled before": report.num_replaced,
@@ -116,10 +117,12 @@ def agreement(
         from rlenv.core import aio
         from rlenv.data.sessions import read_sessions
         from rlenv.judges.annotate import judged, with_labels
-        from rlenv.judges.compare import KINDS, label_agreement, load_label_map
+        from rlenv.judges.compare import KINDS, label_agreement, load_label_map, self_agreement
 
         if (second is None) == (judge is None):
             raise ConfigError("name a second labelled file, or a judge with --judge")
+        if second is not None and second.exists() and first.samefile(second):
+            raise ConfigError(f"{first} is compared with itself; name the same sessions, labelled by others")
         mapped = None if label_map is None else load_label_map(label_map)
         sessions = read_sessions(first, neighbours="keep")
         if second is not None:
@@ -139,6 +142,8 @@ def agreement(
             raise ConfigError(
                 f"no label to compare: {counts} in both; do the files share session ids, and is a --map needed?"
             )
+    for warning in self_agreement(sessions, others, kinds):
+        Console().print(f"[bold red]{escape(warning)}[/]", highlight=False, soft_wrap=True)
     table = Table(box=None)
     for column in ("FILE's label", "compared with"):
         table.add_column(column)

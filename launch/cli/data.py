@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -32,6 +32,7 @@ from launch.serving.language_models import (
     language_model,
 )
 from rlenv.core.errors import ConfigError, DataError, Problem, RlenvError
+from rlenv.core.types import Session
 
 
 class Form(StrEnum):
@@ -93,14 +94,23 @@ def validate(
     ] = ("merge"),
 ) -> None:
     """Check sessions files, all of them together, and say what is in each."""
-    from rlenv.data.sessions import read_sessions
+    from rlenv.data.sessions import read_sessions, with_messages
 
     with told("not OK"):
         if neighbours not in ("merge", "reject"):
             raise ConfigError(f"--neighbours is {neighbours!r}; use merge or reject")
         read_sessions(files, neighbours="reject" if neighbours == "reject" else "keep")
+        num_empty = 0
         for file in files:
-            show_counts(str(file), _contents(file))
+            sessions = read_sessions(file, neighbours="keep")
+            num_empty += with_messages(sessions)[1]
+            show_counts(str(file), _contents(sessions))
+    if num_empty:
+        Console().print(
+            f"[bold yellow]warning: {num_empty:,} sessions have no messages; whatever uses them leaves them out[/]",
+            highlight=False,
+            soft_wrap=True,
+        )
     Console().print("[bold green]OK[/]")
 
 
@@ -192,11 +202,10 @@ def _show_problems(problems: tuple[Problem, ...], outcome: str) -> None:
     _stderr().print(escape(str(DataError(problems))), highlight=False, soft_wrap=True)
 
 
-def _contents(file: Path) -> dict[str, int | str]:
+def _contents(sessions: Sequence[Session]) -> dict[str, int | str]:
     from rlenv.data.importers.report import near_known, unknown_fields
-    from rlenv.data.sessions import num_neighbours, read_sessions, session_dict
+    from rlenv.data.sessions import num_neighbours, session_dict, with_messages
 
-    sessions = read_sessions(file, neighbours="keep")
     openers = Counter(session.messages[0].role if session.messages else "nobody" for session in sessions)
     unknown = sum((unknown_fields(session_dict(session)) for session in sessions), Counter[str]())
     messages = [message for session in sessions for message in session.messages]
@@ -209,6 +218,7 @@ def _contents(file: Path) -> dict[str, int | str]:
     )
     return {
         "sessions": len(sessions),
+        "  without messages": with_messages(sessions)[1],
         "users": len({session.user_id for session in sessions}),
         "messages": len(messages),
         "  of users": sum(message.role == "user" for message in messages),

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 
 def evaluate(
@@ -80,6 +81,7 @@ def evaluate(
         embeddings=make_embeddings(inputs.simulators, inputs.real, options, figure3),
         ab_tests=tests,
         taxonomy=load_taxonomy(taxonomy),
+        notes=inputs.notes,
     )
     check_free(out, overwrite)  # again: minutes have passed
     with new_folder(out, replace=overwrite) as folder:
@@ -87,6 +89,8 @@ def evaluate(
             folder, evaluation, inputs, transcripts=transcripts, real_transcripts=real_transcripts, seed=seed
         )
     console = Console()
+    for warning in evaluation.warnings:
+        console.print(f"[bold red]{escape(warning)}[/]", highlight=False, soft_wrap=True)
     for note in evaluation.notes:
         console.print(f"- {note}", highlight=False, markup=False, soft_wrap=True)
     console.print(

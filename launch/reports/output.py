@@ -45,7 +45,16 @@ def write_evaluation(
     write_tables(folder, evaluation, [*tables, *own_sheets])
     pictures = draw(evaluation, folder / "figures")
     shown = choose_transcripts(inputs, transcripts, real_transcripts, seed)
-    write_report(folder, evaluation, tables, pictures, shown, inputs.verdicts, evaluation.notes, own_sections)
+    write_report(
+        folder,
+        evaluation,
+        tables,
+        pictures,
+        shown,
+        [*evaluation.warnings, *inputs.verdicts],
+        evaluation.notes,
+        own_sections,
+    )
     return len(tables) + len(own_sheets), len(pictures)
 
 

@@ -93,6 +93,23 @@ def session_dict(session: Session) -> dict[str, Any]:
     return value
 
 
+def text_digest(session: Session) -> str:
+    """Returns a digest of who said what in a session, whatever its id, labels and context are."""
+    said = [[message.role, message.content] for message in session.messages]
+    return hashlib.blake2b(to_line(said), digest_size=16).hexdigest()
+
+
+def with_messages(sessions: Iterable[Session]) -> tuple[list[Session], int]:
+    """Returns the sessions that have a message, and how many have none: a valid line, of which nothing can be learnt.
+
+    >>> with_messages([Session(session_id="empty")])
+    ([], 1)
+    """
+    sessions = list(sessions)
+    kept = [session for session in sessions if session.messages]
+    return kept, len(sessions) - len(kept)
+
+
 def num_neighbours(messages: Sequence[Message]) -> int:
     """Returns how many messages come from the same speaker as the one before."""
     return sum(one.role == two.role for one, two in pairwise(messages))

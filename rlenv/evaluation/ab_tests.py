@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rlenv.core.errors import ConfigError, there_are
 from rlenv.core.types import Record, Session
+from rlenv.data.sessions import text_digest
 from rlenv.evaluation.statistics.rates import issue_counts
 from rlenv.evaluation.statistics.validity import (
     Proportions,
@@ -62,6 +63,8 @@ class AbTable(Record):
     effect: float
     """The rise of the issue rate, as a difference of shares, that ``sessions_for_effect`` is for."""
     alpha: float
+    warnings: tuple[str, ...] = ()
+    """Tests whose arms hold the same conversations."""
     notes: tuple[str, ...]
 
 
@@ -83,17 +86,30 @@ def ab_table(
         alpha: two-sided level.
 
     Raises:
-        ConfigError: a chatbot that nobody met, or an effect that is none.
+        ConfigError: a chatbot that nobody met or that is compared with itself, or an effect that is none.
     """
     if not 0 < effect < 1:
         raise ConfigError(f"the effect to plan for must be in (0, 1), a difference of issue rates; got {effect}")
     known = {s.chatbot for sessions in (real, *(x.sessions for x in simulators)) for s in sessions}
     for test in tests:
+        if test.control == test.treatment:
+            raise ConfigError(
+                f"A/B test {test.name}: control and treatment are both {test.control!r}; name two chatbots"
+            )
         for chatbot in (test.control, test.treatment):
             if chatbot not in known:
                 raise ConfigError(f"A/B test {test.name}: no chatbot {chatbot!r}; {there_are(known, chatbot)}")
-    rows, notes = [], []
+    rows, notes, warnings = [], [], []
     for test in tests:
+        for name, sessions in (("real users", real), *((s.name, s.sessions) for s in simulators)):
+            control, treatment = (
+                {text_digest(s) for s in sessions if s.chatbot == chatbot} for chatbot in (test.control, test.treatment)
+            )
+            if 2 * len(control & treatment) >= max(1, min(len(control), len(treatment))):
+                warnings.append(
+                    f"NOT EVIDENCE: A/B test {test.name}: with {name}, {len(control & treatment)} sessions of the two "
+                    "chatbots are the same word for word, so the test compares them with themselves"
+                )
         theirs = compare_arms(test.control, test.treatment, real, alpha)
         if theirs is None:
             notes.append(f"{test.name}: an arm has no annotated message with real users")
@@ -113,7 +129,7 @@ def ab_table(
                     sessions_for_effect=_planned(test.control, simulator.sessions, effect, alpha) if ours else None,
                 )
             )
-    return AbTable(rows=tuple(rows), effect=effect, alpha=alpha, notes=tuple(notes))
+    return AbTable(rows=tuple(rows), effect=effect, alpha=alpha, warnings=tuple(warnings), notes=tuple(notes))
 
 
 def compare_arms(control: str, treatment: str, sessions: Sequence[Session], alpha: float = 0.05) -> Arms | None:

@@ -6,12 +6,14 @@ Knows nothing of what is measured.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 
 from pydantic import ValidationError
 
 from rlenv.core.errors import ConfigError, there_are
 from rlenv.core.seeds import derive_seed
 from rlenv.core.types import Record, Session
+from rlenv.data.sessions import text_digest, with_messages
 from rlenv.env.provenance import Provenance, check_poolable
 from rlenv.evaluation.discriminators import Judgement
 
@@ -101,6 +103,39 @@ def check_subjects(simulators: Sequence[Simulator], real: Sequence[Session], all
                 problems.append(f"{simulator.name}: {error}")
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def left_out_empty(
+    simulators: Sequence[Simulator], real: Sequence[Session]
+) -> tuple[list[Simulator], list[Session], list[str]]:
+    """Returns the simulators and real sessions without sessions that have no messages, and notes that count them."""
+    notes = []
+
+    def kept(name: str, sessions: Sequence[Session]) -> list[Session]:
+        found, num_empty = with_messages(sessions)
+        if num_empty:
+            notes.append(f"{name}: {num_empty} of {len(sessions)} sessions have no messages and are left out")
+        return found
+
+    theirs = kept(REAL, real)
+    ours = [s.model_copy(update={"sessions": tuple(kept(s.name, s.sessions))}) for s in simulators]
+    return ours, theirs, notes
+
+
+def same_sessions(simulators: Sequence[Simulator], real: Sequence[Session]) -> list[str]:
+    """Returns a warning for each two sides of the evaluation that hold the same conversations, word for word.
+
+    A few may be equal by chance (a greeting and nothing more); half of a side is a copy, and what is measured between
+    a set and itself (r = 1, no distance) is no evidence.
+    """
+    sides = [(REAL, real), *((s.name, s.sessions) for s in simulators if not s.members)]
+    texts = [(name, {text_digest(s) for s in sessions}) for name, sessions in sides]
+    return [
+        f"NOT EVIDENCE: {len(one & two)} of the {len(two)} different sessions of {second} are also those of {first}, "
+        "word for word; figures that compare the two compare a set with itself"
+        for (first, one), (second, two) in combinations(texts, 2)
+        if 2 * len(one & two) >= max(1, min(len(one), len(two)))
+    ]
 
 
 def aggregate(name: str, simulators: Mapping[str, Simulator], members: Iterable[str]) -> Simulator:

@@ -24,7 +24,16 @@ from rlenv.evaluation.embeddings.sessions import EmbeddingTable
 from rlenv.evaluation.issues import IssueTable, issue_table
 from rlenv.evaluation.linguistic import LinguisticTable, closest, linguistic_row
 from rlenv.evaluation.sensitivity import SensitivityTable, sensitivity_table
-from rlenv.evaluation.subjects import REAL, Simulator, SubjectCard, card, check_subjects, halves
+from rlenv.evaluation.subjects import (
+    REAL,
+    Simulator,
+    SubjectCard,
+    card,
+    check_subjects,
+    halves,
+    left_out_empty,
+    same_sessions,
+)
 
 
 @settings
@@ -66,6 +75,8 @@ class Evaluation(Record):
     ab: AbTable | None
     """None where no A/B test was named."""
     seed: int
+    warnings: tuple[str, ...] = ()
+    """What is no evidence though it has figures: sessions that are compared with themselves."""
     notes: tuple[str, ...]
     """What is missing and why; the tables' own notes among them."""
 
@@ -78,6 +89,7 @@ def evaluate(
     embeddings: EmbeddingTable | str = "nothing embedded the sessions",
     ab_tests: Sequence[AbTest] = (),
     taxonomy: Taxonomy | None = None,
+    notes: Sequence[str] = (),
 ) -> Evaluation:
     """Returns all tables of simulators against real sessions.
 
@@ -88,11 +100,13 @@ def evaluate(
         embeddings: Figure 3's, or why there are none.
         ab_tests: chatbots to compare (Table 5).
         taxonomy: of actions and issues; None is the package's.
+        notes: what whoever read the sessions has left out, for the evaluation's own notes.
 
     Raises:
         ConfigError: an empty side, a name taken twice, versions mixed under one name, an unknown chatbot.
         DataError: a label outside the taxonomy.
     """
+    simulators, real, empty = left_out_empty(simulators, real)
     check_subjects(simulators, real, config.allow_mixed)
     taxonomy = taxonomy or load_taxonomy()
     real_halves = halves(real, config.seed)
@@ -102,7 +116,8 @@ def evaluate(
     ab = None
     if ab_tests:
         ab = ab_table(ab_tests, simulators, real, effect=config.effect, alpha=config.alpha)
-    notes = [f"{s.name}: no discriminator was trained against it" for s in simulators if not s.discriminator]
+    notes = [*notes, *empty]
+    notes += [f"{s.name}: no discriminator was trained against it" for s in simulators if not s.discriminator]
     notes += [f"no Figure 3: {embeddings}"] if isinstance(embeddings, str) else embeddings.notes
     if real_halves is None:
         notes.append(f"{REAL}: one user alone, so there is no half to compare with the other")
@@ -120,6 +135,7 @@ def evaluate(
         validity=validity,
         ab=ab,
         seed=config.seed,
+        warnings=(*same_sessions(simulators, real), *(ab.warnings if ab else ())),
         notes=tuple([*notes, *actions.notes, *issues.notes, *validity.notes, *(ab.notes if ab else ())]),
     )
 

@@ -85,6 +85,27 @@ def label_agreement(
     return rows, {kind: len(both) for kind, both in pairs.items()}
 
 
+def self_agreement(first: Sequence[Session], second: Sequence[Session], kinds: Sequence[str] = KINDS) -> list[str]:
+    """Returns a warning where the labels of both sides have one source, so that their agreement is no evidence.
+
+    Args:
+        first: as ``label_agreement``'s.
+        second: likewise.
+        kinds: likewise.
+    """
+    others = {session.session_id: session for session in second}
+    both = [(one, others[one.session_id]) for one in first if one.session_id in others]
+    found = []
+    if both and all(one.messages == two.messages and one.judges == two.judges for one, two in both):
+        told = f"NOT EVIDENCE: all labels of the {len(both)} sessions are the same in both files"
+        found.append(f"{told}; is one a copy of the other?")
+    for kind in kinds:
+        judges = {side.judges.get(kind) for pair in both for side in pair}
+        if len(judges) == 1 and None not in judges:
+            found.append(f"NOT EVIDENCE: one judge gave the {kind} of both sides ({judges.pop()})")
+    return found
+
+
 Both = list[tuple[Sequence[str], Sequence[str]]]
 
 

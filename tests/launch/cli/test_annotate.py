@@ -79,6 +79,25 @@ def test_agreement_with_a_judge_is_of_what_the_judge_labels_alone(tmp_path: Path
     assert code == 0 and any(f" {action} " in shown for action in actions) and "1.000" in shown
 
 
+def test_labels_that_are_compared_with_themselves_are_refused_or_warned_of(tmp_path: Path) -> None:
+    truth = generate_sessions(4, 1, seed=3)
+    file, copy, judged, again = (tmp_path / f"{name}.jsonl" for name in ("truth", "copy", "judged", "again"))
+    write_sessions(file, truth)
+    write_sessions(copy, truth)
+    for same in (file, tmp_path / "." / file.name):
+        code, _, told = rlenv("agreement", file, same)
+        assert code == 1 and "is compared with itself" in told
+    code, shown, _ = rlenv("agreement", file, copy)
+    assert code == 0 and "NOT EVIDENCE: all labels of the 4 sessions are the same in both files" in shown
+    write_sessions(judged, unlabelled(truth))
+    assert rlenv("annotate", judged, judged, "--judge", "detectors")[0] == 0
+    write_sessions(again, [s.model_copy(update={"note": 1}) for s in read_sessions(judged, neighbours="keep")])
+    for arguments in ([judged, "--judge", "detectors"], [judged, again]):
+        assert "NOT EVIDENCE: one judge gave the issues of both sides" in rlenv("agreement", *arguments)[1]
+    assert "NOT EVIDENCE" not in rlenv("agreement", file, judged)[1]
+    assert "NOT EVIDENCE" not in rlenv("agreement", file, "--judge", "detectors")[1]
+
+
 def test_agreement_without_anything_in_common_is_an_error(tmp_path: Path) -> None:
     file, other = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
     write_sessions(file, generate_sessions(2, 1, seed=3))

@@ -114,6 +114,16 @@ def test_validate_says_what_is_in_each_file_and_ok(tmp_path):
     assert counts(second)["without text"] == 1
 
 
+def test_validate_counts_sessions_without_messages_and_warns_of_them(tmp_path):
+    one, two = sessions_file(tmp_path / "one.jsonl", "ua", "", ""), tmp_path / "two.jsonl"
+    two.write_text('{"session_id": "t", "messages": [{"role": "user", "content": "hello"}]}\n')
+    code, out, _ = rlenv("validate", one, two)
+    first, second = out.split(str(two))
+    assert (code, counts(first)["without messages"], counts(second)["without messages"]) == (0, 2, 0)
+    assert "warning: 2 sessions have no messages; whatever uses them leaves them out" in out
+    assert "warning" not in rlenv("validate", two)[1]
+
+
 def test_validate_tells_the_problems_of_all_files_together(tmp_path):
     one, two = sessions_file(tmp_path / "one.jsonl", "ua"), sessions_file(tmp_path / "two.jsonl", "uu", "x")
     code, out, err = rlenv("validate", one, two, tmp_path / "[bold]none.jsonl", "--neighbours", "reject")

@@ -13,6 +13,7 @@ from launch.reports.evaluate import register
 from launch.reports.inputs import read_ab_tests, read_inputs
 from rlenv.core.errors import ConfigError, RlenvError
 from rlenv.core.files import new_folder
+from rlenv.core.types import Session
 from rlenv.data.sessions import read_sessions, write_sessions
 from rlenv.speakers.local_endpoint import serve
 
@@ -110,6 +111,41 @@ def test_what_cannot_be_read_is_told(files, tmp_path):
             read_inputs(sources, [files.real])
     with pytest.raises(RlenvError, match="expected at least one line"):
         read_inputs([str(files.good)], [empty])
+
+
+def test_sessions_without_messages_are_left_out_of_an_evaluation_and_counted(files, tmp_path, capsys):
+    whole = read_sessions(files.good)
+    write_sessions(tmp_path / "gaps.jsonl", [*whole, Session(session_id="e1"), Session(session_id="e2")])
+    evaluate(tmp_path / "gaps.jsonl", "--real", files.real, "--out", tmp_path / "out")
+    told = f"gaps: 2 of {len(whole) + 2} sessions have no messages and are left out"
+    assert told in capsys.readouterr().out
+    found = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert told in found["notes"] and found["simulators"][0]["num_sessions"] == len(whole)
+
+
+def test_a_file_that_is_evaluated_against_itself_or_a_copy_is_said_to_be_no_evidence(files, tmp_path, capsys):
+    renamed = [s.model_copy(update={"session_id": f"other-{s.session_id}"}) for s in read_sessions(files.real)]
+    write_sessions(tmp_path / "copy.jsonl", renamed)
+    for i, source in enumerate((files.real, tmp_path / "copy.jsonl")):
+        evaluate(f"copy={source}", "--real", files.real, "--out", tmp_path / str(i))
+        told = "NOT EVIDENCE: 24 of the 24 different sessions of copy are also those of real, word for word"
+        assert told in capsys.readouterr().out
+        assert told in (tmp_path / str(i) / "report.html").read_text()
+    evaluate(files.good, f"twice={files.good}", "--real", files.real, "--out", tmp_path / "two")
+    assert "sessions of twice are also those of good" in capsys.readouterr().out
+    evaluate(files.good, "--real", files.real, "--out", tmp_path / "sound")
+    assert "NOT EVIDENCE" not in capsys.readouterr().out
+
+
+def test_an_ab_test_of_a_chatbot_with_itself_is_refused_and_of_equal_sessions_is_no_evidence(files, tmp_path, capsys):
+    names = ["--control", "steady", "--treatment"]
+    with pytest.raises(ConfigError, match="control and treatment are both 'steady'"):
+        evaluate(files.good, "--real", files.real, *names, "steady", "--out", tmp_path / "self")
+    control = [s for s in read_sessions(files.good) if s.chatbot == "steady"]
+    twin = [s.model_copy(update={"session_id": f"t-{s.session_id}", "chatbot": "twin"}) for s in control]
+    write_sessions(tmp_path / "twins.jsonl", [*control, *twin])
+    evaluate(tmp_path / "twins.jsonl", "--real", files.real, *names, "twin", "--out", tmp_path / "twin")
+    assert "NOT EVIDENCE: A/B test twin: with twins," in capsys.readouterr().out
 
 
 def vectors(body) -> dict:
