@@ -125,8 +125,8 @@ def refresh_simulator(run: ChatbotRun, number: int, chatbot: Adapter) -> Chatbot
     """Returns the run with one more simulator in the ensemble, trained by Algorithm 1 against the new chatbot.
 
     It starts from the newest simulator, with the users and settings of the adversarial run. Their real sessions are
-    with earlier chatbots, which can give the simulation away to the discriminator. Set ``discriminator.view: user_only``
-    in the adversarial run, or check the refresh's leak control.
+    with earlier chatbots, which can give the simulation away to the discriminator. Set
+    ``discriminator.view: user_only`` in the adversarial run, or check the refresh's leak control.
     """
     name = f"refresh{number}"
     settings = refresh_settings(run, number, chatbot)

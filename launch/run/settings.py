@@ -43,10 +43,10 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
     Raises:
         ConfigError: there is no such file; or it has unknown keys, wrong values or broken rules, all reported at once.
     """
-    return typed(RunConfig, [read_settings(path, overrides)], path or "defaults", of_a_new_run)
+    return typed(RunConfig, [read_settings(path, overrides)], path or "defaults", new_run_problems)
 
 
-def of_a_new_run(config: RunConfig) -> list[str]:
+def new_run_problems(config: RunConfig) -> list[str]:
     """Returns the token budgets that do not fit each other; none for a run that has started, so it can be resumed."""
     started = (Path(config.out_dir) / "config.yaml").is_file()
     return [] if started else token_problems(config)

@@ -1,4 +1,4 @@
-"""A study's configuration: the adversarial run that it holds, who is met, and how much is measured."""
+"""A study's configuration: its adversarial run, its chatbots, the sizes of its samples and its goals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import PositiveInt
 
 from launch.run.config import Rate, RunConfig, SpeakerConfig
-from launch.run.settings import of_a_new_run, read_settings, typed
+from launch.run.settings import new_run_problems, read_settings, typed
 from rlenv.core.errors import there_are
 from rlenv.core.settings import Settings, settings
 from rlenv.population.chatbots.scripted import chatbot_names, make_chatbot
@@ -20,57 +20,58 @@ AGGREGATE = "aggregate"
 
 @settings
 class TreatmentConfig(Settings):
-    """One A/B test: a scripted chatbot of the roster with other failure habits (B.5)."""
+    """The treatment of an A/B test: a scripted chatbot with other failure habits (B.5)."""
 
     control: str = ""
-    """The chatbot that it is a variant of."""
+    """The chatbot of which the treatment is a variant."""
     habits: dict[str, Rate] = field(default_factory=dict)
-    """Habits whose rates differ from the control's."""
+    """Failure habits whose rates differ from the control's."""
 
 
 @settings
 class GoalsConfig(Settings):
-    """What the study is asked to show; it says of each whether it does."""
+    """The goals of the study; the report has the verdict on each."""
 
     accuracy_before: float = 0.85
-    """The discriminator's accuracy over all turns against base is above this ..."""
+    """Lowest accuracy of the discriminator against the base simulator, over all turns."""
     accuracy_after: float = 0.60
-    """... and against the last iteration at most this."""
+    """Highest accuracy of the discriminator against the last iteration, over all turns."""
     pearson_r: float = 0.9
-    """Of issue rates over the chatbots: at least."""
+    """Lowest Pearson correlation between simulated and real issue rates over the chatbots."""
     kl: float = 0.10
-    """Of issue categories: at most."""
+    """Highest KL divergence of issue categories."""
     diversity: float = 0.8
-    """Share of base's distance to real users in each figure of Table 1 that the last iteration closes: at least."""
+    """Lowest share of the base simulator's distance to real users, in each figure of Table 1, that the last iteration
+    closes."""
 
 
 @settings
 class StudyConfig(Settings):
-    """Everything of one study."""
+    """The settings of one study."""
 
     out_dir: str = "runs/study"
-    """The study's directory; the adversarial run lies in it."""
+    """The study's directory; it contains the adversarial run."""
     run: RunConfig = RunConfig()
-    """Algorithm 1, as ``rlenv adversarial`` takes it; its directory, chatbots and SFT cap are the study's to set."""
+    """The adversarial run, as for ``rlenv adversarial``; the study sets its directory, chatbots and SFT cap."""
     chatbots: list[str] = field(default_factory=list)
-    """The scripted chatbots that everybody meets; empty is all."""
+    """The scripted chatbots that real and simulated users talk to; an empty list is all."""
     treatments: dict[str, TreatmentConfig] = field(default_factory=dict)
-    """Further chatbots by name, which no simulator was trained with."""
+    """Treatments of the A/B tests by name; no simulator is trained with them."""
     real_sessions_per_chatbot: PositiveInt = 400
-    """Sessions of population users with each chatbot and treatment: the truth."""
+    """Real sessions with each chatbot and treatment."""
     simulated_sessions_per_chatbot: PositiveInt = 40
-    """Sessions of each simulator with each of them, in contexts of those users."""
+    """Sessions of each simulator with each chatbot and treatment, in contexts of the real sessions."""
     judge_sessions: PositiveInt = 1500
-    """Labelled sessions of other users, on which the classifier of user actions is fitted."""
+    """Labelled sessions of other users, on which the classifier of user actions is trained."""
     sft_sizes: list[int] = field(default_factory=lambda: [20, 40, 80, 160, 320])
-    """SFT sessions (Table 1's 10K to 160K), ascending; the last is the adversarial run's base."""
+    """Numbers of SFT sessions (10K to 160K in Table 1), ascending; the last is that of the adversarial run."""
     size_sessions_per_chatbot: PositiveInt = 10
-    """Sessions of the simulators of the other sizes with each chatbot."""
+    """Sessions with each chatbot of each simulator of a smaller SFT size."""
     goals: GoalsConfig = GoalsConfig()
-    """What it is asked to show."""
+    """The study's goals."""
 
     def problems(self) -> list[str]:
-        """Returns which rules between fields do not hold."""
+        """Returns the broken rules between fields."""
         problems = []
         known = self.chatbots or chatbot_names()
         if unknown := [name for name in known if name not in chatbot_names()]:
@@ -81,7 +82,7 @@ class StudyConfig(Settings):
                     f"treatments.{name}.control: {treatment.control!r}; {there_are(known, treatment.control)}"
                 )
             elif name in chatbot_names():
-                problems.append(f"treatments.{name}: there is a scripted chatbot of that name; name it otherwise")
+                problems.append(f"treatments.{name}: a scripted chatbot has that name; choose another")
             else:
                 try:
                     make_chatbot(treatment.control, treatment.habits, name)
@@ -90,12 +91,14 @@ class StudyConfig(Settings):
         if self.sft_sizes != sorted(set(self.sft_sizes)) or not self.sft_sizes or self.sft_sizes[0] < 1:
             problems.append(f"sft_sizes: expected ascending numbers of sessions, got {list(self.sft_sizes)}")
         if self.run.data.path is not None:
-            problems.append("run.data.path: a study is held on the reference population, whose truth is known")
-        most = self.real_sessions_per_chatbot
+            problems.append(
+                "run.data.path: a study uses the reference population, whose true labels are known; remove this setting"
+            )
+        num_real = self.real_sessions_per_chatbot
         for where in ("simulated_sessions_per_chatbot", "size_sessions_per_chatbot"):
-            if getattr(self, where) > most:
+            if getattr(self, where) > num_real:
                 problems.append(
-                    f"{where}: expected real_sessions_per_chatbot ({most}) or fewer, got {getattr(self, where)}"
+                    f"{where}: expected real_sessions_per_chatbot ({num_real}) or fewer, got {getattr(self, where)}"
                 )
         return problems
 
@@ -104,23 +107,23 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
     """Returns a study's configuration.
 
     Raises:
-        ConfigError: no such file, an unknown key (with a suggestion), a wrong type, or a rule broken.
+        ConfigError: there is no such file, or a setting is unknown, wrong or against a rule; all problems.
     """
     return typed(StudyConfig, [read_settings(path, overrides)], path, _of_its_run)
 
 
 def _of_its_run(config: StudyConfig) -> list[str]:
     run = replace(config.run, out_dir=str(Path(config.out_dir) / "adversarial"), chatbots={})
-    return [f"run.{problem}" for problem in of_a_new_run(run)]
+    return [f"run.{problem}" for problem in new_run_problems(run)]
 
 
 def roster_of(config: StudyConfig) -> dict[str, SpeakerConfig]:
-    """Returns the chatbots of the study, without treatments."""
+    """Returns the study's chatbots, without treatments."""
     return {name: SpeakerConfig(kind="population") for name in config.chatbots or chatbot_names()}
 
 
 def treatments_of(config: StudyConfig) -> dict[str, SpeakerConfig]:
-    """Returns the chatbots that A/B tests compare with their controls."""
+    """Returns the treatments of the A/B tests."""
     return {
         name: SpeakerConfig(kind="population", name=treatment.control, habits=treatment.habits)
         for name, treatment in config.treatments.items()
@@ -137,9 +140,9 @@ def adversarial_config(config: StudyConfig) -> RunConfig:
 
 
 def evaluation_run_config(config: StudyConfig) -> RunConfig:
-    """Returns the configuration under which simulators meet every chatbot and treatment, each in a context of its own.
+    """Returns the configuration for simulating sessions with every chatbot and treatment, one per context.
 
-    Nothing is trained between, so the engines stay up.
+    No training phase interrupts these simulations, so the engines stay up.
     """
     run = adversarial_config(config)
     collect = replace(run.collect, assignment="as_real", simulations_per_context=1)

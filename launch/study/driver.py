@@ -1,6 +1,6 @@
-"""The study on one screen: an adversarial run, then everything measured on it against the truth.
+"""Runs a study: an adversarial run, and then its evaluation against the known truth.
 
-Resumable as the run is: the same command goes on from the last finished phase.
+The same command resumes an interrupted study at its first unfinished phase.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from launch.study.report import write_study_report
 
 
 def run_study(config: StudyConfig) -> RunDirectory:
-    """Holds the study in ``config.out_dir``, or goes on with it; returns its directory.
+    """Runs or resumes the study in ``config.out_dir``; returns its directory.
 
     Raises:
-        RlenvError: what a person can mend; what was finished stays.
+        RlenvError: a problem that the user can fix. Finished phases are kept.
     """
     study, settings = RunDirectory(config.out_dir), adversarial_config(config)
     with study.locked():

@@ -1,6 +1,6 @@
-"""The phases of a study after its adversarial run: real sessions, further simulators, and labels on all of them.
+"""The phases of a study after its adversarial run: real sessions, simulated sessions, and labels of all of them.
 
-Each is finished when its folder has its name, as in ``launch.adversarial.phases``, whose phases these compose.
+They are built from the phases of ``launch.adversarial.phases`` and finish the same way, when their folder appears.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from rlenv.population.chatbots.scripted import ScriptedChatbot
 from rlenv.population.corpus import first_sessions, generate_sessions
 
 REAL, JUDGED = "real", "real-judged"
-"""Files of real sessions: with the truth, and with what the judges of simulated sessions say of them."""
+"""Files of the real sessions: with their true labels, and with the labels of the judges of simulated sessions."""
 REAL_SEED, JUDGE_SEED = 2_000_003, 3_000_017
-"""Added to the run's seed: other populations, whose users stand in none of the run's sets."""
+"""Added to the run's seed for users who are in none of the run's splits."""
 Contexts = dict[str, list[Session]]
 
 
 def size_name(size: int) -> str:
-    """Returns the name of a base simulator that was fine-tuned on so many sessions."""
+    """Returns the name of the base simulator that was fine-tuned on ``size`` sessions."""
     return f"sft-{size}"
 
 
 def simulate_real_sessions(study: RunDirectory, config: StudyConfig) -> list[Session]:
-    """Returns the truth: sessions of new population users with every chatbot and treatment, under the run's limits."""
+    """Returns the real sessions: new population users with every chatbot and treatment, under the run's limits."""
 
     def make(folder: Path) -> None:
         roster = {**roster_of(config), **treatments_of(config)}
@@ -68,40 +68,42 @@ def simulate_real_sessions(study: RunDirectory, config: StudyConfig) -> list[Ses
 
 def _scripted(name: str, config: StudyConfig) -> ScriptedChatbot:
     speaker = {**roster_of(config), **treatments_of(config)}[name]
-    made = make_speaker(name, "chatbot", speaker, config.run.context, engines={}, formats={}, adapters={})
-    assert isinstance(made, ScriptedChatbot)
-    return made
+    chatbot = make_speaker(name, "chatbot", speaker, config.run.context, engines={}, formats={}, adapters={})
+    assert isinstance(chatbot, ScriptedChatbot)
+    return chatbot
 
 
 def first_of_each_chatbot(sessions: Sequence[Session], number: int, chatbots: Sequence[str]) -> Contexts:
-    """Returns the first sessions with each chatbot as contexts that nothing was trained on."""
-    taken: dict[str, list[Session]] = {name: [] for name in chatbots}
+    """Returns the first ``number`` sessions with each chatbot as evaluation contexts."""
+    chosen: dict[str, list[Session]] = {name: [] for name in chatbots}
     for session in sessions:
-        if session.chatbot in taken and len(taken[session.chatbot]) < number:
-            taken[session.chatbot].append(session)
-    return {"adversarial": [], "evaluation": [s for own in taken.values() for s in own]}
+        if session.chatbot in chosen and len(chosen[session.chatbot]) < number:
+            chosen[session.chatbot].append(session)
+    return {"adversarial": [], "evaluation": [s for of_chatbot in chosen.values() for s in of_chatbot]}
 
 
 def require_sft_sessions(config: StudyConfig) -> None:
-    """Holds the adversarial run's first phase, and tells before its long ones if ``sft_sizes`` asks for too many.
+    """Checks, before the long phases, that there are as many SFT sessions as the largest of ``sft_sizes``.
+
+    It runs the first phase of the adversarial run, which splits the data.
 
     Raises:
-        ConfigError: the users set aside for SFT have fewer sessions than the largest size.
+        ConfigError: the SFT users have fewer sessions.
     """
     settings = adversarial_config(config)
     directory = RunDirectory(settings.out_dir)
     with directory.locked():
         open_run(directory, settings)
-        found = len(prepare_data(directory, settings.data, settings.seed)["sft"])
-    if found < config.sft_sizes[-1]:
+        num_sessions = len(prepare_data(directory, settings.data, settings.seed)["sft"])
+    if num_sessions < config.sft_sizes[-1]:
         raise ConfigError(
-            f"sft_sizes: {config.sft_sizes[-1]} sessions asked for, and the SFT users have {found}; raise "
-            "run.data.population.num_users or run.data.sft_share, or ask for fewer, in a new out_dir"
+            f"sft_sizes: expected at most {num_sessions}, the number of SFT sessions, got {config.sft_sizes[-1]}; "
+            "lower it, or raise run.data.population.num_users or run.data.sft_share, in a new out_dir"
         )
 
 
 def fit_sizes(study: RunDirectory, config: StudyConfig) -> dict[int, Adapter]:
-    """Returns base simulators fine-tuned on fewer sessions, each in a run directory of its own (Table 1)."""
+    """Returns the base simulators fine-tuned on fewer sessions, each in its own run directory (Table 1)."""
     run = AdversarialRun(adversarial_config(config))
     sessions = read_data(run.directory)["sft"]
     return {
@@ -126,18 +128,17 @@ def simulate_all(
     sizes: Mapping[int, Adapter],
     real: Sequence[Session],
 ) -> None:
-    """Holds the sessions that are measured: the untuned model and each version, and the smaller bases."""
+    """Simulates the sessions to evaluate, with the untuned model, every version and the bases of smaller SFT sizes."""
     trained, settings = adversarial_config(config), evaluation_run_config(config)
     model = model_folder(RunDirectory(trained.out_dir), settings.simulator.model)
     serving = Serving(settings, model, study.path("logs"))
-    everyone = list(settings.chatbots)
-    contexts = first_of_each_chatbot(real, config.simulated_sessions_per_chatbot, everyone)
+    contexts = first_of_each_chatbot(real, config.simulated_sessions_per_chatbot, list(settings.chatbots))
     fewer = first_of_each_chatbot(real, config.size_sessions_per_chatbot, list(roster_of(config)))
     measured = AdversarialRun(settings, RunDirectory(study.path("measured")), serving)
     open_run(measured.directory, settings)
     try:
-        everybody: list[Adapter | str] = [UNTUNED, *versions.values()]
-        for simulator in everybody:
+        simulators: list[Adapter | str] = [UNTUNED, *versions.values()]
+        for simulator in simulators:
             collect_sessions(measured, simulator, contexts)
         for size, adapter in sizes.items():
             own = _size_run(study, trained, size, serving).directory
@@ -157,16 +158,16 @@ def label_all(study: RunDirectory, config: StudyConfig, versions: Collection[str
 
     def make(folder: Path) -> None:
         run = config.run
-        met = config.chatbots or None
-        known = generate_sessions(config.judge_sessions, 1, run.seed + JUDGE_SEED, met, run.env)
-        judges: tuple[NamedJudge, ...] = (OracleJudge(), ActionClassifier(known, run.seed))
+        chatbots = config.chatbots or None
+        training_sessions = generate_sessions(config.judge_sessions, 1, run.seed + JUDGE_SEED, chatbots, run.env)
+        judges: tuple[NamedJudge, ...] = (OracleJudge(), ActionClassifier(training_sessions, run.seed))
         folder.mkdir()
         with counting("labels", len(sources)) as advance:
             for name, paths in sources.items():
                 sessions = [s for path in paths for s in read_sessions(path, neighbours="keep") if _held_out(s)]
                 for judge in judges:
-                    found = run_async(judged(sessions, judge))
-                    sessions, _ = with_labels(sessions, found, judge, replace=True)
+                    annotations = run_async(judged(sessions, judge))
+                    sessions, _ = with_labels(sessions, annotations, judge, replace=True)
                 write_sessions(folder / f"{name}.jsonl.gz", sessions)
                 advance()
 
@@ -182,5 +183,5 @@ def _held_out(session: Session) -> bool:
 
 
 def read_labelled(study: RunDirectory, name: str) -> tuple[Session, ...]:
-    """Returns the sessions that ``label_all`` labelled under a name."""
+    """Returns the sessions that ``label_all`` wrote under ``name``."""
     return tuple(read_sessions(study.path(f"labelled/{name}.jsonl.gz"), neighbours="keep"))

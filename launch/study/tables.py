@@ -1,6 +1,6 @@
-"""The study's own tables beside those of ``rlenv evaluate``: its goals, its judges, and the amount of SFT data.
+"""The tables that a study adds to those of ``rlenv evaluate``: goals, judges, and the amount of SFT data.
 
-Records and sheets from evaluations, nothing else: knows nothing of files or phases.
+They are made from evaluations alone. Independent of files and phases.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ LINGUISTIC_NAMES = {"entropy": "word entropy", "ttr": "type-token ratio", "bigra
 
 
 class Goal(Record):
-    """One thing that the study is asked to show."""
+    """One goal of the study, and whether it is met."""
 
     name: str
     asked: str
+    """The target, for example "at least 0.9"."""
     value: float | None
-    """None where it cannot be computed, which is no success."""
+    """None where it cannot be computed; the goal is then missed."""
     met: bool
     said: str = ""
-    """What the value is made of."""
+    """The figures that the value is computed from."""
 
 
 def gap_closed(real: float, before: float, after: float) -> float | None:
-    """Returns which share of a distance to the real figure is gone; below 0 where it grew, None where there was none.
+    """Returns the share of a distance to the real figure that is closed: below 0 where it grew, None where it was 0.
 
     >>> gap_closed(6.0, 5.0, 5.8)
     0.8
@@ -43,53 +44,53 @@ def gap_closed(real: float, before: float, after: float) -> float | None:
 
 
 def goals(evaluation: Evaluation, asked: GoalsConfig, base: str, last: str) -> list[Goal]:
-    """Returns every goal with what the evaluation says of it.
+    """Returns every goal with its value and whether it is met.
 
     Args:
-        evaluation: of all simulators against the truth.
-        asked: the goals.
+        evaluation: the evaluation of all simulators against the truth.
+        asked: the targets.
         base: name of the simulator before adversarial training.
-        last: name of the one after it.
+        last: name of the simulator after it.
     """
     accuracy = {r.name: r.cells["overall"].accuracy.value for r in evaluation.discriminators}
-    made = [
+    result = [
         _goal(f"discriminator accuracy against {base}", accuracy.get(base), asked.accuracy_before, above=True),
         _goal(f"discriminator accuracy against {last}", accuracy.get(last), asked.accuracy_after, above=False),
     ]
     r = {row.name: row.correlation.r for row in evaluation.validity.rows}
     kl = {row.name: row.divergence.kl if row.divergence else None for row in evaluation.issues.rows}
     for name in (last, AGGREGATE):
-        made.append(_goal(f"Pearson r over the chatbots, {name}", r.get(name), asked.pearson_r, above=True))
-        made.append(_goal(f"KL of issue categories, {name}", kl.get(name), asked.kl, above=False))
+        result.append(_goal(f"Pearson r over the chatbots, {name}", r.get(name), asked.pearson_r, above=True))
+        result.append(_goal(f"KL of issue categories, {name}", kl.get(name), asked.kl, above=False))
     for key in TABLE_1:
-        made.append(_diversity(evaluation, key, asked.diversity, base, last))
-    return made
+        result.append(_diversity(evaluation, key, asked.diversity, base, last))
+    return result
 
 
-def _goal(name: str, value: float | None, target: float, *, above: bool, said: str = "") -> Goal:
+def _goal(name: str, value: float | None, target: float, *, above: bool, figures: str = "") -> Goal:
     met = value is not None and (value >= target if above else value <= target)
-    return Goal(name=name, asked=f"{'at least' if above else 'at most'} {target:g}", value=value, met=met, said=said)
+    return Goal(name=name, asked=f"{'at least' if above else 'at most'} {target:g}", value=value, met=met, said=figures)
 
 
 def _diversity(evaluation: Evaluation, key: str, target: float, base: str, last: str) -> Goal:
     table = evaluation.linguistic
     means = {row.name: row.features[key].mean.value for row in (table.real, *table.rows)}
-    theirs, before, after = means[table.real.name], means[base], means[last]
-    if theirs is None or before is None or after is None:
+    real, before, after = means[table.real.name], means[base], means[last]
+    if real is None or before is None or after is None:
         return _goal(f"gap closed: {LINGUISTIC_NAMES[key]}", None, target, above=True)
-    said = f"real {theirs:.3f}, {base} {before:.3f}, {last} {after:.3f}"
-    closed = gap_closed(theirs, before, after)
-    return _goal(f"gap closed: {LINGUISTIC_NAMES[key]}", closed, target, above=True, said=said)
+    figures = f"real {real:.3f}, {base} {before:.3f}, {last} {after:.3f}"
+    closed = gap_closed(real, before, after)
+    return _goal(f"gap closed: {LINGUISTIC_NAMES[key]}", closed, target, above=True, figures=figures)
 
 
-def goals_sheet(made: Sequence[Goal]) -> Sheet:
+def goals_sheet(goals: Sequence[Goal]) -> Sheet:
     """Returns the goals as a table."""
-    rows = tuple((g.name, g.asked, g.value, "met" if g.met else "missed", g.said) for g in made)
+    rows = tuple((g.name, g.asked, g.value, "met" if g.met else "missed", g.said) for g in goals)
     return Sheet("goals", ("goal", "asked", "value", "verdict", "of"), rows)
 
 
-def agreement_sheet(found: Sequence[LabelAgreement]) -> Sheet:
-    """Returns how far the judges of simulated sessions agree with the truth, on real sessions."""
+def agreement_sheet(agreements: Sequence[LabelAgreement]) -> Sheet:
+    """Returns the agreement of the judges of simulated sessions with the truth, on real sessions."""
     rows = tuple(
         (
             row.kind,
@@ -100,26 +101,27 @@ def agreement_sheet(found: Sequence[LabelAgreement]) -> Sheet:
             row.agreement.num_second,
             row.num_both,
         )
-        for row in found
+        for row in agreements
     )
     columns = ("kind", "label", "kappa", "observed_agreement", "true", "judged", "both")
     return Sheet("judge_agreement", columns, rows)
 
 
 def like_with_like_sheet(against_truth: Evaluation, against_judged: Evaluation, judged: Evaluation) -> Sheet:
-    """Returns each simulator against the truth, and against what the same judges say of the real sessions.
+    """Returns each simulator against the true labels and against the judges' labels of the real sessions.
 
     Args:
-        against_truth: of the simulators.
-        against_judged: of the simulators, with the judged real sessions as the real ones.
-        judged: of the judged real sessions as if they were a simulator's, against the truth: what judging alone costs.
+        against_truth: the simulators against the real sessions with their true labels.
+        against_judged: the simulators against the real sessions with the judges' labels.
+        judged: the real sessions with the judges' labels, as a simulator, against those with the true labels. It shows
+            the error of the judges alone.
     """
     rows = []
-    for truth, same in ((judged, None), (against_truth, against_judged)):
-        for i, card in enumerate(truth.simulators):
-            cells: list[Value] = [card.name, truth.issues.rows[i].rate.estimate]
-            for one in (truth, same):
-                cells += _distances(one, i) if one else [None] * 3
+    for by_truth, by_judges in ((judged, None), (against_truth, against_judged)):
+        for i, card in enumerate(by_truth.simulators):
+            cells: list[Value] = [card.name, by_truth.issues.rows[i].rate.estimate]
+            for evaluation in (by_truth, by_judges):
+                cells += _distances(evaluation, i) if evaluation else [None] * 3
             rows.append(tuple(cells))
     columns = (
         "simulator",
@@ -143,8 +145,8 @@ def sizes_sheet(evaluation: Evaluation, sizes: Sequence[int]) -> Sheet:
     """Returns diversity and alignment by the number of SFT sessions (Table 1).
 
     Args:
-        evaluation: of the base simulators of all sizes, in this order.
-        sizes: their SFT sessions.
+        evaluation: the evaluation of the base simulators, in the order of ``sizes``.
+        sizes: their numbers of SFT sessions.
     """
     table, rows = evaluation.linguistic, []
     for i, row in enumerate((table.real, *table.rows)):

@@ -1,4 +1,4 @@
-"""A whole study on the CPU, on a run of Algorithm 1 that was there; and killed once on the way and started again."""
+"""A whole study on the CPU, on a finished run of Algorithm 1; and a study that is killed and resumed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ from rlenv.data.sessions import read_sessions
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.xdist_group("tiny run")]
 
-NOT_COMPARED = ("adversarial", "logs", "training")  # finished before; progress with wall times; Ray Train's own
+NOT_COMPARED = (
+    "adversarial",
+    "logs",
+    "training",
+)  # finished before the study; progress with wall times; Ray Train's files
 
 
 @pytest.fixture(scope="module")
 def study(tiny_run) -> Path:
-    """A finished study, held in this process on a run of Algorithm 1 that was there."""
+    """A finished study, run in this process on a finished run of Algorithm 1."""
     root = run_study(load_study(tiny_run.study))
     print_study(root)
     return root.root
@@ -34,15 +38,15 @@ def settings(tiny_run) -> dict[str, Any]:
 
 
 def files(study: Path) -> dict[str, bytes]:
-    """Returns every file of a study that is the same whenever it is made."""
+    """Returns the files of a study that do not depend on when it was run."""
     paths = [p for p in sorted(study.rglob("*")) if p.is_file() and not {*NOT_COMPARED} & {*p.relative_to(study).parts}]
     return {str(p.relative_to(study)): p.read_bytes() for p in paths if p.name not in ("timings.jsonl", ".lock")}
 
 
-def test_phases_whose_folders_have_gone_are_made_again_from_the_files_of_the_others(study, tiny_run, caplog):
-    gone = ("measured/untuned/simulated", "sizes/4/base/adapter", "labelled")
+def test_phases_whose_folders_were_deleted_are_remade_from_the_files_of_the_others(study, tiny_run, caplog):
+    deleted = ("measured/untuned/simulated", "sizes/4/base/adapter", "labelled")
     before = files(study)
-    for phase in gone:
+    for phase in deleted:
         shutil.rmtree(study / phase)
     caplog.set_level("INFO")
     run_study(load_study(tiny_run.study))
@@ -54,7 +58,7 @@ def test_phases_whose_folders_have_gone_are_made_again_from_the_files_of_the_oth
 
 
 @pytest.mark.exhaustive
-def test_a_study_killed_on_the_way_goes_on_to_its_report(settings, driver_class, ray_folder, tmp_path):
+def test_a_killed_study_resumes_and_writes_its_report(settings, driver_class, ray_folder, tmp_path):
     where, config = tmp_path / "study", tmp_path / "study.yaml"
     run = {**settings["run"], "ray": {"num_cpus": 4, "num_gpus": 0}}
     config.write_text(yaml.safe_dump({**settings, "out_dir": str(where), "run": run}))
@@ -67,7 +71,7 @@ def test_a_study_killed_on_the_way_goes_on_to_its_report(settings, driver_class,
     assert second.said("it1/adapter: already done") and second.said("report: done")
 
 
-def test_every_simulator_meets_every_chatbot_and_treatment_as_often_as_asked(study, settings):
+def test_every_simulator_talks_to_every_chatbot_and_treatment(study, settings):
     for version in ("untuned", "base", "it1"):
         sessions = read_sessions(study / f"measured/{version}/simulated/sessions.jsonl", neighbours="keep")
         assert {s.chatbot for s in sessions} == {*settings["chatbots"], "echo-fixed"}
@@ -75,7 +79,7 @@ def test_every_simulator_meets_every_chatbot_and_treatment_as_often_as_asked(stu
     assert len(truth) == 40 and all(m.issues is not None for s in truth for m in s.messages if m.role == "assistant")
 
 
-def test_no_user_of_the_truth_was_trained_on(study):
+def test_no_user_of_the_real_sessions_was_trained_on(study):
     trained = {
         s.user_id
         for part in ("sft", "adversarial")
@@ -85,13 +89,13 @@ def test_no_user_of_the_truth_was_trained_on(study):
     assert trained and not trained & {s.user_id for s in measured}
 
 
-def test_the_report_has_the_papers_tables_and_the_studys_own(study):
+def test_the_report_has_the_papers_tables_and_those_of_the_study(study):
     tables = {path.stem for path in (study / "report/tables").glob("*.csv")}
     assert {"goals", "like_with_like", "judge_agreement", "sft_sizes", "table1_linguistic", "table2_discriminator",
             "table3_validity", "table4_actions", "figure6_chatbots", "table5_ab"} <= tables  # fmt: skip
     metrics = json.loads((study / "report/metrics.json").read_text())
     assert [s["name"] for s in metrics["simulators"]] == ["untuned", "base", "it1", "aggregate"]
-    assert len(metrics["validity"]["real"]) == 3  # the treatment is in the A/B test alone
+    assert len(metrics["validity"]["real"]) == 3  # the treatment is only in the A/B test
     assert {row["treatment"] for row in metrics["ab"]["rows"]} == {"echo-fixed"}
     html = (study / "report/report.html").read_text()
     assert html.index('id="goals"') < html.index('id="table1_linguistic"') < html.index('id="table5_ab"')
@@ -99,7 +103,7 @@ def test_the_report_has_the_papers_tables_and_the_studys_own(study):
     assert len(goals) == 9 and all(isinstance(goal["met"], bool) for goal in goals)
 
 
-def test_the_report_opens_in_a_browser_its_figures_load_its_goals_sort_and_a_transcript_opens(study, open_page):
+def test_in_a_browser_figures_load_goals_sort_and_a_transcript_opens(study, open_page):
     with open_page(study / "report/report.html") as page:
         widths = page.eval_on_selector_all("img", "all => all.map(image => image.naturalWidth)")
         assert len(widths) >= 5 and min(widths) > 300

@@ -1,4 +1,4 @@
-"""The study's own figures, worked by hand or from evaluations of small sets of sessions."""
+"""The tables that a study adds, checked by hand or on evaluations of small sets of sessions."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def sets():
 
 
 @pytest.fixture(scope="module")
-def found(sets):
-    """base repeats one message; it1 is other users of the same population."""
+def evaluation(sets):
+    """An evaluation of two simulators: base repeats one message, it1 is other users of the same population."""
     real, one, two = sets
     stuck = [
         s.model_copy(update={"messages": tuple(
@@ -36,47 +36,47 @@ def found(sets):
 def test_the_gap_closed_is_a_share_of_the_first_distance():
     assert gap_closed(6.4, 6.0, 6.4) == 1.0
     assert gap_closed(6.4, 6.0, 6.3) == pytest.approx(0.75)
-    assert gap_closed(6.4, 6.0, 6.6) == pytest.approx(0.5)  # beyond the real figure is a distance as well
+    assert gap_closed(6.4, 6.0, 6.6) == pytest.approx(0.5)  # overshooting the real figure is a distance too
     assert gap_closed(6.4, 6.0, 5.8) == pytest.approx(-0.5)
     assert gap_closed(6.4, 6.4, 6.0) is None
 
 
-def test_a_goal_is_met_on_its_side_of_the_number_and_a_gap_is_no_success(found):
-    made = {g.name: g for g in goals(found, GoalsConfig(pearson_r=-1.0, kl=100.0), "base", "it1")}
-    assert made["Pearson r over the chatbots, it1"].met and made[f"KL of issue categories, {AGGREGATE}"].met
-    strict = {g.name: g for g in goals(found, GoalsConfig(pearson_r=1.01, kl=0.0), "base", "it1")}
+def test_a_goal_is_met_on_its_side_of_the_target_and_a_missing_value_misses_it(evaluation):
+    met = {g.name: g for g in goals(evaluation, GoalsConfig(pearson_r=-1.0, kl=100.0), "base", "it1")}
+    assert met["Pearson r over the chatbots, it1"].met and met[f"KL of issue categories, {AGGREGATE}"].met
+    strict = {g.name: g for g in goals(evaluation, GoalsConfig(pearson_r=1.01, kl=0.0), "base", "it1")}
     assert not strict["Pearson r over the chatbots, it1"].met and not strict["KL of issue categories, it1"].met
-    accuracy = made["discriminator accuracy against it1"]
+    accuracy = met["discriminator accuracy against it1"]
     assert accuracy.value is None and not accuracy.met
-    entropy = made["gap closed: word entropy"]
+    entropy = met["gap closed: word entropy"]
     assert entropy.met and entropy.value > 0.8 and "it1" in entropy.said
 
 
-def test_like_with_like_puts_the_cost_of_judging_first(found, sets):
+def test_like_with_like_has_the_judged_real_sessions_first(evaluation, sets):
     real = sets[0]
-    cost = evaluate([Simulator(name="real, judged", sessions=real)], real)
-    sheet = like_with_like_sheet(found, found, cost)
+    judged_real = evaluate([Simulator(name="real, judged", sessions=real)], real)
+    sheet = like_with_like_sheet(evaluation, evaluation, judged_real)
     rows = [dict(zip(sheet.columns, row, strict=True)) for row in sheet.rows]
     assert [row["simulator"] for row in rows] == ["real, judged", "base", "it1", AGGREGATE]
-    assert 0 < rows[0]["kl_truth"] < 0.001  # not 0: Eq. 6's simulated side is smoothed, also beside itself
+    assert 0 < rows[0]["kl_truth"] < 0.001  # not 0: Eq. 6 smooths the simulated side, even against itself
     assert rows[0]["r_truth"].value == pytest.approx(1.0)
     assert rows[0]["kl_judged"] is None and rows[1]["kl_judged"] == rows[1]["kl_truth"] > 0
 
 
-def test_sizes_stand_beside_the_real_row_whose_distances_are_its_halves(sets):
+def test_the_real_row_of_the_sizes_has_the_distances_between_its_halves(sets):
     real, one, two = sets
-    found = evaluate(
+    evaluation = evaluate(
         [
             Simulator(name="sft-4", sessions=shuffle_words_within_user(one)),
             Simulator(name="sft-8", sessions=two),
         ],
         real,
     )
-    sheet = sizes_sheet(found, [4, 8])
+    sheet = sizes_sheet(evaluation, [4, 8])
     rows = [dict(zip(sheet.columns, row, strict=True)) for row in sheet.rows]
     assert [row["sft_sessions"] for row in rows] == [None, 4, 8]
-    assert rows[0]["kl"] == found.issues.floor.divergence.kl
-    assert rows[2]["entropy"].value == found.linguistic.rows[1].features["entropy"].mean.value
+    assert rows[0]["kl"] == evaluation.issues.floor.divergence.kl
+    assert rows[2]["entropy"].value == evaluation.linguistic.rows[1].features["entropy"].mean.value
 
 
 def test_contexts_are_the_first_sessions_with_each_chatbot(sets):
