@@ -1,7 +1,7 @@
 """Who writes summaries and judges: a language model behind an OpenAI-compatible endpoint, or one of our own engines.
 
 Both are one method, ``complete``; a cache on disk stands before either, so that nothing is asked twice. Knows
-nothing of sessions. openai is imported where a request is made.
+nothing of sessions.
 """
 
 from __future__ import annotations
@@ -18,12 +18,7 @@ from rlenv.core.protocols import Engine
 from rlenv.core.types import Sampling, Turn, Utterance
 from rlenv.prompting.chat_format import chat_format
 from rlenv.prompting.cutting import encodable
-from rlenv.speakers.openai_client import as_ours, connect
-
-ChatMessages = list[dict[str, str]]
-"""``{"role": "system" | "user" | "assistant", "content": text}``, in order."""
-Schema = dict[str, Any]
-"""A JSON schema that an answer is to follow."""
+from rlenv.speakers.openai_client import ChatMessages, OpenAIClient, Schema
 
 
 class Completer(Protocol):
@@ -69,54 +64,23 @@ class EndpointCompleter:
         timeout_s: float = 120.0,
         retries: int = 4,
     ) -> None:
-        self.base_url = base_url
-        self.model = model
         effort = f", reasoning {reasoning_effort}" if reasoning_effort else ""
         self.name = f"{model} at {base_url}, temperature {temperature}{effort}"
-        self._key_env = key_env
+        self._client = OpenAIClient(base_url, model, key_env, timeout_s=timeout_s, retries=retries)
         self._temperature = temperature
         self._effort = reasoning_effort
-        self._timeout_s = timeout_s
-        self._retries = retries
-        self._reasons = False
-        """The model takes neither a temperature nor ``max_tokens``, as reasoning models do: found out by asking."""
-        self._formats = True
-        """The server takes ``response_format``: until it refuses."""
-        self._client: Any = None
 
     async def complete(self, messages: ChatMessages, max_tokens: int, seed: int, schema: Schema | None = None) -> str:
         """Returns the endpoint's answer; see ``Completer``."""
-        import openai
-
-        limits: dict[str, Any] = {"temperature": self._temperature, "max_tokens": max_tokens}
-        if self._reasons:
-            limits = {"max_completion_tokens": max_tokens}
-        more: dict[str, Any] = {"reasoning_effort": self._effort} if self._effort else {}
-        if schema is not None and self._formats:
-            form = {"name": "reply", "schema": schema, "strict": True}
-            more["response_format"] = {"type": "json_schema", "json_schema": form}
-        try:
-            response = await self._connect().chat.completions.create(
-                model=self.model, messages=messages, seed=seed, **limits, **more
-            )
-        except openai.APIError as error:
-            if isinstance(error, openai.BadRequestError):
-                if error.param in limits and not self._reasons:
-                    self._reasons = True
-                    return await self.complete(messages, max_tokens, seed, schema)
-                if "response_format" in more and "response_format" in f"{error.param} {error}":
-                    self._formats = False
-                    return await self.complete(messages, max_tokens, seed, schema)
-            place = f"{self.model} at {self.base_url}"
-            raise as_ours(error, place, self._key_env, self._retries) from None
-        if not response.choices:
-            return ""
-        return (response.choices[0].message.content or "").strip()
-
-    def _connect(self) -> Any:
-        if self._client is None:
-            self._client = connect(self.base_url, self._key_env, self._timeout_s, self._retries)
-        return self._client
+        answer = await self._client.chat(
+            messages,
+            max_tokens=max_tokens,
+            seed=seed,
+            schema=schema,
+            reasoning_effort=self._effort,
+            temperature=self._temperature,
+        )
+        return answer.text
 
 
 class EngineCompleter:

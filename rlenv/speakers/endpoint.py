@@ -16,7 +16,7 @@ from rlenv.core.errors import ConfigError, EngineError
 from rlenv.core.types import ROLE_OF_SEAT, ConversationState, Sampling, Seat, Utterance
 from rlenv.env.provenance import SpeakerCard
 from rlenv.prompting.system_texts import SystemText
-from rlenv.speakers.openai_client import as_ours, connect
+from rlenv.speakers.openai_client import OpenAIClient
 
 END_MARK = "[END]"
 """How a prompted user says that the session is over; asked for in the prompt, cut from the text."""
@@ -38,6 +38,11 @@ def _instructed(system: str, seat: Seat) -> str:
     if seat == "chatbot":
         return system
     return f"{system}\n\nWhen you would leave or the conversation is over, end your message with {END_MARK}."
+
+
+def _utterance(text: str, seat: Seat, truncated: bool = False) -> Utterance:
+    ends = seat == "user" and END_MARK in text
+    return Utterance(text=text.replace(END_MARK, "").strip(), ends_session=ends, truncated=truncated)
 
 
 class EndpointSpeaker:
@@ -70,24 +75,15 @@ class EndpointSpeaker:
     ) -> None:
         self.name = name
         self.seat = seat
-        self.base_url = base_url
         self.model = model
         self.system_text = system_text
         self.sampling = sampling
-        self._key_env = api_key_env
-        self._timeout_s = timeout_s
-        self._retries = retries
+        self._client = OpenAIClient(base_url, model, api_key_env, timeout_s=timeout_s, retries=retries, name=name)
         self._limit = asyncio.Semaphore(concurrency)
-        self._client: Any = None
 
     def describe(self) -> SpeakerCard:
         """Returns who this is; an endpoint tells no version but its model's name."""
         return SpeakerCard(name=self.name, kind="endpoint", model=self.model, sampling=self.sampling)
-
-    def _connect(self) -> Any:
-        if self._client is None:
-            self._client = connect(self.base_url, self._key_env, self._timeout_s, self._retries)
-        return self._client
 
     async def reply(self, state: ConversationState, seed: int) -> Utterance:
         """Returns the seat's next message.
@@ -97,28 +93,16 @@ class EndpointSpeaker:
             EngineError: the endpoint failed after all retries.
             ConfigError: no request can succeed (a wrong key, an unknown model).
         """
-        import openai
-
         system = _instructed(self.system_text(state.context), self.seat)
-        try:
-            async with self._limit:
-                response = await self._connect().chat.completions.create(
-                    model=self.model,
-                    messages=chat_messages(state, self.seat, system),
-                    temperature=self.sampling.temperature,
-                    top_p=self.sampling.top_p,
-                    max_tokens=self.sampling.max_tokens,
-                    seed=seed,
-                )
-        except openai.APIError as error:
-            place = f"{self.name}: {self.model} at {self.base_url}"
-            raise as_ours(error, place, self._key_env, self._retries) from None
-        choice = response.choices[0]
-        text = (choice.message.content or "").strip()
-        ends = self.seat == "user" and END_MARK in text
-        return Utterance(
-            text=text.replace(END_MARK, "").strip(), ends_session=ends, truncated=choice.finish_reason == "length"
-        )
+        async with self._limit:
+            answer = await self._client.chat(
+                chat_messages(state, self.seat, system),
+                max_tokens=self.sampling.max_tokens,
+                seed=seed,
+                temperature=self.sampling.temperature,
+                top_p=self.sampling.top_p,
+            )
+        return _utterance(answer.text, self.seat, answer.truncated)
 
 
 Reply = Callable[[list[dict[str, str]], int], str | Awaitable[str]]
@@ -150,8 +134,7 @@ class CallableSpeaker:
             raise EngineError(f"{self.name}: the callable raised {type(error).__name__}") from error
         if not isinstance(text, str):
             raise EngineError(f"{self.name}: the callable returned {type(text).__name__}, expected str")
-        ends = self.seat == "user" and END_MARK in text
-        return Utterance(text=text.replace(END_MARK, "").strip(), ends_session=ends)
+        return _utterance(text, self.seat)
 
 
 def import_callable(path: str) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from launch.cli import data as data_commands
 from rlenv.data.sessions import read_sessions
-from rlenv.speakers.local_endpoint import serve
+from tests.local_endpoint import serve
 
 SECRET = "word-from-a-message"
 
@@ -168,12 +168,12 @@ def test_summarize_that_fails_writes_nothing_and_goes_on_later(tmp_path):
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        ((), "name one model"),
-        (("--base-url", "http://127.0.0.1:9/v1", "--engine-model", "x"), "name one model"),
+        ((), "give one model"),
+        (("--base-url", "http://127.0.0.1:9/v1", "--engine-model", "x"), "give one model"),
         (("--base-url", "http://127.0.0.1:9/v1"), "needs --model"),
         (("--base-url", "http://127.0.0.1:9/v1", "--model", "m", "--key-env", "NO_SUCH_KEY"), "NO_SUCH_KEY is not set"),
-        (("--engine-model", "no/such"), "no checkpoint there"),
-        (("--base-url", "http://127.0.0.1:9/v1", "--model", "m", "--previous", "0"), "num_previous must be at least 1"),
+        (("--engine-model", "no/such"), "this is not a checkpoint"),
+        (("--base-url", "http://127.0.0.1:9/v1", "--model", "m", "--previous", "0"), "SummaryConfig.num_previous: expected 1 or more, got 0"),
     ],
 )
 def test_summarize_says_which_setting_is_wrong(tmp_path, args, said):

@@ -20,8 +20,8 @@ from rlenv.env.core import ConversationCore
 from rlenv.env.scenarios import Scenario
 from rlenv.population.corpus import generate_sessions
 from rlenv.speakers.endpoint import END_MARK
-from rlenv.speakers.local_endpoint import serve
 from rlenv.speakers.scripted import ScriptedChatbot, ScriptedUser
+from tests.local_endpoint import serve
 
 EPISODES = [Episode(episode_id=f"e{i}", context_id=f"c{i % 4}", counterpart="them", seed=i) for i in range(12)]
 SCENARIOS = [

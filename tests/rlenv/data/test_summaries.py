@@ -12,7 +12,7 @@ from rlenv.core.types import Generation, Message, Session, SessionContext
 from rlenv.data.summaries import WRITE, SummaryConfig, summarize
 from rlenv.prompting.cutting import estimate_tokens
 from rlenv.speakers.completers import CachedCompleter, EndpointCompleter, EngineCompleter
-from rlenv.speakers.local_endpoint import serve
+from tests.local_endpoint import serve
 
 SECRET = "word-from-a-message"
 
@@ -162,7 +162,9 @@ def test_a_damaged_answer_on_disk_is_asked_again(tmp_path):
 
 
 def test_settings_that_make_no_sense_are_told_together():
-    with pytest.raises(ConfigError, match=r"(?s)num_previous: expected 1 or more, got 0.*input_tokens: expected 64 or more"):
+    with pytest.raises(
+        ConfigError, match=r"(?s)num_previous: expected 1 or more, got 0.*input_tokens: expected 64 or more"
+    ):
         SummaryConfig(num_previous=0, input_tokens=1)
 
 

@@ -14,7 +14,7 @@ from rlenv.judges.annotate import judged, with_labels
 from rlenv.judges.llm import LLMJudge, LLMJudgeConfig
 from rlenv.judges.questions import MalformedReply, issue_question, read_issues
 from rlenv.speakers.completers import CachedCompleter, EndpointCompleter, EngineCompleter
-from rlenv.speakers.local_endpoint import serve
+from tests.local_endpoint import serve
 
 SECRET = "word-from-a-message"
 TAXONOMY = load_taxonomy()

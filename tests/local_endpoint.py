@@ -1,4 +1,4 @@
-"""A real HTTP server on this machine that speaks the OpenAI protocol, for tests and dry runs without a model.
+"""A real HTTP server on this machine that speaks the OpenAI protocol.
 
 Knows nothing of who asks: it counts requests and answers each by a function.
 """
