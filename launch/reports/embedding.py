@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from launch.run.progress import counting
 from rlenv.core.errors import ConfigError
 from rlenv.core.types import Session
-from rlenv.evaluation.embeddings.embedders import CachedEmbedder, Embedder, embed_sessions
+from rlenv.evaluation.embeddings.embedders import Embedder, VectorCache, embed_sessions
 from rlenv.evaluation.embeddings.models import EndpointEmbedder, MiniLM, minilm_folder
 from rlenv.evaluation.embeddings.sessions import EmbeddingConfig, EmbeddingTable, embedding_table, sample_sessions
-from rlenv.evaluation.subjects import Simulator
+from rlenv.evaluation.subjects import REAL, Simulator
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class EmbeddingOptions:
     """What the command line says of embeddings."""
 
     cache: Path
-    """Folder of an endpoint's vectors."""
+    """Folder of the vectors that were made before."""
     wanted: bool = True
     """False makes no Figure 3."""
     base_url: str | None = None
@@ -44,14 +45,36 @@ def make_embeddings(
     sessions = sample_sessions(simulators, real, config)
     flat = [s for some in sessions.values() for s in some]
     with counting("sessions embedded", len(flat)) as advance:
-        vectors = iter(embed_sessions(embedder, flat, advance=advance))
-    return embedding_table(
+        vectors = iter(embed_sessions(embedder, flat, VectorCache(options.cache), advance=advance))
+    table = embedding_table(
         sessions,
         {name: [next(vectors) for _ in some] for name, some in sessions.items()},
         config,
         embedder=embedder.name,
         pools=[s.name for s in simulators if s.members],
     )
+    notes = _sample_notes(sessions, simulators, real, config.seed)
+    return table.model_copy(update={"notes": (*notes, *table.notes)})
+
+
+def vector_folder(source: Path, out: Path) -> Path:
+    """Returns where vectors are kept: beside the sessions that are evaluated, or beside ``out`` where nobody may write.
+
+    They say much of a conversation, so they lie where it lies.
+    """
+    beside = source / "embeddings" if source.is_dir() else source.with_name(source.name + ".embeddings")
+    return beside if os.access(beside.parent, os.W_OK) else out.with_name(out.name + ".cache")
+
+
+def _sample_notes(
+    sessions: Mapping[str, Sequence[Session]], simulators: Sequence[Simulator], real: Sequence[Session], seed: int
+) -> list[str]:
+    numbers = {REAL: len(real)} | {s.name: len(s.sessions) for s in simulators}
+    parts = [f"{len(sessions[name])} of {num} of {name}" for name, num in numbers.items() if len(sessions[name]) < num]
+    if not parts:
+        return []
+    return [f"Figure 3 embeds a sample of the sessions, drawn under seed {seed}: {', '.join(parts)}; --embed-sessions "
+            "takes more"]  # fmt: skip
 
 
 def _embedder(options: EmbeddingOptions) -> Embedder | str:
@@ -60,7 +83,7 @@ def _embedder(options: EmbeddingOptions) -> Embedder | str:
     if not options.wanted:
         return "it was switched off with --no-embeddings"
     if options.base_url and options.model:
-        return CachedEmbedder(EndpointEmbedder(options.base_url, options.model, options.key_env), options.cache)
+        return EndpointEmbedder(options.base_url, options.model, options.key_env)
     try:
         minilm_folder()
     except ConfigError as error:

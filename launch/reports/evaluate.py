@@ -42,8 +42,8 @@ def evaluate(
     embed_url: Annotated[str | None, typer.Option(help="Figure 3: root of an OpenAI-compatible embedding API")] = None,
     embed_model: Annotated[str | None, typer.Option(help="the model's name there, as text-embedding-3-large")] = None,
     embed_key_env: Annotated[str | None, typer.Option(help="NAME of the variable that holds its key")] = None,
-    embed_cache: Annotated[Path | None, typer.Option(help="folder of its vectors; default OUT.cache")] = None,
-    embed_sessions: Annotated[int, typer.Option(help="sessions of each simulator that are embedded, at most")] = 200,
+    embed_cache: Annotated[Path | None, typer.Option(help="folder of its vectors; default beside the sessions")] = None,
+    embed_sessions: Annotated[int, typer.Option(help="sessions of each simulator that are embedded, at most")] = 50,
     perplexity: Annotated[float, typer.Option(help="of Figure 3's t-SNE")] = 30.0,
     seed: Annotated[int, typer.Option(help="of intervals, draws and splits")] = 0,
 ) -> None:
@@ -51,10 +51,9 @@ def evaluate(
 
     The report shows the text of a few simulated conversations, and of real ones only with --real-transcripts.
     """
-    from launch.reports.embedding import EmbeddingOptions, make_embeddings
-    from launch.reports.inputs import PART, read_ab_tests, read_inputs
+    from launch.reports.embedding import EmbeddingOptions, make_embeddings, vector_folder
+    from launch.reports.inputs import PART, named_path, read_ab_tests, read_inputs
     from launch.reports.output import check_free, write_evaluation
-    from launch.serving.language_models import cache_folder
     from rlenv.core.files import new_folder
     from rlenv.core.taxonomy import load_taxonomy
     from rlenv.evaluation.embeddings.sessions import EmbeddingConfig
@@ -72,7 +71,8 @@ def evaluate(
         allow_mixed=allow_mixed,
     )
     check_subjects(inputs.simulators, inputs.real, allow_mixed)  # told before minutes are spent on embedding
-    options = EmbeddingOptions(cache_folder(embed_cache, out), embeddings, embed_url, embed_model, embed_key_env)
+    cache = embed_cache or vector_folder(named_path(sources[0])[1], out)
+    options = EmbeddingOptions(cache, embeddings, embed_url, embed_model, embed_key_env)
     figure3 = EmbeddingConfig(num_sessions=embed_sessions, perplexity=perplexity, seed=seed)
     evaluation = make_tables(
         inputs.simulators,

@@ -60,7 +60,7 @@ def read_inputs(
         DataError: a file with problems.
     """
     inputs = Inputs()
-    named = [_named(source) for source in sources]
+    named = [named_path(source) for source in sources]
     runs = [path for _, path in named if path.is_dir()]
     for name, path in named:
         if path.is_dir():
@@ -103,7 +103,12 @@ def read_ab_tests(file: Path | None, control: str | None, treatments: Sequence[s
     return [*tests, *(AbTest(name=t, control=control, treatment=t) for t in treatments if control)]
 
 
-def _named(source: str) -> tuple[str, Path]:
+def named_path(source: str) -> tuple[str, Path]:
+    """Returns the name ("" for none) and the path of a source as the command line has it.
+
+    Raises:
+        ConfigError: nothing is there.
+    """
     name, found, path = source.partition("=")
     if found and not Path(source).exists():
         return name, _existing(Path(path))

@@ -2,7 +2,7 @@
 
 A session is its first 50 messages. Where they are more than an embedder reads at once, they are embedded in chunks that
 hold whole messages as far as these fit, and the session is the mean of its chunks weighted by their tokens: nothing is
-cut off at the embedder's limit. Knows nothing of what the vectors are for; the models are in ``embedding_models``.
+cut off at the embedder's limit. Knows nothing of what the vectors are for; the models are in ``models``.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from rlenv.prompting.cutting import CountTokens, encodable
 
 MAX_MESSAGES = 50
 """Of a session, from its start (B.1)."""
-SESSIONS_AT_ONCE = 16
-"""Whose chunks an embedder is given together."""
+SESSIONS_AT_ONCE = 32
+"""Whose chunks an embedder is given together; what is embedded before a failure stays known."""
 
 
 class Embedder(Protocol):
@@ -88,9 +88,34 @@ def _pieces(lines: Sequence[str], max_tokens: int, count_tokens: CountTokens) ->
                 yield part, count_tokens(part)
 
 
+class VectorCache:
+    """Vectors of sessions in a folder, by a hash of the embedder's name and the session's text: none is made twice."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = Path(folder)
+
+    def get(self, embedder: str, lines: Sequence[str]) -> np.ndarray | None:
+        """Returns the vector of a session's lines, where it is known."""
+        try:
+            return np.load(self._path(embedder, lines), allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return None  # not there, or damaged: embedded again
+
+    def keep(self, embedder: str, lines: Sequence[str], vector: np.ndarray) -> None:
+        """Remembers a vector."""
+        data = io.BytesIO()
+        np.save(data, vector, allow_pickle=False)
+        write_atomic(self._path(embedder, lines), [data.getvalue()])
+
+    def _path(self, embedder: str, lines: Sequence[str]) -> Path:
+        key = hashlib.sha256("\n".join([embedder, *lines]).encode()).hexdigest()
+        return self._folder / key[:2] / f"{key}.npy"
+
+
 def embed_sessions(
     embedder: Embedder,
     sessions: Sequence[Session],
+    cache: VectorCache | None = None,
     *,
     max_messages: int = MAX_MESSAGES,
     advance: Callable[[], None] = lambda: None,
@@ -100,6 +125,7 @@ def embed_sessions(
     Args:
         embedder: who embeds.
         sessions: real or simulated.
+        cache: of earlier calls; None remembers nothing.
         max_messages: of a session, from its start.
         advance: called once for each session.
 
@@ -108,48 +134,19 @@ def embed_sessions(
     """
     texts = [tuple(session_lines(s, max_messages)) for s in sessions]
     known: dict[tuple[str, ...], np.ndarray | None] = {(): None}
-    for start in range(0, len(texts), SESSIONS_AT_ONCE):
-        some = texts[start : start + SESSIONS_AT_ONCE]
-        new = [lines for lines in dict.fromkeys(some) if lines not in known]
-        parts = [chunks(lines, embedder.max_tokens, embedder.count_tokens) for lines in new]
-        if new:
-            vectors = iter(embedder.embed([text for part in parts for text, _ in part]))
-        for lines, part in zip(new, parts, strict=True):
-            known[lines] = np.average([next(vectors) for _ in part], axis=0, weights=[tokens for _, tokens in part])
-        for _ in some:
+    if cache is not None:
+        known |= {lines: v for lines in set(texts) if (v := cache.get(embedder.name, lines)) is not None}
+    new = [lines for lines in dict.fromkeys(texts) if lines not in known]
+    for _ in range(len(texts) - len(new)):
+        advance()
+    for start in range(0, len(new), SESSIONS_AT_ONCE):
+        some = new[start : start + SESSIONS_AT_ONCE]
+        parts = [chunks(lines, embedder.max_tokens, embedder.count_tokens) for lines in some]
+        vectors = iter(embedder.embed([text for part in parts for text, _ in part]))
+        for lines, part in zip(some, parts, strict=True):
+            mean = np.average([next(vectors) for _ in part], axis=0, weights=[tokens for _, tokens in part])
+            known[lines] = vector = mean.astype(np.float32)
+            if cache is not None:
+                cache.keep(embedder.name, lines, vector)
             advance()
     return [known[lines] for lines in texts]
-
-
-class CachedEmbedder:
-    """An embedder that remembers its vectors in a folder, by a hash of its name and the text: nothing is paid twice."""
-
-    def __init__(self, embedder: Embedder, folder: str | Path) -> None:
-        self.name, self.max_tokens, self.count_tokens = embedder.name, embedder.max_tokens, embedder.count_tokens
-        self.num_asked = 0
-        """Texts that were not known."""
-        self._embedder = embedder
-        self._folder = Path(folder)
-
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Returns the vectors, remembered or asked for; see ``Embedder``."""
-        known = {text: self._known(text) for text in texts}
-        unknown = [text for text, vector in known.items() if vector is None]
-        if unknown:
-            for text, vector in zip(unknown, self._embedder.embed(unknown), strict=True):
-                known[text] = vector
-                data = io.BytesIO()
-                np.save(data, np.asarray(vector, np.float32), allow_pickle=False)
-                write_atomic(self._path(text), [data.getvalue()])
-            self.num_asked += len(unknown)
-        return np.stack([np.asarray(known[text], np.float32) for text in texts])
-
-    def _known(self, text: str) -> np.ndarray | None:
-        try:
-            return np.load(self._path(text), allow_pickle=False)
-        except (OSError, ValueError, EOFError):
-            return None  # not there, or damaged: asked again
-
-    def _path(self, text: str) -> Path:
-        key = hashlib.sha256(f"{self.name}\n{text}".encode()).hexdigest()
-        return self._folder / key[:2] / f"{key}.npy"

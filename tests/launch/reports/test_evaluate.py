@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from rlenv.core.errors import ConfigError, RlenvError
 from rlenv.core.files import new_folder
 from rlenv.core.types import Session
 from rlenv.data.sessions import read_sessions, write_sessions
-from rlenv.speakers.local_endpoint import serve
+from tests.local_endpoint import serve
 
 
 def evaluate(*arguments: object, figure3: bool = False) -> None:
@@ -179,6 +180,19 @@ def test_figure_3_comes_from_an_endpoint_which_is_paid_once(files, tmp_path, mon
     one, two = ((tmp_path / name / "metrics.json").read_bytes() for name in ("one", "two"))
     assert one == two and (tmp_path / "one/figures/figure3_embeddings.png").read_bytes()
     assert "large at http" in (tmp_path / "one/report.html").read_text()
+
+
+def test_a_second_evaluation_of_the_same_run_embeds_nothing_and_gives_the_same(files, tmp_path, capsys):
+    run = shutil.copytree(files.run, tmp_path / "run")
+    with serve(vectors) as endpoint:
+        asked = [run, "--embed-url", endpoint.base_url, "--embed-model", "m", "--embed-sessions", "20"]
+        evaluate(*asked, "--out", tmp_path / "one", figure3=True)
+        num = len(endpoint.requests)
+        evaluate(*asked, "--out", tmp_path / "two", figure3=True)
+    assert num == len(endpoint.requests) > 0 and any((run / "embeddings").rglob("*.npy"))
+    assert (tmp_path / "one/metrics.json").read_bytes() == (tmp_path / "two/metrics.json").read_bytes()
+    told = "a sample of the sessions, drawn under seed 0: 20 of 24 of real, 20 of 24 of base, 20 of 24 of it1"
+    assert told in capsys.readouterr().out and told in (tmp_path / "one/report.html").read_text()
 
 
 def test_without_a_model_or_with_too_few_sessions_figure_3_is_a_gap_with_the_way_out(

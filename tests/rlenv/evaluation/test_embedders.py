@@ -9,9 +9,15 @@ import pytest
 
 from rlenv.core.errors import ConfigError, EngineError, OverlongError
 from rlenv.core.types import Message, Session
-from rlenv.evaluation.embeddings.embedders import CachedEmbedder, chunks, embed_sessions, session_lines
+from rlenv.evaluation.embeddings.embedders import (
+    SESSIONS_AT_ONCE,
+    VectorCache,
+    chunks,
+    embed_sessions,
+    session_lines,
+)
 from rlenv.evaluation.embeddings.models import PACKAGE, EndpointEmbedder, MiniLM, minilm_folder
-from rlenv.speakers.local_endpoint import serve
+from tests.local_endpoint import serve
 
 SECRET = "word-from-a-message"
 needs_minilm = pytest.mark.skipif(find_spec(PACKAGE) is None, reason="MiniLM is not installed (see launch/install.sh)")
@@ -75,19 +81,37 @@ def test_a_session_is_the_mean_of_its_chunks_by_their_tokens_and_equal_ones_are_
     assert embedder.asked == ["user: a b c", "chatbot: d e"] and len(done) == 3
 
 
-def test_what_was_embedded_is_remembered_by_text_and_model_and_what_is_damaged_is_asked_again(tmp_path):
-    embedder = Counting()
-    first = CachedEmbedder(embedder, tmp_path)
-    expected = first.embed(["a b", SECRET])
-    again = CachedEmbedder(embedder, tmp_path)
-    assert np.array_equal(again.embed([SECRET, "a b"]), expected[::-1]) and again.num_asked == 0
+def test_what_was_embedded_is_remembered_by_text_and_model_and_what_is_damaged_is_embedded_again(tmp_path):
+    embedder, sessions, cache = Counting(), [session("a b", SECRET), session(), session("c")], VectorCache(tmp_path)
+    expected = embed_sessions(embedder, sessions, cache)
+    again, done = Counting(), []
+    found = embed_sessions(again, sessions[::-1], VectorCache(tmp_path), advance=lambda: done.append(1))
+    assert again.asked == [] and len(done) == 3
+    assert [v is None or v.tolist() for v in found] == [v is None or v.tolist() for v in expected[::-1]]
     assert all(SECRET.encode() not in path.read_bytes() for path in tmp_path.rglob("*.npy"))
     for path in tmp_path.rglob("*.npy"):
         path.write_bytes(b"damaged")
-    assert np.array_equal(again.embed(["a b", SECRET]), expected) and again.num_asked == 2
+    embed_sessions(again, sessions, cache)
+    assert again.asked == embedder.asked
     other = Counting()
     other.name = "another"
-    assert CachedEmbedder(other, tmp_path).embed(["a b"]).shape == (1, 2) and other.asked == ["a b"]
+    embed_sessions(other, sessions, cache)
+    assert other.asked == embedder.asked
+
+
+def test_what_was_embedded_before_a_failure_is_not_embedded_again(tmp_path):
+    class Failing(Counting):
+        def embed(self, texts):
+            if self.asked:
+                raise EngineError("gone")
+            return super().embed(texts)
+
+    sessions = [session(f"word{i}") for i in range(SESSIONS_AT_ONCE + 3)]
+    with pytest.raises(EngineError):
+        embed_sessions(Failing(), sessions, VectorCache(tmp_path))
+    rest = Counting()
+    embed_sessions(rest, sessions, VectorCache(tmp_path))
+    assert rest.asked == [f"user: word{i}" for i in range(SESSIONS_AT_ONCE, SESSIONS_AT_ONCE + 3)]
 
 
 # ---------------------------------------------------------------------------------------------- MiniLM
@@ -106,6 +130,24 @@ def test_minilm_puts_like_beside_like_whatever_else_is_in_the_batch():
     similarity = found @ found.T
     assert similarity[0, 2] > 0.5 and similarity[1, 3] > 0.4 and max(similarity[0, 1], similarity[2, 3]) < 0.3
     assert model.embed(texts[:1])[0] == pytest.approx(found[0], abs=1e-5)
+
+
+@needs_minilm
+def test_minilm_gives_the_vectors_of_its_model_as_transformers_runs_it():
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    texts = ["Caf\u00e9s at 3 a.m.?", "I can't sleep, really.", "so tired " * 200, "x"]
+    tokenizer, model = (kind.from_pretrained(minilm_folder()) for kind in (AutoTokenizer, AutoModel))
+    ours = MiniLM()
+    assert [ours.count_tokens(t) for t in texts] == [
+        len(tokenizer(t, add_special_tokens=False).input_ids) for t in texts
+    ]
+    batch = tokenizer(texts, truncation=True, max_length=256, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        hidden, mask = model(**batch).last_hidden_state, batch["attention_mask"][..., None]
+    mean = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
+    assert ours.embed(texts) == pytest.approx(mean.numpy(), abs=1e-5)
 
 
 @needs_minilm

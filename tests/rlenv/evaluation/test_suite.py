@@ -148,7 +148,7 @@ def test_versions_under_one_name_are_refused_unless_asked_for(real):
         return session.model_copy(update={"provenance": card.model_dump(mode="json")})
 
     mixed = Simulator(name="mixed", sessions=(of("base", real[0]), of("it1", real[1])))
-    with pytest.raises(ConfigError, match=r"mixed: episodes of 2 different simulators.*base.*it1"):
+    with pytest.raises(ConfigError, match=r"mixed: cannot pool episodes of 2 different simulators.*base.*it1"):
         check_subjects([mixed], real)
     check_subjects([mixed], real, allow_mixed=True)
     pure = {n: Simulator(name=n, sessions=(of(n, s),)) for n, s in zip(("base", "it1"), real[:2], strict=True)}
