@@ -43,6 +43,7 @@ def test_the_example_of_a_grpo_step_prints_a_reward_and_a_loss() -> None:
 @pytest.mark.vllm
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.xdist_group("smollm2")
 def test_the_example_of_a_vllm_chatbot_holds_a_conversation_like_its_docstrings(smollm2: Path) -> None:
     *conversation, blank, last = printed("vllm_chatbot.py", str(smollm2.parent)).splitlines()
     *shown, total = promised("vllm_chatbot.py")

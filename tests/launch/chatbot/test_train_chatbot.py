@@ -274,8 +274,11 @@ def test_each_process_may_die_while_the_chatbot_learns(undisturbed, where, confi
 def test_the_simulator_is_refreshed_against_the_new_chatbot_and_joins_the_ensemble(
     undisturbed, where, write, caplog
 ) -> None:
-    """Two rounds, Algorithm 1 against the chatbot that came out, two more; then Algorithm 1 is found unfinished."""
-    chatbot = {**SETTINGS["chatbot"], "adapter": str(undisturbed / "chatbots/chatbot")}
+    """Two rounds, Algorithm 1 against the chatbot that came out, two more; then Algorithm 1 is found unfinished.
+
+    Both seats are on one engine, and the chatbot begins from an adapter that is there.
+    """
+    chatbot = {**SETTINGS["chatbot"], "engine": "simulator", "adapter": str(undisturbed / "chatbots/chatbot")}
     config = load_chatbot_config(write("alternated", alternate_every=2, held_out=["people"], chatbot=chatbot))
     run = where / "alternated"
     train_chatbot(config)

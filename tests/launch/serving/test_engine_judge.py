@@ -15,7 +15,13 @@ from rlenv.core.types import Message
 from rlenv.data.sessions import read_sessions, write_sessions
 from rlenv.population.corpus import generate_sessions
 
-pytestmark = [pytest.mark.vllm, pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("smollm2"),
+    pytest.mark.usefixtures("local_ray"),
+]
 
 TAXONOMY = {
     "actions": {"good": {"thanks": ["Thanks", "The user thanks the chatbot."]},

@@ -34,9 +34,10 @@ def llama3_tokenizer(template: str):
     )
 
 
-@pytest.fixture(
-    scope="module", params=["chatml", "llama3", "llama3_1", pytest.param("smollm2", marks=pytest.mark.slow)]
-)
+SMOLLM2 = pytest.param("smollm2", marks=[pytest.mark.slow, pytest.mark.xdist_group("smollm2")])
+
+
+@pytest.fixture(scope="module", params=["chatml", "llama3", "llama3_1", SMOLLM2])
 def tokenizer(request):
     if request.param == "chatml":
         return train_tokenizer(WORDS, 400, 2048)
