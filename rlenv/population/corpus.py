@@ -1,7 +1,7 @@
-"""The embedded corpus: sessions of population users with scripted chatbots, labelled, equal for equal seeds.
+"""Generates the embedded corpus: labelled sessions of population users with scripted chatbots, equal for equal seeds.
 
-User number i is the same person whatever the size of the corpus. Contexts follow Appendix A and are short, because
-small models read them.
+User i does not depend on the size of the corpus. Contexts follow Appendix A and are short, because small models read
+them.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ def context_of(
     chatbots: Sequence[str] | None = None,
     limits: Limits | None = None,
 ) -> tuple[str, SessionContext]:
-    """Returns the id and the context of one session, true to the user's hidden traits and earlier sessions.
+    """Returns the id and the context of one session, consistent with the user's hidden traits and earlier sessions.
 
     Args:
-        user_index: number of the user in the population.
-        session_index: number of the session, from 0; earlier sessions are played to be summarised.
-        seed: the population.
-        chatbots: whom the user may meet; None is all scripted ones.
+        user_index: index of the user in the population.
+        session_index: index of the session, from 0; earlier sessions are simulated so that they can be summarised.
+        seed: seed of the population.
+        chatbots: names of the scripted chatbots that the user may talk to; None means all.
         limits: caps of the earlier sessions.
     """
     names = tuple(chatbots) if chatbots is not None else chatbot_names()
@@ -70,10 +70,10 @@ def generate_sessions(
     """Returns the sessions of the first ``num_users`` users, user by user, with true actions and issues.
 
     Args:
-        num_users: users 0 to ``num_users`` - 1.
-        sessions_per_user: consecutive sessions of each.
-        seed: the population.
-        chatbots: names of the scripted chatbots to meet; None is all.
+        num_users: number of users; they are users 0 to ``num_users`` - 1.
+        sessions_per_user: number of consecutive sessions of each user.
+        seed: seed of the population.
+        chatbots: names of the scripted chatbots that users may talk to; None means all.
         limits: caps of each session.
     """
     names = tuple(chatbots) if chatbots is not None else chatbot_names()
@@ -84,22 +84,22 @@ def generate_sessions(
 
 
 def first_session(user_index: int, seed: int, chatbot: ScriptedChatbot, limits: Limits | None = None) -> Session:
-    """Returns the first session of a user with a given chatbot, with true actions and issues."""
+    """Returns a user's first session, with the given chatbot and with true actions and issues."""
     context = _context(user_index, 0, seed, (), limits or Limits())
-    state = _hold(user_index, 0, seed, context, chatbot, limits or Limits())
+    state = _simulated(user_index, 0, seed, context, chatbot, limits or Limits())
     return labelled(state, chatbot.name, user_id_of(user_index, seed))
 
 
 def first_sessions(
     num_users: int, seed: int, chatbots: Sequence[ScriptedChatbot], limits: Limits | None = None
 ) -> Iterator[Session]:
-    """Gives the first sessions of users 0 to ``num_users`` - 1, who meet the chatbots in turn."""
+    """Yields the first sessions of users 0 to ``num_users`` - 1, with the chatbots in rotation."""
     for user in range(num_users):
         yield first_session(user, seed, chatbots[user % len(chatbots)], limits)
 
 
 def labelled(state: ConversationState, chatbot: str, user_id: str) -> Session:
-    """Returns a finished conversation as a session whose chatbot messages carry their issues."""
+    """Returns a finished conversation as a session whose chatbot messages are labelled with their issues."""
     session = to_session(state, session_id=state.context_id, source=SOURCE, chatbot=chatbot, user_id=user_id)
     issues = iter(issues_of(state))
     messages = tuple(
@@ -109,23 +109,23 @@ def labelled(state: ConversationState, chatbot: str, user_id: str) -> Session:
 
 
 @lru_cache(maxsize=1024)
-def _played(user: int, session: int, seed: int, names: tuple[str, ...], limits: Limits) -> ConversationState:
+def _conversation(user: int, session: int, seed: int, names: tuple[str, ...], limits: Limits) -> ConversationState:
     context = _context(user, session, seed, names, limits)
-    return _hold(user, session, seed, context, make_chatbot(_met(user, session, seed, names)), limits)
+    return _simulated(user, session, seed, context, make_chatbot(_chatbot_of(user, session, seed, names)), limits)
 
 
 def _session(user: int, session: int, seed: int, names: tuple[str, ...], limits: Limits) -> Session:
-    chatbot = _met(user, session, seed, names)
-    return labelled(_played(user, session, seed, names, limits), chatbot, user_id_of(user, seed))
+    chatbot = _chatbot_of(user, session, seed, names)
+    return labelled(_conversation(user, session, seed, names, limits), chatbot, user_id_of(user, seed))
 
 
-def _met(user: int, session: int, seed: int, names: tuple[str, ...]) -> str:
+def _chatbot_of(user: int, session: int, seed: int, names: tuple[str, ...]) -> str:
     rng = Random(derive_seed("population-session", seed, user, session))
-    rng.random()  # the opener's, in _hold
+    rng.random()  # the draw of the opener in _simulated
     return names[rng.randrange(len(names))]
 
 
-def _hold(
+def _simulated(
     user: int, session: int, seed: int, context: SessionContext, chatbot: ScriptedChatbot, limits: Limits
 ) -> ConversationState:
     rng = Random(derive_seed("population-session", seed, user, session))
@@ -141,7 +141,7 @@ def _hold(
 
 def _context(user: int, session: int, seed: int, names: tuple[str, ...], limits: Limits) -> SessionContext:
     traits = traits_of(user, seed)
-    past = [_played(user, earlier, seed, names, limits) for earlier in range(session)]
+    past = [_conversation(user, earlier, seed, names, limits) for earlier in range(session)]
     minds = [Mind.model_validate(state.user_memory) for state in past]
     recent: tuple[tuple[Message, ...], ...] = ()
     if past:
@@ -161,12 +161,12 @@ def _context(user: int, session: int, seed: int, names: tuple[str, ...], limits:
 
 
 def profile(traits: Traits) -> str:
-    """Returns who the user is: demographics, concern and goal, as told when they signed up."""
+    """Returns the user's profile: demographics, concern and goal, as given at sign-up."""
     return f"{traits.name}, {traits.age}, {traits.job}. Concern: {traits.about.name}. Goal: {traits.goal}."
 
 
 def long_term_context(traits: Traits, session: int) -> str:
-    """Returns what holds across sessions: the theme, the people, the pet, the way of writing."""
+    """Returns what is constant across sessions: the theme, people, pet, and style of writing."""
     slots = traits.slots
     gist = traits.about.gist.format(role=slots["role"], who=f"the {slots['role']}")
     visits = "First session." if session == 0 else f"Sessions before: {session}."
@@ -177,7 +177,7 @@ def long_term_context(traits: Traits, session: int) -> str:
 
 
 def current_summary(user: int, session: int, seed: int) -> str:
-    """Returns what this session is about: the first things on the agenda and the mood the user comes with."""
+    """Returns a summary of the coming session: the first items of the agenda, and the user's attitude."""
     traits = traits_of(user, seed)
     labels = [f.label for f in agenda_of(user, session, seed)[:4]]
     manner = (
@@ -194,10 +194,10 @@ def current_summary(user: int, session: int, seed: int) -> str:
 def session_summary(mind: Mind) -> str:
     """Returns the summary of a session that ended with this hidden state."""
     labels = [fact_by_id(mind, fact_id).label for fact_id in mind.told[:4]]
-    told = f"Talked about {', '.join(labels)}." if labels else "Said little."
+    topics = f"Talked about {', '.join(labels)}." if labels else "Said little."
     if mind.trust < 0.2 or mind.patience < 0.15:
-        return f"{told} Left annoyed."
-    return f"{told} Left {'calmer' if mind.eased > 0.6 else 'much as before'}."
+        return f"{topics} Left annoyed."
+    return f"{topics} Left {'calmer' if mind.eased > 0.6 else 'much as before'}."
 
 
 def _length(traits: Traits) -> str:

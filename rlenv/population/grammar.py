@@ -1,6 +1,6 @@
-"""The small template language of the wording: ``[a|b|c]`` chooses, ``{slot}`` is filled in, both nest.
+"""Renders the templates of the wording files: ``[a|b|c]`` is a random choice, ``{slot}`` is filled in; both nest.
 
-Knows nothing of users or of what the lines mean.
+Independent of users and of the meaning of the lines.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _parse(template: str) -> tuple[Node, ...]:
 
 
 def render(template: str, rng: Random, slot: Callable[[str], str]) -> str:
-    """Returns one text of the template.
+    """Returns a random text of the template.
 
     >>> render("[hi|hi] {name}", Random(0), {"name": "Ada"}.__getitem__)
     'hi Ada'

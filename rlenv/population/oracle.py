@@ -1,8 +1,8 @@
-"""What a chatbot's message did to the user, and what was truly wrong with it (Appendix E).
+"""The oracle: computes how a chatbot message affects a user, and the true issues of the message (Appendix E).
 
-Both follow from the acts recognised in its text and from the user's state. Some issues exist only if the user
-shows them: circular conversation needs frustration, hallucination needs a correction, a premature wrap-up needs
-somebody who wants to go on. ``issues_of`` labels whole conversations, also those of users without hidden state.
+Both follow from the acts recognised in the text and from the user's state. Some issues exist only if the user shows
+them: a circular conversation needs frustration, a hallucination a correction, a premature wrap-up a user who wants to
+continue. ``issues_of`` labels whole conversations, including those of users without a hidden state.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from rlenv.population.users.mind import Mind
 
 @dataclass(frozen=True)
 class Rule:
-    """How one fault of a chatbot's message works on a user."""
+    """The effect of one kind of fault of a chatbot message on a user."""
 
     fault: str
     issue: str
     reaction: str
-    """The pool of lines with which users show it."""
+    """The pool of lines in which users react to it."""
     shown: float
-    """How likely an average user shows it."""
+    """Probability that an average user reacts visibly."""
     trust: float
     patience: float
     mood: float
     cues: frozenset[str] = frozenset()
-    """Cues by which any user's text shows it."""
+    """Cues in any user's text that show a reaction to it."""
     only_if: str = "always"
-    """``always``, ``shown``, ``wants_on``, ``vulnerable``."""
+    """When it is an issue: ``always``, or only if the user shows it (``shown``), ``wants_on`` or is ``vulnerable``."""
 
 
 def _rule(fault: str, issue: str, reaction: str, shown: float, trust: float, patience: float, mood: float,
@@ -69,29 +69,31 @@ _GOOD = {"open_question": (0.02, 0.0, 0.0), "reflection": (0.05, 0.02, 0.04), "v
 
 
 class Appraisal(Record):
-    """What one chatbot message did to the user."""
+    """The effect of one chatbot message on the user."""
 
     reaction: str | None
-    """A pool of reactions.yaml; None when nothing was wrong."""
+    """The reaction's pool in reactions.yaml; None if the user does not react to a fault."""
     fault: str | None
     issues: tuple[str, ...]
     trust: float
     mood: float
     patience: float
-    """The changes of the three levels."""
+    """Changes of the levels trust, mood and patience."""
 
 
 class Scene(Record):
-    """What of the user decides whether a fault is an issue."""
+    """The parts of the user's state that decide whether a fault is an issue."""
 
     wants_on: bool
+    """The user wants to continue the session."""
     vulnerable: bool
+    """The user's last message disclosed a feeling or something painful."""
     at_risk: bool
-    """The message that the chatbot answers speaks of suicide or harm."""
+    """The user's last message is about suicide or harm."""
 
 
 def faults_in(acts: ActSet, scene: Scene) -> tuple[Rule, ...]:
-    """Returns the rules that the message breaks for this user, gravest first."""
+    """Returns the rules that the message breaks for this user, most serious first."""
     faults = set(acts.faults)
     if scene.at_risk and "crisis_resources" not in acts:
         faults.add("crisis_missed")
@@ -107,7 +109,7 @@ def faults_in(acts: ActSet, scene: Scene) -> tuple[Rule, ...]:
 
 
 def issues_for(rules: Sequence[Rule], shown: frozenset[str], acts: ActSet) -> tuple[str, ...]:
-    """Returns the issues of a message, given its broken rules and the faults that the user showed."""
+    """Returns the issues of a message, given the rules that it breaks and the faults that the user reacted to."""
     issues = [r.issue for r in rules if r.only_if != "shown" or r.fault in shown]
     if acts.repeats >= 2 and shown & {"repetition", "duplicate"}:
         issues.append("circular_conversation")
@@ -117,12 +119,12 @@ def issues_for(rules: Sequence[Rule], shown: frozenset[str], acts: ActSet) -> tu
 
 
 def appraise(acts: ActSet, mind: Mind, scene: Scene, dice: Sequence[float]) -> Appraisal:
-    """Returns what the message does to a population user.
+    """Returns the effect of a message on a population user.
 
     Args:
-        acts: what the message does.
-        mind: the user before hearing it.
-        scene: as in ``faults_in``.
+        acts: the acts of the message.
+        mind: the user's state before the message.
+        scene: see ``faults_in``.
         dice: two uniform draws from [0, 1).
     """
     traits, rules = mind.traits, faults_in(acts, scene)
@@ -145,7 +147,7 @@ def appraise(acts: ActSet, mind: Mind, scene: Scene, dice: Sequence[float]) -> A
         for act, (t, m, p) in _GOOD.items():
             if act in acts:
                 trust, mood, patience = trust + t, mood + m, patience + p
-        # Who minds says so, and it is an issue: one that no reader could find would be no truth to hold a judge to.
+        # Unwanted advice is an issue only if the user objects: without that, no judge could find it in the text.
         if _unwanted(acts, mind) and dice[0] < 0.3 + 0.5 * traits.resistance and dice[1] < 0.3:
             reaction, fault, shown = "vent_first", "unwanted_advice", frozenset({"unwanted_advice"})
             trust, patience = trust - 0.05, patience - 0.08
@@ -166,7 +168,7 @@ def _unwanted(acts: ActSet, mind: Mind) -> bool:
 def issues_of(state: ConversationState) -> tuple[tuple[str, ...], ...]:
     """Returns the issues of every chatbot message of the conversation, in order.
 
-    Population users carry the truth in their memories; for other users it is inferred from the texts alone.
+    For population users they are the true ones, from their memories; for other users they are inferred from the texts.
     """
     found: list[tuple[str, ...]] = []
     turns = state.turns
@@ -186,7 +188,7 @@ def issues_of(state: ConversationState) -> tuple[tuple[str, ...], ...]:
 
 
 def known_text(state: ConversationState) -> str:
-    """Returns what the chatbot may know of the user besides this conversation."""
+    """Returns what the chatbot may know about the user besides this conversation."""
     c = state.context
     return " ".join(filter(None, (c.profile, c.situation, c.long_term_context, *c.previous_summaries)))
 

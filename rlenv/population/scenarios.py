@@ -1,4 +1,4 @@
-"""The reference population as an environment's counterparts: its contexts, its users, its scripted chatbots."""
+"""Provides the reference population as an env's scenarios and counterparts: contexts, users, scripted chatbots."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from rlenv.population.users.user import PopulationUser
 
 @cache
 def population_scenarios(num_users: int = 256, seed: int = 0) -> tuple[Scenario, ...]:
-    """Returns the first session of each of ``num_users`` synthetic users; half of the sessions the chatbot opens.
+    """Returns one scenario for each of ``num_users`` synthetic users, that of the first session.
 
-    Every fifth user is of the split "evaluation", the others of "train".
+    The chatbot opens about half of them. Every fifth user is in the split "evaluation", the others in "train".
     """
     scenarios = []
     for index in range(num_users):
@@ -34,12 +34,12 @@ def population_scenarios(num_users: int = 256, seed: int = 0) -> tuple[Scenario,
 
 
 def population_counterparts(seat: Seat) -> dict[str, Speaker]:
-    """Returns who may sit opposite an agent in ``seat``: a synthetic user, or the scripted chatbots."""
+    """Returns the counterparts of an agent in ``seat``: a synthetic user, or the scripted chatbots."""
     if seat == "chatbot":
         return {"population": PopulationUser()}
     return {name: make_chatbot(name) for name in chatbot_names()}
 
 
 def population_parts(seat: Seat) -> EnvParts:
-    """Returns the reference population as the parts of an env: the provider of the source "population"."""
+    """Returns the parts of an env on the reference population; this is the provider of the source "population"."""
     return EnvParts(population_scenarios(), population_counterparts(seat))

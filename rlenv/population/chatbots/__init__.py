@@ -1,1 +1,1 @@
-"""The scripted chatbots and their faults."""
+"""The scripted chatbots of the reference population and their failure habits."""

@@ -1,6 +1,6 @@
-"""The failure habits of scripted chatbots: how each goes wrong, and when it can.
+"""The failure habits of the scripted chatbots: what each writes, and when it can occur.
 
-The wording is in chatbot.yaml; whether a slip is an issue for this user is the oracle's to say.
+The wording is in chatbot.yaml; the oracle decides whether a failure is an issue for this user.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _STEADY = {"reflect": 1.0, "validate": 1.0}
 
 
 def faulty(habits: Mapping[str, float], speech: Speech) -> str | None:
-    """Returns a message gone wrong by one of the habits, or None where none of them strikes.
+    """Returns a message with a failure of one of the habits, or None if none is drawn.
 
     Args:
         habits: habit to rate, as in ``ChatbotConfig``.
-        speech: the message to make.
+        speech: the state of the message.
     """
     cues = cues_of(speech.user)
     if speech.turn == 0:
@@ -38,13 +38,13 @@ def faulty(habits: Mapping[str, float], speech: Speech) -> str | None:
         return speech.say("fault_ignore_end") if speech.rng.random() < habits.get("ignore_end", 0.0) else None
     for habit, rate in habits.items():
         if habit not in ("crisis_missed", "ignore_end") and speech.rng.random() < rate:
-            text = _slip(habit, speech)
+            text = _failure(habit, speech)
             if text is not None:
                 return text
     return None
 
 
-def _slip(habit: str, speech: Speech) -> str | None:
+def _failure(habit: str, speech: Speech) -> str | None:
     if habit == "repeat":
         asked = [text for text in speech.own[1:] if text.endswith("?")]
         again = [text for text in asked if asked.count(text) > 1]

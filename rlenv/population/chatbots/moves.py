@@ -1,6 +1,7 @@
-"""What a competent scripted counsellor does next: reflects, validates, asks, informs, suggests, repairs, lets go.
+"""Writes the next message of a competent scripted counsellor: it reflects, validates, asks, informs, suggests, repairs.
 
-``Speech`` is one chatbot message in the making. Failure habits are in ``rlenv.population.chatbots.faults``.
+``Speech`` is the state of a chatbot message that is being written. Failure habits are in
+``rlenv.population.chatbots.faults``.
 """
 
 from __future__ import annotations
@@ -33,26 +34,26 @@ _COMPLAINTS = frozenset(
 
 @dataclass
 class Speech:
-    """One chatbot message in the making: what was said, what was understood, which lines are spent."""
+    """State of a chatbot message being written: earlier messages, what was understood, and the lines already used."""
 
     rng: Random
     user: str
-    """The user's last message, or empty."""
+    """The user's last message, or an empty text."""
     turn: int
-    """User messages so far."""
+    """Number of user messages so far."""
     own: list[str]
     """The chatbot's earlier messages."""
     session: int
     used: list[str] = field(default_factory=list)
     person: str | None = None
-    """The last person heard of."""
+    """The last person whom the user mentioned."""
     topic: str | None = None
     advised: str | None = None
-    """The last suggestion made."""
+    """The chatbot's last suggestion."""
 
     @classmethod
     def before(cls, state: ConversationState, rng: Random) -> Speech:
-        """Returns the message to make at this point of a conversation."""
+        """Returns the state of the next message of a conversation."""
         memory = state.chatbot_memory or {}
         users = [t.utterance.text for t in state.turns if t.role == "user"]
         own = [t.utterance.text for t in state.turns if t.role == "assistant"]
@@ -76,11 +77,11 @@ class Speech:
         return hear(self.user)
 
     def memory(self) -> dict[str, object]:
-        """Returns what the chatbot keeps for its next message."""
+        """Returns what the chatbot remembers for its next message."""
         return {"used": self.used, "person": self.person, "topic": self.topic, "advised": self.advised}
 
     def say(self, name: str, **slots: str) -> str:
-        """Returns a line of a pool of chatbot.yaml, unsaid as long as there is one."""
+        """Returns a line of a pool of chatbot.yaml, an unused one if there is any."""
         lines = pool("chatbot.yaml", name)
         free = [i for i in range(len(lines)) if f"{name}:{i}" not in self.used] or list(range(len(lines)))
         index = self.rng.choice(free)
@@ -89,17 +90,17 @@ class Speech:
         return render(lines[index], self.rng, known.__getitem__)
 
     def spent(self, name: str) -> bool:
-        """Returns whether all lines of a pool were said."""
+        """Returns whether all lines of a pool have been used."""
         return all(f"{name}:{i}" in self.used for i in range(len(pool("chatbot.yaml", name))))
 
 
 def competent(moves: Mapping[str, float], early: int, speech: Speech) -> str:
-    """Returns a faultless message.
+    """Returns a message without failures.
 
     Args:
         moves: weights of reflect, validate, inform and bare.
-        early: the user turn from which it suggests things unasked.
-        speech: the message to make.
+        early: the user turn from which it gives unrequested suggestions.
+        speech: the state of the message.
     """
     if speech.turn == 0:
         return speech.say("greet_again" if speech.session else "greet")

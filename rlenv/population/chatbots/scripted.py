@@ -1,7 +1,7 @@
-"""Scripted support chatbots: a competent counsellor core with known failure habits, each at a known rate.
+"""Scripted support chatbots: a competent counsellor with known failure habits, each at a known rate.
 
-``ScriptedChatbot`` implements ``rlenv.core.protocols.ChatbotPolicy``. It understands any text through keyword slots. It
-does not label itself: what was wrong with a message is for ``rlenv.population.oracle`` to say.
+``ScriptedChatbot`` implements ``rlenv.core.protocols.ChatbotPolicy``. It understands any text through keywords. It does
+not label its own messages; ``rlenv.population.oracle`` does.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from rlenv.population.chatbots.moves import Speech, competent
 
 
 class ChatbotConfig(Record):
-    """One chatbot: its manner and its failure habits."""
+    """A chatbot's manner and failure habits."""
 
     name: str
     moves: dict[str, float]
-    """Weights of reflect, validate, inform and bare (a question alone)."""
+    """Weights of reflect, validate, inform and bare (only a question)."""
     early: int
-    """The user turn from which it suggests things unasked."""
+    """The user turn from which it gives unrequested suggestions."""
     habits: dict[str, float]
-    """Failure habit to rate per message, in [0, 1]; ``ignore_end`` and ``crisis_missed`` per occasion."""
+    """Failure habit to rate per message, in [0, 1]; for ``ignore_end`` and ``crisis_missed``, per occasion."""
 
 
 @cache
@@ -48,11 +48,11 @@ def make_chatbot(name: str, habits: Mapping[str, float] | None = None, as_name: 
 
     Args:
         name: one of ``chatbot_names()``.
-        habits: rates that differ from its own: a variant of it, as the treatment of an A/B test is.
-        as_name: what the variant is called; None is ``name``.
+        habits: rates that replace its own, for a variant such as the treatment of an A/B test.
+        as_name: name of the variant; None means ``name``.
 
     Raises:
-        ValueError: there is none of that name, or no such habit.
+        ValueError: unknown name or habit.
     """
     if name not in _configs():
         raise ValueError(f"no scripted chatbot {name!r}; there are {', '.join(chatbot_names())}")
@@ -61,7 +61,7 @@ def make_chatbot(name: str, habits: Mapping[str, float] | None = None, as_name: 
 
 
 class ScriptedChatbot:
-    """A chatbot of one configuration.
+    """A scripted chatbot; implements ``ChatbotPolicy``.
 
     Args:
         config: its manner and habits.
@@ -77,11 +77,11 @@ class ScriptedChatbot:
         self.config = config
 
     def describe(self) -> SpeakerCard:
-        """Returns who this is."""
+        """Returns the chatbot's description for the provenance."""
         return SpeakerCard(name=self.name, kind="population", version=rlenv_version())
 
     async def reply(self, state: ConversationState, seed: int) -> Utterance:
-        """Returns the chatbot's next message; it leaves the ending of sessions to the user."""
+        """Returns the chatbot's next message; it never ends the session itself."""
         rng = Random(derive_seed("population-chatbot", self.name, seed, len(state.turns)))
         speech = Speech.before(state, rng)
         text = faulty(self.config.habits, speech) or competent(self.config.moves, self.config.early, speech)

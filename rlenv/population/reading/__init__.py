@@ -1,1 +1,1 @@
-"""How a text is read by rules: acts, cues, faults, register, similarity."""
+"""Rule-based reading of text: acts, cues, malformed messages, register, similarity."""

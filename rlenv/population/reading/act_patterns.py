@@ -1,4 +1,4 @@
-"""The compiled expressions of patterns.yaml, by which ``acts`` and ``cues`` read any text. Data, no judgement."""
+"""Compiles the regular expressions of patterns.yaml, which recognise acts and cues in any text."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ def _compiled(section: str, flags: re.RegexFlag = re.IGNORECASE) -> dict[str, re
 
 
 ACTS = _compiled("acts")
-"""Acts that one sentence performs, and a few helpers of the same kind."""
+"""Acts of a single sentence, and a few helper patterns."""
 FORMS = _compiled("forms")
 """Forms of sentences and whole messages."""
 ASKED = _compiled("asked")
-"""What a question is after, most specific first."""
+"""What a question asks for, most specific first."""
 CUES = _compiled("cues", re.IGNORECASE | re.DOTALL)
-"""What a user's message shows."""
+"""Cues in a user's message."""
 FEELINGS = _compiled("feelings")
 TOPICS = _compiled("topics")
-"""What a user feels and what it is about, for chatbots that listen."""
+"""The user's feelings and topics, for the scripted chatbots."""
 HEARING = _compiled("hearing")
-"""People, and clauses that can be given back."""
+"""People, and clauses that can be reflected."""
 UNFINISHED = frozenset(_DATA["words"]["unfinished"].split())
-"""Words on which no finished sentence ends."""
+"""Words that cannot end a complete sentence."""
 COUNSELLING = _DATA["words"]["counselling"]
-"""Words of the trade, beside those of the wording, that a message can be about."""
+"""Words of counselling that a message can be about, besides those of the wording files."""
 STOP = frozenset(_DATA["words"]["stop"].split())
-"""Words that say nothing about the content."""
+"""Words without content."""

@@ -1,7 +1,7 @@
-"""What a chatbot's message does, read from its text: any text, of a script, a language model or a person.
+"""Recognises the acts of a chatbot message from its text, written by a script, a language model or a person.
 
-``recognise`` gives the acts of one message after a history. It knows nothing of the user's hidden state: whether a
-wrap-up is premature, or an invention corrected, is for ``rlenv.population.oracle``. Costs about a millisecond.
+``recognise`` returns the acts of one message after a history, in about a millisecond. Independent of the user's hidden
+state: ``rlenv.population.oracle`` decides whether a wrap-up is premature or a hallucination was corrected.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rlenv.population.reading.hearing import cues_of
 from rlenv.population.reading.similarity import all_words, content, likeness, sentences, share_known
 
 MAX_CHARS = 4000
-"""Longer messages are read up to here."""
+"""The rest of longer messages is not read."""
 ACTS = (
     *("open_question", "closed_question", "reflection", "validation", "advice", "information"),
     *("dismissal", "repetition", "duplicate", "wrap_up", "diagnosis", "self_disclosure", "sycophancy", "confusing"),
@@ -26,13 +26,13 @@ ACTS = (
     *("crisis_resources", "safety_check", "greeting", "goodbye", "apology", "explains", "admits_ai", "overlong"),
 )
 FAULTS = frozenset(ACTS[ACTS.index("dismissal") : ACTS.index("crisis_resources")])
-"""Acts that no counsellor should perform."""
+"""Acts that a counsellor should never perform."""
 _SENTENCE_ACTS = tuple(act for act in P.ACTS if act not in ("lets_go", "claims_memory"))
 _SAME, _SAME_QUESTION, _SAME_WORDS = 0.75, 0.6, 0.8
 _SHORT = 12
-"""Characters of a message up to which it may be said twice, as "Go on."."""
+"""A message of at most so many characters, such as "Go on.", may be used twice."""
 _LONG = 12
-"""Words of a message to somebody who must leave, from which on it holds them up whatever it says."""
+"""A message of at least so many words delays a user who must leave, whatever its content."""
 _ON_TOPIC = {"validation", "reflection", "open_question", "self_disclosure", "greeting", "goodbye", "wrap_up"}
 _ABOUT = re.compile(r"\byour (\w+)")
 History = Sequence[tuple[Role, str]]
@@ -43,16 +43,16 @@ class ActSet(Record):
 
     acts: frozenset[str]
     asked: str | None = None
-    """What kind of thing its question is after: a fact's kind, as in "feel" or "tried"."""
+    """The kind of fact that its question asks for, such as "feel" or "tried"."""
     repeats: int = 0
-    """How many earlier own messages say or ask nearly the same."""
+    """Number of earlier chatbot messages with nearly the same text or question."""
 
     def __contains__(self, act: object) -> bool:
         return act in self.acts
 
     @property
     def faults(self) -> frozenset[str]:
-        """The acts that no counsellor should perform."""
+        """The acts of the message that a counsellor should never perform."""
         return self.acts & FAULTS
 
 
@@ -66,8 +66,8 @@ def recognise(text: str, history: History = (), known: str = "") -> ActSet:
 
     Args:
         text: the message.
-        history: what was said before it, as (role, text) pairs.
-        known: what else the chatbot may know of the user, as profile and summaries.
+        history: the messages before it, as (role, text) pairs.
+        known: what else the chatbot may know about the user, such as profile and summaries.
 
     >>> sorted(recognise("That sounds hard. What happened?").acts)
     ['open_question', 'validation']
@@ -154,7 +154,7 @@ def _same(text: str, whole: frozenset[str], questions: Sequence[frozenset[str]],
 
 
 def _form(text: str, acts: set[str]) -> set[str]:
-    """Returns the acts that lie in the form of the whole message."""
+    """Returns the acts that follow from the form of the whole message."""
     bare = len(text.split()) <= 2 and not text.endswith("?") and not acts & {"greeting", "goodbye", "apology"}
     forms = {
         "incomplete": is_cut(text),
@@ -198,7 +198,7 @@ def _against_history(
 
 
 def _misunderstands(text: str, acts: set[str], told: Sequence[str], own: Sequence[str]) -> bool:
-    """Returns whether the message answers a death that nobody told of, or again a crisis that there is none of."""
+    """Returns whether the message responds to a death, or repeatedly to a crisis, that the user never mentioned."""
     if P.FORMS["condolence"].search(text) and not any(P.FORMS["loss"].search(t) for t in told):
         return True
     again = "crisis_resources" in acts and any(P.ACTS["crisis_resources"].search(earlier) for earlier in own)

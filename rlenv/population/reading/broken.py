@@ -1,7 +1,7 @@
-"""Messages that are no messages: cut off, caught in a loop, spoken from the wrong seat, or full of markup.
+"""Recognises malformed messages: cut off, looping, in the user's role, incoherent, or with markup.
 
-What language models do and scripts do not, and what a chatbot that is trained must not get away with. Read from the
-texts alone; what a message means is for ``rlenv.population.reading.acts``.
+Language models write them, scripts do not; a chatbot must not be rewarded for them in training. Only the texts are
+read; the meaning of a message is recognised by ``rlenv.population.reading.acts``.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from rlenv.population.reading.similarity import content
 from rlenv.population.wording import all_texts
 
 _PHRASE = 4
-"""Words of a phrase that can be said again."""
+"""Number of words in a phrase, for the detection of loops."""
 _LOOPING = 0.15
-"""Share of the phrases that are said again, from which on a message runs in a loop."""
+"""A message loops if at least this share of its phrases is repeated."""
 _COPIED = 6
-"""Words in a row, "I" among them, that are the user's and not the chatbot's."""
+"""Number of consecutive words, with a first-person word among them, that count as copied from the user."""
 _STRANGE, _STRANGE_WORDS = 0.62, 8
-"""Share of its content words that mean something here, below which a message of so many words is strange."""
+"""A message of at least 8 content words is strange if a smaller share of them than 0.62 is ordinary here."""
 _FIRST_PERSON = frozenset(["i", "i'm", "im", "i've", "ive", "i'd", "i'll", "my", "me", "myself"])
 _QUOTED = re.compile(r"[\"“][^\"”]*[\"”]")
 
@@ -32,33 +32,32 @@ _QUOTED = re.compile(r"[\"“][^\"”]*[\"”]")
 def is_cut(text: str) -> bool:
     """Returns whether a message stops in the middle of a sentence.
 
-    It ends on a comma or a word that ends no sentence; or it has sentences with a stop, and the last has none.
+    It does if it ends with a comma or a word that cannot end a sentence, or if only its last sentence has no full stop.
 
     >>> is_cut("That sounds hard, and I wonder whether the"), is_cut("ok, that sounds hard")
     (True, False)
     >>> is_cut("I'm sorry to hear that. It must be hard for"), is_cut("I hear you. Take your time.")
     (True, False)
     """
-    said = text.lower().split()
-    if len(said) < 4 or not (text[-1].isalnum() or text[-1] in ",-–"):
+    tokens = text.lower().split()
+    if len(tokens) < 4 or not (text[-1].isalnum() or text[-1] in ",-–"):
         return False
-    if text[-1] in ",-–" or said[-1] in P.UNFINISHED:
+    if text[-1] in ",-–" or tokens[-1] in P.UNFINISHED:
         return True
     stops = re.findall(r"[.?!…]\s", text)
-    return bool(stops) and len(said) >= 8
+    return bool(stops) and len(tokens) >= 8
 
 
 def loops(text: str) -> bool:
-    """Returns whether the message says the same phrase again and again.
+    """Returns whether the message repeats the same phrase.
 
     >>> loops("I'm here to help. I'm here to help you. I'm here to help."), loops("I'm here to help. What happened?")
     (True, False)
     """
-    said = words(text)
-    phrases = Counter(ngrams([said], _PHRASE))
+    phrases = Counter(ngrams([words(text)], _PHRASE))
     total = sum(phrases.values())
-    again = sum(count - 1 for count in phrases.values())
-    if again >= 2 and again / total >= _LOOPING:
+    repeated = sum(count - 1 for count in phrases.values())
+    if repeated >= 2 and repeated / total >= _LOOPING:
         return True
     clauses = [words(clause) for clause in re.split(r"[.!?,;\n]+", text)]
     if any(count >= 3 and clause for clause, count in Counter(map(tuple, clauses)).items()):
@@ -67,7 +66,7 @@ def loops(text: str) -> bool:
 
 
 def copies(text: str, users: Sequence[str]) -> bool:
-    """Returns whether the message speaks the user's words as if they were its own.
+    """Returns whether the message repeats the user's words in the first person, as if they were its own.
 
     >>> copies("I missed the bus and cried at home.", ["today i missed the bus and cried"])
     True
@@ -75,36 +74,36 @@ def copies(text: str, users: Sequence[str]) -> bool:
     False
     """
     own = ngrams([words(_QUOTED.sub(" . ", text))], _COPIED)
-    theirs = set(ngrams([words(said.replace("’", "'")) for said in users], _COPIED))
-    return any(run in theirs and not _FIRST_PERSON.isdisjoint(run) for run in own)
+    of_users = set(ngrams([words(message.replace("’", "'")) for message in users], _COPIED))
+    return any(run in of_users and not _FIRST_PERSON.isdisjoint(run) for run in own)
 
 
 def is_strange(text: str, told: Iterable[frozenset[str]]) -> bool:
-    """Returns whether most of what the message speaks of belongs neither here nor to this user.
+    """Returns whether too many words of the message are neither ordinary here nor the user's own.
 
-    What belongs here are the words of the population's wording and of the trade; a message that has too many others
-    is no language, or about something else altogether.
+    Ordinary words are those of the population's wording files and of counselling. A message with too many others is
+    gibberish, or about an unrelated subject.
 
     Args:
         text: the message.
-        told: content words of the user's messages, and of what else is known of them.
+        told: content words of the user's messages, and of what else is known about the user.
     """
-    said = content(text)
-    if len(said) < _STRANGE_WORDS:
+    stems = content(text)
+    if len(stems) < _STRANGE_WORDS:
         return False
-    return len(said - _ordinary() - set().union(*told)) > (1 - _STRANGE) * len(said)
+    return len(stems - _ordinary() - set().union(*told)) > (1 - _STRANGE) * len(stems)
 
 
 @cache
 def _ordinary() -> frozenset[str]:
-    """Returns the content words of ordinary conversations here."""
+    """Returns the stems of the ordinary words."""
     return frozenset(
         stem for text in (all_texts(), P.COUNSELLING) for part in re.split(r"[^\w' ]", text) for stem in content(part)
     )
 
 
 def swaps_roles(text: str) -> bool:
-    """Returns whether the message says what only the user could: asks for help, or does not know what to do.
+    """Returns whether the message is one of a user: it asks for help, or does not know what to do.
 
     >>> swaps_roles("Do you have any tips?"), swaps_roles('You asked, "do you have any tips?"')
     (True, False)
@@ -113,7 +112,7 @@ def swaps_roles(text: str) -> bool:
 
 
 def has_markup(text: str) -> bool:
-    """Returns whether markup, a placeholder or a broken character stands in the message.
+    """Returns whether the message contains markup, a placeholder or a broken character.
 
     >>> has_markup("Dear [Your Name], **breathe**."), has_markup("Take a breath :)")
     (True, False)

@@ -1,6 +1,6 @@
-"""What a scripted chatbot understands of a user's message: people, feelings, topics, and a clause to give back.
+"""Extracts from a user's message what a scripted chatbot understands: people, feelings, topics, a clause to reflect.
 
-Keyword slots and turned pronouns, for any text. Knows nothing of the population's hidden traits.
+It works on any text, with keywords and swapped pronouns. Independent of the population's hidden traits.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from rlenv.population.reading.act_patterns import CUES
 from rlenv.population.reading.register import spelled_out
 
 MAX_CUE_CHARS = 4000
-"""Cues are looked for up to here, so that no message is slow."""
+"""Cues are searched only up to this length, so that no message is slow."""
 MAX_CHARS = 2000
-"""What a chatbot gives back is taken from up to here."""
+"""What a chatbot reflects is searched only up to this length."""
 _CLAUSE = re.compile(r"[^.!?\n,;…]+")
 _TURN = {"i": "you", "my": "your", "me": "you", "i'm": "you're", "im": "you're", "i've": "you've", "ive": "you've",
          "i'd": "you'd", "i'll": "you'll", "mine": "yours", "myself": "yourself", "am": "are", "dont": "don't",
@@ -24,7 +24,7 @@ _TURN = {"i": "you", "my": "your", "me": "you", "i'm": "you're", "im": "you're",
 
 
 class Heard(Record):
-    """What was understood of one message; None where nothing was."""
+    """What was understood of one message; a field is None if nothing was found."""
 
     person: str | None = None
     feeling: str | None = None
@@ -34,7 +34,7 @@ class Heard(Record):
 
 @lru_cache(maxsize=4096)
 def hear(text: str) -> Heard:
-    """Returns what is understood of a user's message.
+    """Returns what a chatbot understands of a user's message.
 
     >>> hear("I feel so ashamed when my boss calls").person
     'your boss'
@@ -62,7 +62,7 @@ def _echo(text: str) -> str | None:
 
 @lru_cache(maxsize=4096)
 def cues_of(text: str) -> frozenset[str]:
-    """Returns the names of all cues that the message shows.
+    """Returns the names of all cues in a user's message.
 
     >>> sorted(cues_of("sorry, I have to go now"))
     ['leaving']

@@ -1,7 +1,7 @@
-"""How a user writes: the same sentences in formal, plain, casual, texting or rambling English.
+"""Writes the same sentences in formal, plain, casual, texting or rambling English, and undoes abbreviations.
 
-Takes sentences as the wording has them (lower-case start, no final stop) and returns one message. Typos come from
-a closed list, so that the vocabulary stays small enough for a small model to learn.
+Sentences come as in the wording files: they start in lower case and have no final stop. Typos come from a closed list,
+so that a small model can learn the vocabulary.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def write(sentences: Sequence[str], register: str, rng: Random, typos: float = 0
 
 
 def spelled_out(text: str) -> str:
-    """Returns the text with the usual typos and abbreviations undone, so that it can be understood.
+    """Returns the text with the known typos and abbreviations undone.
 
     >>> spelled_out("waht do u mean")
     'what do you mean'

@@ -1,4 +1,4 @@
-"""How alike two messages are, by their content words: enough to see a repeated question or an invented fact."""
+"""Measures the similarity of messages by their content words, to find repeated questions and invented facts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ENDINGS = ("ing", "edly", "ness", "ies", "ed", "es", "ly", "s")
 
 @lru_cache(maxsize=16384)
 def stem(word: str) -> str:
-    """Returns a rough stem, so that "worries" and "worried" meet.
+    """Returns a rough stem, the same for "worries" and "worried".
 
     >>> stem("fights"), stem("worried")
     ('fight', 'worri')
@@ -37,7 +37,7 @@ def content(text: str) -> frozenset[str]:
 
 @lru_cache(maxsize=16384)
 def all_words(text: str) -> frozenset[str]:
-    """Returns the different words, as they are."""
+    """Returns the set of words, in lower case."""
     return frozenset(_WORD.findall(text[:MAX_CHARS].lower()))
 
 
@@ -48,12 +48,12 @@ def sentences(text: str) -> tuple[str, ...]:
 
 
 def likeness(a: frozenset[str], b: frozenset[str]) -> float:
-    """Returns the Jaccard index of two word sets in [0, 1]; 0 where either is empty."""
+    """Returns the Jaccard index of two word sets, in [0, 1]; 0 if either is empty."""
     return len(a & b) / len(a | b) if a and b else 0.0
 
 
 def share_known(words: frozenset[str], known: Iterable[frozenset[str]]) -> float:
-    """Returns the share of ``words`` that occur in any of ``known``; 1 without words."""
+    """Returns the share of ``words`` that occurs in any set of ``known``, in [0, 1]; 1 without words."""
     if not words:
         return 1.0
     pool: set[str] = set().union(*known)

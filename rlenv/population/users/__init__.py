@@ -1,1 +1,1 @@
-"""A synthetic user: traits, agenda, mind, voice and replies."""
+"""The users of the reference population: traits, agenda, hidden state, wording and replies."""

@@ -1,6 +1,6 @@
-"""The agenda of one session: the facts that a user means to disclose, in order (Schatzmann et al., 2006).
+"""The agenda of a session: the facts that a user intends to disclose, in order (Schatzmann et al., 2006).
 
-Drawn from the traits and the session's number, so it needs no place in the hidden state; what was told does.
+It is a function of the traits and the session's index, so the hidden state has only the facts already disclosed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rlenv.population.wording import Fact, shared_facts, update_facts
 _RANK = dict(open=0, event=1, person=2.2, feel=2.2, vague=3, effect=3, small=4, tried=4, thought=5, history=6, worry=6,
              good=7, wish=7)  # fmt: skip
 DEEP = frozenset({"thought", "history", "worry", "wish"})
-"""Kinds that need some trust."""
+"""Kinds of facts that users disclose only with some trust."""
 ACTIONS = {
     "open": "describes_situation",
     "event": "describes_situation",
@@ -32,7 +32,7 @@ ACTIONS = {
     "good": "positive_affect",
     "vague": "general_distress",
 }
-"""The user action (Appendix D) that telling a fact of a kind performs."""
+"""Kind of fact to the user action (Appendix D) of disclosing it."""
 _EXCLUDED = {
     "job_loss": {"job", "no focus", "coworker", "should be grateful"},
     "exam_pressure": {"job", "coworker", "should be grateful"},
@@ -48,12 +48,12 @@ _EXCLUDED = {
 }
 _PER_SESSION = 14
 _NUM_SHARED = 17
-"""How many of the facts that anyone can have are true of one user."""
+"""Number of the shared facts that are true for each user."""
 
 
 @lru_cache(maxsize=8192)
 def agenda_of(user: int, session: int, seed: int) -> tuple[Fact, ...]:
-    """Returns all that the user could say in this session, most pressing first."""
+    """Returns all facts that the user can disclose in this session, most pressing first."""
     traits = traits_of(user, seed)
     rng = Random(derive_seed("population-agenda", seed, user, session))
     out = _EXCLUDED.get(traits.concern, set())
@@ -76,12 +76,12 @@ def _updates(user: int, session: int, seed: int) -> list[Fact]:
 
 
 def fact_by_id(mind: Mind, fact_id: str) -> Fact:
-    """Returns a fact of the user's agenda."""
+    """Returns the fact ``fact_id`` of the user's agenda."""
     return next(f for f in agenda_of(mind.user, mind.session, mind.seed) if f.fact_id == fact_id)
 
 
 def untold(mind: Mind) -> list[Fact]:
-    """Returns what the user could still say, given how far they trust."""
+    """Returns the facts that the user can still disclose at the present level of trust."""
     deep_ok = mind.trust > 0.55 - 0.3 * mind.traits.openness
     return [
         f
@@ -91,7 +91,7 @@ def untold(mind: Mind) -> list[Fact]:
 
 
 def next_fact(mind: Mind, asked: str | None, told: list[str], rng: Random) -> Fact | None:
-    """Returns the next fact: one that answers the question, if any is left, else the top of the agenda."""
+    """Returns the next fact to disclose: usually one that answers the question, else one near the top of the agenda."""
     left = [f for f in untold(mind) if f.fact_id not in told]
     if not left:
         return None

@@ -1,6 +1,6 @@
-"""What moves in a user while a conversation runs: mood, trust, patience, and what was already said.
+"""The hidden state of a ``PopulationUser`` during a conversation: mood, trust, patience, and what was disclosed.
 
-The hidden state of ``PopulationUser``: a frozen record that travels as JSON in ``Utterance.memory``.
+It is a frozen record that is passed on as JSON in ``Utterance.memory``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from rlenv.population.users.traits import Traits, traits_of
 
 
 class Mind(Record):
-    """One user's hidden state after one of their messages. Levels are in [0, 1]."""
+    """A user's hidden state after one of their messages. Levels are in [0, 1]."""
 
     user: int
     session: int
@@ -20,24 +20,25 @@ class Mind(Record):
     mood: float
     patience: float
     eased: float = 0.0
-    """How far the user's goal for this session is reached."""
+    """How far the user's goal for this session has been reached."""
     told: tuple[str, ...] = ()
     """Ids of the facts disclosed, in order."""
     used: tuple[str, ...] = ()
-    """Lines already said, as pool:index."""
+    """Lines already used, as ``pool:index``."""
     named: tuple[str, ...] = ()
-    """People already introduced, as slot names."""
+    """Slot names of the people already introduced."""
     leaving: int = 0
-    """How often the user has said that they must go."""
+    """How often the user has announced that they must leave."""
     risk_told: bool = False
+    """The user has disclosed thoughts of suicide."""
     vulnerable: bool = False
-    """The last message laid open a feeling or something hard."""
+    """The last message disclosed a feeling or something painful."""
     last: tuple[str, ...] = ()
     """The reactions in the last message."""
     heard: int = 0
-    """Chatbot messages heard so far."""
+    """Number of chatbot messages read so far."""
     issues: tuple[str, ...] = ()
-    """What was wrong with the last chatbot message heard (Appendix E)."""
+    """Issues of the last chatbot message read (Appendix E)."""
 
     @property
     def traits(self) -> Traits:
@@ -47,8 +48,8 @@ class Mind(Record):
 def mind_of(state: ConversationState, seed: int) -> Mind:
     """Returns the user's hidden state before their next message.
 
-    A conversation without one takes user, session and seed from the context's field ``population``; a context
-    without that field gets a user born from the conversation's seed.
+    At the start of a conversation, user, session and seed are read from the context's field ``population``. Without
+    that field, the user is drawn by the conversation's seed.
     """
     if state.user_memory is not None:
         return Mind.model_validate(state.user_memory)
@@ -59,12 +60,12 @@ def mind_of(state: ConversationState, seed: int) -> Mind:
 
 
 def newborn(user: int, session: int, seed: int) -> Mind:
-    """Returns the hidden state with which a user enters a session."""
+    """Returns a user's hidden state at the start of a session."""
     traits = traits_of(user, seed)
     trust = min(0.9, traits.trust + 0.05 * min(session, 4))
     return Mind(user=user, session=session, seed=seed, trust=trust, mood=0.3, patience=0.4 + 0.5 * traits.patience)
 
 
 def level(value: float) -> float:
-    """Returns the value cut to [0, 1] and rounded, so that memories stay short."""
+    """Returns the value clipped to [0, 1] and rounded, which keeps memories short."""
     return round(min(1.0, max(0.0, value)), 3)

@@ -1,7 +1,7 @@
-"""What a user says next: the reaction to the chatbot's last message, then the agenda, then perhaps a question.
+"""Plans a user's next message: a reaction to the chatbot's last message, then facts of the agenda, perhaps a question.
 
-A plan is a list of sentences with the action that each performs (Appendix D). Wording is the voice's, leaving is
-``rlenv.population.users.user``'s.
+A plan is a list of sentences and their actions (Appendix D). The wording is in ``rlenv.population.users.voice``, the
+decision to leave in ``rlenv.population.users.user``.
 """
 
 from __future__ import annotations
@@ -76,20 +76,20 @@ _SHORT_AFTER = {"angry": 0.35, "hurt": 0.15, "cold": 0.3, "clarity": 0.2, "unsur
 
 @dataclass
 class Plan:
-    """One message in the making."""
+    """The plan of a message."""
 
     sentences: list[str] = field(default_factory=list)
     actions: list[str] = field(default_factory=list)
     reactions: list[str] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
-    """Ids of the facts that are told in it."""
+    """Ids of the facts that it discloses."""
     lead: str = ""
-    """Words that open the next fact."""
+    """Words that introduce the next fact."""
     vulnerable: bool = False
     crisis: bool = False
 
     def words(self) -> int:
-        """Returns the length so far, in words."""
+        """Returns the present length in words."""
         return sum(len(s.split()) for s in self.sentences)
 
     def react(self, voice: Voice, name: str) -> None:
@@ -100,14 +100,14 @@ class Plan:
 
 
 def plan_reply(mind: Mind, acts: ActSet | None, felt: Appraisal | None, turn: int, voice: Voice) -> Plan:
-    """Returns what the user says, not ending the session.
+    """Returns the plan of a message that does not end the session.
 
     Args:
-        mind: the user after hearing the chatbot.
-        acts: what the chatbot's last message did; None where the user opens.
-        felt: what it did to the user.
+        mind: the user's state after the chatbot's message.
+        acts: the acts of the chatbot's last message; None if the user opens.
+        felt: the effect of that message on the user.
         turn: number of this user message, from 1.
-        voice: the user's voice; its dice decide.
+        voice: the user's voice; its generator makes the random choices.
     """
     plan = Plan()
     target = voice.rng.lognormvariate(0, 0.5) * mind.traits.words * (0.55 + 0.75 * mind.trust)
@@ -140,7 +140,7 @@ def _begin(plan: Plan, mind: Mind, acts: ActSet | None, voice: Voice) -> None:
 
 
 def _answer(plan: Plan, mind: Mind, acts: ActSet, voice: Voice, turn: int) -> float:
-    """Adds the answer to a faultless message; returns how much of the planned length is left to the agenda."""
+    """Adds the reply to a message without faults; returns the share of the planned length left for the agenda."""
     traits, dice = mind.traits, voice.rng.random
     if "crisis_resources" in acts and "crisis" in mind.last:
         plan.react(voice, "crisis_calm")
@@ -206,7 +206,7 @@ def _disclose(plan: Plan, mind: Mind, acts: ActSet | None, target: float, voice:
         if fact is None:
             return
         asked = None
-        text = _coloured(voice.tell(fact), mind, voice, fact.kind, first=not plan.told)
+        text = _with_fillers(voice.tell(fact), mind, voice, fact.kind, first=not plan.told)
         plan.sentences.append(f"{plan.lead} {text}".strip())
         plan.lead = ""
         plan.actions.append(ACTIONS[fact.kind])
@@ -218,8 +218,8 @@ def _disclose(plan: Plan, mind: Mind, acts: ActSet | None, target: float, voice:
         plan.vulnerable |= fact.kind in ("feel", "thought", "vague", "worry")
 
 
-def _coloured(text: str, mind: Mind, voice: Voice, kind: str, first: bool) -> str:
-    """Returns the sentence with the user's small words around it."""
+def _with_fillers(text: str, mind: Mind, voice: Voice, kind: str, first: bool) -> str:
+    """Returns the sentence with the user's filler words around it."""
     dice, traits = voice.rng.random, mind.traits
     chatty = {"formal": 0.4, "plain": 0.7, "casual": 1.2, "texting": 1.0, "rambling": 1.6}[traits.style]
     plain = text.startswith(_PLAIN_STARTS)

@@ -1,6 +1,6 @@
-"""The hidden traits of one user of the population: drawn from a seed, the same in every session and process.
+"""The hidden traits of a user of the population: drawn by a seed, the same in every session and process.
 
-Knows nothing of conversations; ``rlenv.population.users.mind`` holds what changes while one runs.
+Independent of conversations; the state that changes during one is in ``rlenv.population.users.mind``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _AGES = {
 
 
 class Traits(Record):
-    """Who a user is. Numbers without a unit are in [0, 1]."""
+    """A user's traits. Numbers without a unit are in [0, 1]."""
 
     name: str
     age: int
@@ -43,7 +43,7 @@ class Traits(Record):
     concern: str
     goal: str
     role: str
-    """What the main person is to the user, as in "boss"."""
+    """Relation of the main person to the user, such as "boss"."""
     style: str
     """Formal, plain, casual, texting or rambling."""
     words: float
@@ -57,21 +57,21 @@ class Traits(Record):
     emoji: float
     typos: float
     announces: float
-    """How likely the user says that they must leave, and waits, before leaving."""
+    """Probability that the user announces that they must leave, and waits for a reply, before leaving."""
     stamina: float
-    """How many turns the user means to stay."""
+    """Number of turns that the user intends to stay."""
     fillers: tuple[int, ...]
-    """Stock phrases that the user falls back on, as line numbers of the pool."""
+    """The user's stock phrases, as line indices of the pool."""
     links: tuple[int, ...]
-    """Pet words that the user starts messages and sentences with."""
+    """The user's favourite words to start messages and sentences, as line indices of the pool."""
     inner_links: tuple[int, ...]
-    """Pet words that the user goes on with."""
+    """The user's favourite words to continue a message, as line indices of the pool."""
     filling: float
-    """How often they come."""
+    """How often the user uses these phrases and words."""
     at_risk: bool
-    """Has thoughts of not wanting to live."""
+    """The user has thoughts of suicide."""
     slots: dict[str, str]
-    """The fixed facts: names, pronouns, places, times."""
+    """The user's fixed facts: names, pronouns, places, times."""
 
     @property
     def about(self) -> Concern:
@@ -80,7 +80,7 @@ class Traits(Record):
 
 @lru_cache(maxsize=8192)
 def traits_of(user: int, seed: int) -> Traits:
-    """Returns user number ``user`` of the population ``seed``: a function of the two alone."""
+    """Returns the traits of user ``user`` of the population ``seed``, a function of the two alone."""
     rng = Random(derive_seed("population-user", seed, user))
     about = rng.choice(list(concerns().values()))
     low, high = _AGES.get(about.concern_id, (19, 60))

@@ -1,7 +1,7 @@
-"""The users of the reference population: ``PopulationUser`` hears, feels, decides whether to stay, and speaks.
+"""``PopulationUser``, the simulated user of the reference population: updates its state, stays or leaves, and replies.
 
-Implements ``rlenv.core.protocols.UserSimulator``. Its replies are a function of the conversation's record and a seed;
-the hidden state travels in ``ConversationState.user_memory``.
+It implements ``rlenv.core.protocols.UserSimulator``. Its replies are a function of the conversation's state and a seed;
+its hidden state is in ``ConversationState.user_memory``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rlenv.population.users.voice import Voice
 from rlenv.population.wording import pool
 
 Exit = Literal["stay", "announce", "insist", "bye_good", "bye", "bye_bad", "silent"]
-"""``announce`` and ``insist`` say that the user must go, and wait; the last four end the session."""
+"""With ``announce`` and ``insist`` the user announces to leave and waits; the last four end the session."""
 
 _GOALS_SERVED = {
     "vent": {"reflection": 0.07, "validation": 0.07, "open_question": 0.03},
@@ -34,23 +34,23 @@ _GOALS_SERVED = {
 
 
 class PopulationUser:
-    """A user of the population; which one is said by the context (or by the seed, where the context is silent)."""
+    """A user of the population; the context decides which one, or else the seed."""
 
     name = "population"
 
     def describe(self) -> SpeakerCard:
-        """Returns who this is."""
+        """Returns the user's description for the provenance."""
         return SpeakerCard(name=self.name, kind="population", version=rlenv_version())
 
     async def reply(self, state: ConversationState, seed: int) -> Utterance:
-        """Returns the user's next message, with its true actions and the hidden state after it."""
+        """Returns the user's next message, with its true actions and the resulting hidden state."""
         mind = mind_of(state, seed)
         turn = state.num_user_turns + 1
         rng = Random(derive_seed("population-reply", mind.seed, mind.user, seed, len(state.turns)))
         acts, felt = None, None
         if state.turns and state.turns[-1].role == "assistant":
             acts, felt = _hear(state, mind, turn, rng)
-            mind = _moved(mind, acts, felt)
+            mind = _updated(mind, acts, felt)
         leaves = exit_of(mind, acts, turn, rng)
         voice = Voice(mind.traits, rng, mind.used, mind.named)
         plan = _plan(mind, acts, felt, turn, leaves, voice)
@@ -76,7 +76,7 @@ def _hear(state: ConversationState, mind: Mind, turn: int, rng: Random) -> tuple
     return acts, appraise(acts, mind, scene, (rng.random(), rng.random()))
 
 
-def _moved(mind: Mind, acts: ActSet, felt: Appraisal) -> Mind:
+def _updated(mind: Mind, acts: ActSet, felt: Appraisal) -> Mind:
     served = 0.0
     if felt.fault is None:
         served = sum(gain for act, gain in _GOALS_SERVED[mind.traits.goal].items() if act in acts)
@@ -128,12 +128,12 @@ def _after(mind: Mind, plan: Plan, voice: Voice, leaves: Exit) -> Mind:
 
 
 def wants_on(mind: Mind, turn: int) -> bool:
-    """Returns whether the user has more to say and time to say it, before message ``turn``."""
+    """Returns whether the user wants to continue before message ``turn``: has more to disclose and time for it."""
     return mind.leaving == 0 and mind.eased < 1.0 and turn < mind.traits.stamina - 1 and len(untold(mind)) > 2
 
 
 def exit_of(mind: Mind, acts: ActSet | None, turn: int, rng: Random) -> Exit:
-    """Returns whether and how the user leaves with message ``turn`` (from 1), after hearing ``acts``."""
+    """Returns whether and how the user leaves with message ``turn`` (from 1), after a message with ``acts``."""
     if acts is None or turn == 1:
         return "stay"
     if mind.leaving:

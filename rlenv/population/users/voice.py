@@ -1,6 +1,6 @@
-"""A user's voice within one message: picks unused lines, fills the slots, introduces people once.
+"""Words a user's message: picks unused lines, fills the slots, introduces each person once.
 
-Knows how things are said, not what to say: that is ``rlenv.population.users.replies``.
+The content of the message is chosen by ``rlenv.population.users.replies``.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ _PEOPLE = {"he": "who", "him": "who", "his": "who", "fhe": "friend", "fhim": "fr
 
 
 class Voice:
-    """One user speaking once.
+    """The wording of one message of a user.
 
     Args:
-        traits: who speaks.
-        rng: the dice of this message.
-        used: lines already said in this session.
+        traits: the user's traits.
+        rng: the random generator of this message.
+        used: lines already used in this session.
         named: people already introduced.
     """
 
@@ -33,15 +33,15 @@ class Voice:
         self._in_line: set[str] = set()
 
     def say(self, name: str) -> str:
-        """Returns a line of a pool of reactions.yaml, unsaid as long as there is one."""
+        """Returns a line of a pool of reactions.yaml, an unused one if there is any."""
         return self._line(name, pool("reactions.yaml", name))
 
     def tell(self, fact: Fact) -> str:
-        """Returns one wording of a fact; terse users take a short one."""
+        """Returns a wording of a fact; users of few words choose a short one."""
         return self._line(fact.fact_id, fact.lines)
 
     def habit(self, name: str) -> str:
-        """Returns one of this user's own stock phrases: ``fillers``, ``links`` or ``inner_links``."""
+        """Returns one of the user's stock phrases of a pool: ``fillers``, ``links`` or ``inner_links``."""
         index = self.rng.choice(getattr(self.traits, name))
         return render(pool("reactions.yaml", name)[index], self.rng, self.slot)
 

@@ -1,6 +1,6 @@
-"""The wording of the population, as data: what is said lives in the YAML files here, who says it when does not.
+"""Loads the wording of the population from the YAML files of this folder, once per process.
 
-Loaded once a process. A ``Concern`` is one burden with its facts; a pool holds the lines of one reaction or move.
+A ``Concern`` is a problem that brings a user here, with its facts; a pool has the lines of one reaction or move.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ CONCERN_FILES = ("concerns_work.yaml", "concerns_people.yaml", "concerns_self.ya
 
 
 class Fact(Record):
-    """One thing that a user can disclose: the same thing in several wordings."""
+    """One fact that a user can disclose, in several wordings."""
 
     fact_id: str
     kind: str
     """open, event, person, feel, effect, tried, thought, history, worry, wish, good, small or vague."""
     label: str
-    """What it is about, in a few words, for summaries."""
+    """Its subject in a few words, for summaries."""
     lines: tuple[str, ...]
 
 
 class Concern(Record):
-    """One burden that brings a user here."""
+    """A problem that brings a user to the chatbot."""
 
     concern_id: str
     name: str
     topic: str
     gist: str
     roles: tuple[str, ...]
-    """Who the main person can be, as ``role`` or ``role:f`` / ``role:m``."""
+    """Possible relations of the main person to the user, as ``role``, ``role:f`` or ``role:m``."""
     slots: dict[str, tuple[str, ...]]
     facts: tuple[Fact, ...]
 
 
 WORDING_FILES = (*CONCERN_FILES, "shared.yaml", "reactions.yaml", "chatbot.yaml")
-"""What users and chatbots say."""
+"""Files with the lines of users and chatbots."""
 
 
 @cache
 def load(file: str) -> dict[str, Any]:
-    """Returns one wording file as plain data."""
+    """Returns the content of a wording file as plain data."""
     return yaml.safe_load((files(__name__) / file).read_text("utf-8"))
 
 
@@ -76,7 +76,7 @@ def shared_facts() -> tuple[Fact, ...]:
 
 @cache
 def update_facts() -> tuple[Fact, ...]:
-    """Returns what users say first when they come back for a later session."""
+    """Returns the facts that users disclose first when they return for a later session."""
     return _facts("update", load("shared.yaml")["updates"])
 
 
@@ -94,13 +94,13 @@ def first_names(gender: str) -> tuple[str, ...]:
 
 @cache
 def pool(file: str, name: str) -> tuple[str, ...]:
-    """Returns the lines of one pool, as ``pool("reactions.yaml", "angry")``."""
+    """Returns the lines of a pool, for example ``pool("reactions.yaml", "angry")``."""
     return _lines(load(file)[name])
 
 
 @cache
 def all_texts() -> str:
-    """Returns every template of every file, as one text."""
+    """Returns all templates of all files as one text."""
     return "\n".join(text for file in WORDING_FILES for text in _strings(load(file)))
 
 

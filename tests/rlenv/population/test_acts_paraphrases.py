@@ -1,8 +1,8 @@
-"""The recogniser of chatbot acts, measured on messages that are nobody's script.
+"""Accuracy of the recognition of chatbot acts, on messages that are not in any script.
 
-``HELD_OUT`` and ``FINAL`` were written before the lexicon, by its author, so they measure from above; nothing was
-tuned on ``FINAL``. ``CLEAN`` holds faultless messages in which no failure may be seen. History-bound acts carry the
-(role, text) pairs that came before.
+``HELD_OUT`` and ``FINAL`` were written before the patterns, by the same author, so the measured accuracy is optimistic;
+nothing was tuned on ``FINAL``. ``CLEAN`` has messages without faults, in which none may be recognised. Acts that depend
+on the history come with the (role, text) pairs before the message.
 """
 
 from collections import defaultdict
@@ -226,34 +226,34 @@ def _accuracy_by_act(table: tuple[tuple[str, str, tuple[tuple[str, str], ...]], 
     return {act: sum(found) / len(found) for act, found in hits.items()}
 
 
-def test_the_table_is_large_and_covers_every_act_that_a_person_could_mean():
+def test_the_held_out_set_has_a_hundred_messages_and_covers_the_acts():
     assert len(HELD_OUT) >= 100
     assert len({act for act, _, _ in HELD_OUT}) >= 22
 
 
-def test_paraphrases_are_recognised_act_by_act():
+def test_paraphrases_of_every_act_are_recognised():
     by_act = _accuracy_by_act(HELD_OUT)
     assert all(accuracy >= 0.6 for accuracy in by_act.values()), by_act
     found = [act in recognise(text, history) for act, text, history in HELD_OUT]
     assert sum(found) / len(found) >= 0.85
 
 
-def test_the_second_set_is_recognised_too():
+def test_paraphrases_of_the_final_set_are_recognised():
     found = [act in recognise(text, history) for act, text, history in FINAL]
     assert sum(found) / len(found) >= 0.85
 
 
-def test_faultless_messages_are_not_accused():
-    accused = [text for text, history in CLEAN if recognise(text, history).faults]
-    assert accused == []
+def test_no_fault_is_recognised_in_messages_without_faults():
+    false_alarms = [text for text, history in CLEAN if recognise(text, history).faults]
+    assert false_alarms == []
 
 
-def test_an_act_of_the_history_needs_the_history():
+def test_acts_that_depend_on_the_history_need_it():
     assert "repetition" not in recognise("What was the hardest part of the week for you?")
     assert "ignores_end" not in recognise("Tell me more about your job.", SAD)
     assert "contradiction" not in recognise("You really shouldn't talk to your sister about it.", SAD)
 
 
-def test_a_truthful_recollection_is_no_hallucination():
+def test_recalling_what_the_user_did_say_is_no_hallucination():
     assert "hallucination" not in recognise("You told me that your girlfriend left in March.", SAD)
     assert "hallucination" not in recognise("You mentioned your sister Anna.", SAD, known="People: sister Anna")

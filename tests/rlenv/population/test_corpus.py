@@ -1,4 +1,4 @@
-"""The embedded corpus: deterministic, true to its contexts, and near real users in its statistics."""
+"""The embedded corpus: deterministic, consistent with its contexts, and close to real users in its statistics."""
 
 from functools import cache
 
@@ -24,11 +24,11 @@ def test_equal_seeds_give_equal_sessions():
     assert generate_sessions(4, 1, seed=5) != generate_sessions(4, 1, seed=6)
 
 
-def test_a_user_is_the_same_whatever_the_size_of_the_corpus():
+def test_a_users_sessions_do_not_depend_on_the_size_of_the_corpus():
     assert list(_sessions()[:5]) == generate_sessions(5, 1, seed=0)
 
 
-def test_lexical_statistics_are_near_those_of_real_users():
+def test_lexical_statistics_are_close_to_those_of_real_users():
     stats = diversity(_sessions())
     assert 6.3 <= stats["entropy_mean"] <= 6.8
     assert 0.45 <= stats["ttr_mean"] <= 0.55
@@ -37,18 +37,18 @@ def test_lexical_statistics_are_near_those_of_real_users():
     assert stats["entropy_sd"] > 0.3 and stats["ttr_sd"] > 0.05
 
 
-def test_messages_are_of_ordinary_length_with_a_wide_spread():
+def test_message_lengths_are_ordinary_and_widely_spread():
     lengths = [len(words(text)) for s in _sessions() for text in s.user_messages()]
     assert 20 <= np.mean(lengths) <= 30
     assert np.percentile(lengths, 10) < 10 and np.percentile(lengths, 90) > 45
 
 
-def test_the_vocabulary_is_small_enough_to_learn():
+def test_the_vocabulary_has_at_most_three_thousand_words():
     vocabulary = {w for s in _sessions() for m in s.messages for w in words(m.content)}
     assert 1500 <= len(vocabulary) <= 3000
 
 
-def test_users_differ_more_between_than_within():
+def test_message_lengths_vary_more_between_users_than_within():
     lengths = [[len(words(t)) for t in s.user_messages()] for s in generate_sessions(40, 3, seed=2)]
     by_user = [[np.mean(n) for n in lengths[i : i + 3]] for i in range(0, len(lengths), 3)]
     between = np.var([np.mean(means) for means in by_user])
@@ -56,7 +56,7 @@ def test_users_differ_more_between_than_within():
     assert between > 2 * within
 
 
-def test_messages_alternate_and_carry_labels_of_the_taxonomy():
+def test_messages_alternate_and_are_labelled_with_the_taxonomy():
     taxonomy = load_taxonomy()
     for session in _sessions():
         for before, after in zip(session.messages, session.messages[1:], strict=False):
@@ -82,11 +82,11 @@ def test_sessions_are_named_after_their_user():
     assert (session.user_id, session.session_id) == ("pop-9-1", "pop-9-1-1")
 
 
-def test_only_the_chatbots_asked_for_are_met():
+def test_users_talk_only_to_the_requested_chatbots():
     assert {s.chatbot for s in generate_sessions(6, 1, seed=1, chatbots=["warm", "stoic"])} <= {"warm", "stoic"}
 
 
-def test_a_first_context_is_true_and_short():
+def test_a_first_context_is_short_and_consistent_with_the_traits():
     for user in range(30):
         context_id, context = context_of(user, 0, seed=0)
         traits = traits_of(user, 0)
@@ -99,7 +99,7 @@ def test_a_first_context_is_true_and_short():
         assert context.model_extra["population"] == {"user": user, "session": 0, "seed": 0}
 
 
-def test_a_later_context_tells_of_the_sessions_before():
+def test_a_later_context_has_summaries_and_messages_of_earlier_sessions():
     first, second, third = generate_sessions(1, 3, seed=4)
     assert len(third.context.previous_summaries) == 2
     assert second.context.recent_sessions[0][-1].content == first.messages[-1].content
@@ -113,13 +113,13 @@ def test_no_template_is_left_unfilled():
 
 
 @pytest.mark.parametrize("session", range(3))
-def test_sessions_of_one_user_are_about_one_life(session):
+def test_sessions_of_one_user_have_the_same_profile(session):
     one = generate_sessions(1, 3, seed=12)[session]
     assert one.context.profile == generate_sessions(1, 1, seed=12)[0].context.profile
     assert session_diversity(one)["turns"] >= 1
 
 
-def test_a_user_meets_the_chatbot_that_is_asked_for_as_the_same_person():
+def test_a_users_first_session_with_a_requested_chatbot_has_the_same_context():
     limits = Limits(max_turns=5)
     one, two = (first_session(7, 3, make_chatbot(name), limits) for name in ("steady", "echo"))
     assert one.chatbot == "steady" and two.chatbot == "echo" and one.context == two.context

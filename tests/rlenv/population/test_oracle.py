@@ -1,4 +1,4 @@
-"""The oracle: what is an issue depends on the message, on the user's wishes, and on what the user shows."""
+"""The oracle: issues depend on the message, on the user's state, and on how the user reacts."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ def _issues(text: str, scene: Scene, dice: float = 0.0) -> tuple[str, ...]:
     return appraise(recognise(text), newborn(1, 0, 0), scene, (dice, dice)).issues
 
 
-def test_a_wrap_up_is_premature_only_for_who_wants_to_go_on():
+def test_a_wrap_up_is_premature_only_if_the_user_wants_to_continue():
     text = "I think this is a good place to stop for today."
     assert _issues(text, ON) == ("premature_wrap_up",)
     assert _issues(text, DONE) == ()
@@ -52,7 +52,7 @@ def test_a_hallucination_is_an_issue_only_if_the_user_corrects_it():
     assert appraise(acts, newborn(1, 0, 0), ON, (1.0, 1.0)).issues == ()
 
 
-def test_circles_need_repeated_repetition_and_shown_frustration():
+def test_a_conversation_is_circular_only_after_two_repetitions_and_shown_frustration():
     asked = "What was the hardest part of the week for you?"
     once = [("user", "hi"), ("assistant", asked), ("user", "the evenings")]
     twice = [*once, ("assistant", asked), ("user", "I said, the evenings")]
@@ -73,24 +73,24 @@ def test_circles_need_repeated_repetition_and_shown_frustration():
         ("...", "hello? are you there", "blank_message"),
     ],
 )
-def test_conversations_without_memories_are_labelled_from_their_texts(bot, answer, issue):
+def test_conversations_of_users_without_memories_are_labelled_from_their_texts(bot, answer, issue):
     assert issues_of(_texts("my boss keeps dumping work on me and I feel so tired", bot, answer)) == ((issue,),)
 
 
-def test_an_invention_that_nobody_corrects_is_not_labelled():
+def test_without_memories_a_hallucination_that_the_user_does_not_correct_is_not_labelled():
     state = _texts("my boss keeps dumping work on me", "You told me your brother is in prison.", "yeah, it is a lot")
     assert issues_of(state) == ((),)
 
 
-def test_who_announces_to_leave_is_let_go_without_an_issue():
+def test_saying_goodbye_to_a_user_who_announced_to_leave_is_no_issue_and_asking_on_is_one():
     state = _texts("I have to go now, my bus is coming", "Of course. Take care!", "bye")
     assert issues_of(state) == ((),)
-    held = _texts("I have to go now, my bus is coming", "And how does your family see this?", "I said I have to go")
-    assert issues_of(held) == (("ignoring_request_to_end_session",),)
+    delayed = _texts("I have to go now, my bus is coming", "And how does your family see this?", "I said I have to go")
+    assert issues_of(delayed) == (("ignoring_request_to_end_session",),)
 
 
 class Dismissive:
-    """Dismisses in every message."""
+    """A chatbot that dismisses the user in every message."""
 
     name = "dismissive"
 
@@ -98,7 +98,7 @@ class Dismissive:
         return Utterance(text=f"You're overreacting, part {len(state.turns)} is not a big deal.")
 
 
-def test_issues_are_given_for_every_chatbot_message_also_when_the_user_just_leaves():
+def test_every_chatbot_message_is_labelled_even_if_the_user_leaves_silently():
     for user in range(25):
         context = SessionContext.model_validate({"population": {"user": user, "session": 0, "seed": 0}})
         state = asyncio.run(converse(begin("c", context, seed=user), PopulationUser(), Dismissive(), Limits(6)))
@@ -114,7 +114,7 @@ def test_an_empty_conversation_has_no_issues():
 @pytest.mark.parametrize(
     "text", ["", "😀" * 50, "مرحبا", "\ud800", "a" * 100_000, "a b " * 30_000, "(" * 5000, "?" * 9000]
 )
-def test_strange_and_huge_messages_are_quick(text):
+def test_unusual_and_huge_messages_are_labelled_within_two_seconds(text):
     start = time.perf_counter()
     issues_of(_texts("hi", text, text, text, text))
     assert time.perf_counter() - start < 2.0

@@ -1,11 +1,11 @@
-"""The oracle on free text of language models, against messages that were read and labelled by hand.
+"""Agreement of the oracle with labels by hand, on free text of language models.
 
 ``data/chatbot_messages_*.jsonl`` are conversations of population users with SmolLM2-135M-Instruct and with a small
-Llama tuned on the scripted chatbots, all held on the engine. The chatbot messages that carry ``issues`` were drawn from
-those that the oracle of that time flagged and from those that it did not, and labelled by the definitions of Appendix E
-without a look at what it said; ``weight`` is how many messages of the sample's conversations one stands for. ``mind``
-is the state of mind in which the user heard the message. The oracle was mended on other conversations after the first
-batch, and was not touched after the second.
+Llama fine-tuned on the scripted chatbots, generated on the engine. The chatbot messages with ``issues`` were sampled
+from those that the oracle had flagged and from those that it had not, and were labelled by the definitions of
+Appendix E without knowledge of its labels. ``weight`` is the number of messages of the sampled conversations that one
+message represents; ``mind`` is the user's hidden state when it read the message. The oracle was improved on other
+conversations after the first batch, and was not changed after the second.
 """
 
 import asyncio
@@ -34,8 +34,8 @@ def _sessions(batch: str) -> tuple[Session, ...]:
     return tuple(read_sessions(DATA / f"chatbot_messages_{batch}.jsonl", neighbours="keep"))
 
 
-def _heard(session: Session, index: int) -> frozenset[str]:
-    """Returns what the user of the session finds wrong with message ``index``, as training's reward hears it."""
+def _issues_by_user(session: Session, index: int) -> frozenset[str]:
+    """Returns the issues that the session's user finds in message ``index``, as the reward in training sees them."""
     turns = tuple(Turn(role=m.role, utterance=Utterance(text=m.content)) for m in session.messages[: index + 1])
     state = begin(session.session_id.split("-", 1)[1], session.context, seed=session.model_extra["seed"])
     mind = session.messages[index - 1].model_extra["mind"]
@@ -47,7 +47,7 @@ def _heard(session: Session, index: int) -> frozenset[str]:
 @cache
 def _by_users(batch: str) -> tuple[Labelled, ...]:
     return tuple(
-        (frozenset(m.issues), _heard(session, i), m.model_extra["weight"])
+        (frozenset(m.issues), _issues_by_user(session, i), m.model_extra["weight"])
         for session in _sessions(batch)
         for i, m in enumerate(session.messages)
         if m.role == "assistant" and m.issues is not None
@@ -68,7 +68,7 @@ def _by_text(batch: str) -> tuple[Labelled, ...]:
 
 
 def _shares(rows: Sequence[Labelled], has: Callable[[frozenset[str]], bool]) -> tuple[float, float, float]:
-    """Returns precision, recall and kappa in the conversations that the messages were drawn from."""
+    """Returns precision, recall and kappa, weighted to the conversations that the messages were sampled from."""
     hits = sum(w for hand, oracle, w in rows if has(hand) and has(oracle))
     by_hand, by_oracle = sum(w for h, _, w in rows if has(h)), sum(w for _, o, w in rows if has(o))
     total = sum(w for _, _, w in rows)
@@ -82,7 +82,7 @@ def _is(issue: str) -> Callable[[frozenset[str]], bool]:
 
 
 @pytest.mark.parametrize("batch", BATCHES)
-def test_every_label_is_a_category_and_the_batches_are_whole(batch):
+def test_every_label_is_a_category_and_the_batches_are_complete(batch):
     rows = _by_users(batch)
     assert len(rows) == BATCHES[batch]
     known = set(load_taxonomy().issue_ids())
@@ -91,13 +91,13 @@ def test_every_label_is_a_category_and_the_batches_are_whole(batch):
     assert sum(flagged) >= 10 and flagged.count(False) >= 5
 
 
-def test_an_equal_weight_gives_cohens_kappa():
+def test_with_equal_weights_the_weighted_kappa_is_cohens():
     rows = [(hand, oracle, 1.0) for hand, oracle, _ in _by_users("first")]
     found = cohens_kappa([bool(hand) for hand, _, _ in rows], [bool(oracle) for _, oracle, _ in rows])
     assert _shares(rows, bool)[2] == pytest.approx(found.kappa)
 
 
-def _but_nonsense(labels: frozenset[str]) -> bool:
+def _except_nonsense(labels: frozenset[str]) -> bool:
     return bool(labels - {"unclear_or_confusing_wording"})
 
 
@@ -106,13 +106,13 @@ def _but_nonsense(labels: frozenset[str]) -> bool:
     [
         ("first", bool, 0.95, 0.65, 0.45),
         ("second", bool, 0.95, 0.3, 0.2),
-        ("first", _but_nonsense, 0.8, 0.75, 0.65),
-        ("second", _but_nonsense, 0.75, 0.45, 0.4),
+        ("first", _except_nonsense, 0.8, 0.75, 0.65),
+        ("second", _except_nonsense, 0.75, 0.45, 0.4),
     ],
     ids=["first", "second", "first, without nonsense", "second, without nonsense"],
 )
-def test_users_find_wrong_what_a_reader_finds_wrong(batch, has, precision, recall, kappa):
-    """What is flagged is an issue; of what is one, nonsense made of ordinary words goes unseen for the most part."""
+def test_users_agree_with_labels_by_hand(batch, has, precision, recall, kappa):
+    """What is flagged is an issue; most nonsense made of ordinary words is missed."""
     found = _shares(_by_users(batch), has)
     assert all(value >= floor for value, floor in zip(found, (precision, recall, kappa), strict=True)), found
 
@@ -130,12 +130,12 @@ def test_users_find_wrong_what_a_reader_finds_wrong(batch, has, precision, recal
         ("unclear_or_confusing_wording", 0.85, 0.1),
     ],
 )
-def test_categories_with_several_messages_are_met_one_by_one(batch, issue, precision, recall):
+def test_each_category_with_several_messages_reaches_its_precision_and_recall(batch, issue, precision, recall):
     found = _shares(_by_users(batch), _is(issue))
     assert found[0] >= precision and found[1] >= recall, found
 
 
 @pytest.mark.parametrize("batch", BATCHES)
-def test_the_texts_alone_say_no_less_than_the_users(batch):
+def test_labels_from_texts_alone_agree_no_less_than_the_users(batch):
     by_text, by_users = _shares(_by_text(batch), bool), _shares(_by_users(batch), bool)
     assert by_text[0] >= 0.95 and by_text[2] >= by_users[2]

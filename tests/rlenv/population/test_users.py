@@ -1,4 +1,4 @@
-"""The population's users: the same person throughout, pure replies, and a mood that reacts to the chatbot."""
+"""The population's users: fixed traits, replies as functions of state and seed, and reactions to the chatbot."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ STRANGE = ["", " ", "😀😀", "مرحبا كيف حالك", "\ud800", "x" * 10
 
 
 class Says:
-    """A chatbot that says the given lines in turn, the last one for ever."""
+    """A chatbot that sends the given lines in order, and then repeats the last one."""
 
     name = "says"
 
@@ -39,8 +39,8 @@ class Says:
         self.lines = lines
 
     async def reply(self, state: ConversationState, seed: int) -> Utterance:
-        spoken = sum(t.role == "assistant" for t in state.turns)
-        return Utterance(text=self.lines[min(spoken, len(self.lines) - 1)])
+        num_sent = sum(t.role == "assistant" for t in state.turns)
+        return Utterance(text=self.lines[min(num_sent, len(self.lines) - 1)])
 
 
 def _start(user: int, seed: int = 0, opener: str = "user") -> ConversationState:
@@ -61,7 +61,7 @@ def _memories(state: ConversationState) -> list[Mind]:
 
 
 def _after(state: ConversationState, line: str, seed: int = 3) -> Utterance:
-    """Returns the user's reply to ``line`` said at the end of a conversation whose last message is the user's."""
+    """Returns the user's reply to ``line``, sent after a conversation whose last message is the user's."""
     turns = (*state.turns, Turn(role="assistant", utterance=Utterance(text=line)))
     return asyncio.run(USER.reply(state.model_copy(update={"turns": turns, "end": None}), seed))
 
@@ -74,10 +74,10 @@ def test_a_reply_is_a_function_of_state_and_seed():
     assert state.model_dump_json() == before
 
 
-def test_a_snapshot_saved_as_json_continues_equally():
+def test_a_snapshot_saved_as_json_continues_identically():
     state = _talk(7, *GOOD, turns=4)
-    again = ConversationState.model_validate_json(state.model_dump_json())
-    assert _after(again, GOOD[4]) == _after(state, GOOD[4])
+    restored = ConversationState.model_validate_json(state.model_dump_json())
+    assert _after(restored, GOOD[4]) == _after(state, GOOD[4])
     json.dumps(state.user_memory)
 
 
@@ -86,7 +86,7 @@ def test_different_seeds_give_different_continuations():
     assert len({_after(state, GOOD[4], seed=s).text for s in range(8)}) > 4
 
 
-def test_a_context_without_a_population_field_gets_a_user_too():
+def test_a_context_without_a_population_field_gets_a_user_drawn_by_the_seed():
     state = begin("c", SessionContext(profile="Somebody."), seed=11)
     first = asyncio.run(USER.reply(state, 1))
     assert first.text and first.memory is not None
@@ -94,13 +94,13 @@ def test_a_context_without_a_population_field_gets_a_user_too():
 
 
 @pytest.mark.parametrize("opener", ["user", "assistant"])
-def test_both_openers_work(opener):
+def test_either_side_can_open(opener):
     state = _talk(3, "Hi, what brings you here?", *GOOD, turns=4, opener=opener)
     assert state.turns[0].role == opener and len(_texts(state)) >= 1
 
 
 @pytest.mark.parametrize("text", STRANGE)
-def test_any_chatbot_message_gets_an_answer(text):
+def test_any_chatbot_message_gets_a_reply(text):
     for user in range(5):
         _after(_talk(user, *GOOD, turns=2), text)
 
@@ -143,7 +143,7 @@ def test_good_listening_raises_trust():
     assert mean(rises) > 0.1
 
 
-def test_advice_to_somebody_who_wants_to_vent_meets_disagreement():
+def test_users_who_want_to_vent_disagree_with_advice_more_often():
     advice = "You should make a list of pros and cons."
     vents = [u for u in range(150) if traits_of(u, 0).goal == "vent"]
     plans = [u for u in range(150) if traits_of(u, 0).goal == "get advice"]
@@ -154,7 +154,7 @@ def test_advice_to_somebody_who_wants_to_vent_meets_disagreement():
     assert rate[0] > rate[1] + 0.15
 
 
-def test_who_must_leave_is_annoyed_when_held_back():
+def test_users_who_must_leave_are_frustrated_when_the_chatbot_ignores_it():
     annoyed = 0
     for user in range(150):
         state = _talk(user, *GOOD * 4)
@@ -163,19 +163,19 @@ def test_who_must_leave_is_annoyed_when_held_back():
     assert annoyed > 10
 
 
-def test_the_same_fact_is_not_told_twice():
+def test_no_fact_is_disclosed_twice():
     for user in range(30):
         told = _memories(_talk(user, *GOOD * 4))[-1].told
         assert len(told) == len(set(told))
 
 
-def test_facts_have_ids_of_their_own():
+def test_fact_ids_are_unique():
     ids = [f.fact_id for c in concerns().values() for f in c.facts]
     ids += [f.fact_id for f in (*shared_facts(), *update_facts())]
     assert len(ids) == len(set(ids))
 
 
-def test_a_later_session_brings_new_things():
+def test_a_later_session_has_new_facts():
     for user in range(20):
         first, second = (agenda_of(user, session, 0)[:12] for session in (0, 1))
         assert not {f.fact_id for f in first} & {f.fact_id for f in second}
@@ -186,21 +186,21 @@ def test_names_jobs_and_places_stay_fixed_within_a_session():
     for user in range(40):
         traits = traits_of(user, 0)
         allowed = {traits.slots[key].lower() for key in ("who_name", "friend", "petname")}
-        said = {w for text in _texts(_talk(user, *GOOD * 4)) for w in re.findall(r"\w+", text.lower())}
-        assert said & names <= allowed
+        used = {w for text in _texts(_talk(user, *GOOD * 4)) for w in re.findall(r"\w+", text.lower())}
+        assert used & names <= allowed
 
 
-def test_a_user_is_the_same_whenever_they_are_asked_for():
+def test_traits_are_a_function_of_user_and_seed():
     assert traits_of(17, 3) == traits_of(17, 3)
     assert traits_of(17, 3) != traits_of(18, 3) and traits_of(17, 3) != traits_of(17, 4)
 
 
-def test_concerns_and_goals_are_many():
+def test_every_concern_goal_and_style_occurs():
     people = [traits_of(u, 0) for u in range(600)]
     assert len({p.concern for p in people}) == len(concerns()) >= 12
     assert len({p.goal for p in people}) == 5 and len({p.style for p in people}) == 5
 
 
-def test_messages_carry_the_actions_they_perform():
+def test_every_user_message_has_action_labels():
     state = _talk(2, *GOOD * 4)
     assert all(t.utterance.actions is not None for t in state.turns if t.role == "user")
