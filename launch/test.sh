@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs rlenv and runs the tests, fast ones first, in two processes (RLENV_TEST_PROCESSES). The long proofs are left
-# out (every phase and every process killed, more engines): --exhaustive runs them too. Arguments go to pytest, as in:
+# Installs rlenv and runs the tests, fast ones first, in two processes (RLENV_TEST_PROCESSES). The long tests, which kill
+# every phase and every process or start many engines, run only with --exhaustive. Arguments go to pytest, for example:
 #   launch/test.sh -m "not slow"
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/install.sh"

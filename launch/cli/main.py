@@ -1,5 +1,6 @@
-"""The command line: ``rlenv adversarial``, ``rlenv import``, ``rlenv validate``, ... What a person did wrong is told
-in a sentence, with exit code 1 and no traceback.
+"""The command line: ``rlenv adversarial``, ``rlenv import``, ``rlenv validate``, ...
+
+An error that the user can fix is printed without a traceback, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from rlenv.core.errors import RlenvError
 
 app = typer.Typer(
     name="rlenv",
-    help="Conversations as an RL environment, with users that are trained to be real.",
+    help="Conversations as an RL environment, with user simulators that are trained adversarially.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -33,11 +34,15 @@ evaluation_command.register(app)
 
 @app.command()
 def adversarial(
-    config: Annotated[Path, typer.Argument(help="YAML with what differs from the defaults, as conf/quickstart.yaml")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="settings as key.sub=value")] = None,
-    dry_run: Annotated[bool, typer.Option(help="check the configuration and show it, run nothing")] = False,
+    config: Annotated[
+        Path, typer.Argument(help="YAML file with the settings that differ from the defaults, as conf/quickstart.yaml")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="settings that override the file's, as key.sub=value")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="check the settings and print them, without running")] = False,
 ) -> None:
-    """Run Algorithm 1, or go on with a run that was interrupted: the same command does both."""
+    """Train a user simulator with Algorithm 1. The same command resumes an interrupted run."""
     from launch.run.settings import load_config, to_dict
 
     settings = load_config(config, overrides or [])
@@ -55,11 +60,15 @@ def adversarial(
 
 @app.command()
 def train_chatbot(
-    config: Annotated[Path, typer.Argument(help="YAML with what differs from the defaults, as conf/chatbot_rl.yaml")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="settings as key.sub=value")] = None,
-    dry_run: Annotated[bool, typer.Option(help="check the configuration and show it, run nothing")] = False,
+    config: Annotated[
+        Path, typer.Argument(help="YAML file with the settings that differ from the defaults, as conf/chatbot_rl.yaml")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="settings that override the file's, as key.sub=value")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="check the settings and print them, without running")] = False,
 ) -> None:
-    """Train a chatbot against the simulated users of an adversarial run; the same command goes on with it."""
+    """Train a chatbot against the simulated users of an adversarial run. The same command resumes the training."""
     from launch.chatbot.config import load_chatbot_config
     from launch.run.settings import to_dict
 
@@ -80,10 +89,17 @@ def train_chatbot(
 
 @app.command()
 def study(
-    config: Annotated[Path, typer.Argument(help="YAML with what differs from the defaults, as conf/study.yaml")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="settings as key.sub=value")] = None,
+    config: Annotated[
+        Path, typer.Argument(help="YAML file with the settings that differ from the defaults, as conf/study.yaml")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="settings that override the file's, as key.sub=value")
+    ] = None,
 ) -> None:
-    """Hold the paper's experiment on the reference population, where the truth is known; again to go on with it."""
+    """Run the paper's experiment on the reference population, whose true labels are known.
+
+    The same command resumes an interrupted study.
+    """
     from launch.study.config import load_study
     from launch.study.driver import run_study
     from launch.study.report import print_study
@@ -95,11 +111,13 @@ def study(
 
 @app.command()
 def pretrain(
-    config: Annotated[Path, typer.Argument(help="YAML, as conf/population_llama.yaml")],
-    out: Annotated[Path, typer.Argument(help="folder of the checkpoint, which must not exist")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="settings as key.sub=value")] = None,
+    config: Annotated[Path, typer.Argument(help="YAML file of settings, as conf/population_llama.yaml")],
+    out: Annotated[Path, typer.Argument(help="folder to write the checkpoint to; it must not exist")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="settings that override the file's, as key.sub=value")
+    ] = None,
 ) -> None:
-    """Pretrain a small Llama on the reference population alone, as the one that the package carries was."""
+    """Pretrain a small Llama on the reference population, as was done for the population-llama of the package."""
     from launch.adversarial.pretraining import pretrain as run_pretraining
     from launch.run.settings import load_config
 
@@ -112,9 +130,9 @@ def pretrain(
 def chatbot_pairs(
     run: Annotated[Path, typer.Argument(help="directory of a run that trained a chatbot")],
     out: Annotated[Path, typer.Argument(help="JSON lines file to write")],
-    min_margin: Annotated[float, typer.Option(help="keep pairs whose rewards differ by more")] = 0.0,
+    min_margin: Annotated[float, typer.Option(help="keep only pairs whose returns differ by more")] = 0.0,
 ) -> None:
-    """Export the conversations that a chatbot learned from as preference pairs, for DPO."""
+    """Export the conversations of a chatbot's training as preference pairs for DPO."""
     from launch.chatbot.pairs import export_pairs
 
     _quiet_libraries()
@@ -123,7 +141,7 @@ def chatbot_pairs(
 
 @app.command()
 def table(run: Annotated[Path, typer.Argument(help="a run directory")]) -> None:
-    """Show the table of a run: one row for each simulator version."""
+    """Print the results table of a run, with one row per simulator version."""
     from launch.adversarial.table import print_report
     from launch.run.directory import RunDirectory
 
@@ -133,11 +151,15 @@ def table(run: Annotated[Path, typer.Argument(help="a run directory")]) -> None:
 @app.command()
 def transcripts(
     run: Annotated[Path, typer.Argument(help="a run directory")],
-    versions: Annotated[list[str] | None, typer.Argument(help="simulators; none is the first and the last")] = None,
-    context: Annotated[str | None, typer.Option(help="context id; none draws one of the evaluation users'")] = None,
-    seed: Annotated[int, typer.Option(help="of the draw")] = 0,
+    versions: Annotated[
+        list[str] | None, typer.Argument(help="simulator versions; by default the first and the last")
+    ] = None,
+    context: Annotated[
+        str | None, typer.Option(help="context id; by default one of the evaluation users', at random")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="seed of the random choice")] = 0,
 ) -> None:
-    """Show one context's transcripts side by side: the real session and the simulators'."""
+    """Print the transcripts of one context side by side: the real session and the simulated ones."""
     from launch.adversarial.transcripts import print_transcripts
 
     print_transcripts(run, versions or [], context, seed)
@@ -145,14 +167,18 @@ def transcripts(
 
 @app.command()
 def serve_user(
-    config: Annotated[Path, typer.Argument(help="a run directory, or an environment's YAML file")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="settings as key.sub=value")] = None,
-    version: Annotated[list[str] | None, typer.Option(help="simulator to serve; may be repeated")] = None,
+    config: Annotated[Path, typer.Argument(help="a run directory, or the YAML file of an environment")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="settings that override the file's, as key.sub=value")
+    ] = None,
+    version: Annotated[list[str] | None, typer.Option(help="simulator version to serve; may be repeated")] = None,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port to listen on")] = 8000,
-    api_key_env: Annotated[str | None, typer.Option(help="environment variable with the key to ask for")] = None,
+    api_key_env: Annotated[
+        str | None, typer.Option(help="environment variable with the key that clients must send")
+    ] = None,
 ) -> None:
-    """Serve trained simulators as an OpenAI-compatible user, for other evaluation harnesses."""
+    """Serve trained simulators behind an OpenAI-compatible API, as users for other evaluation harnesses."""
     from launch.serving.user_endpoint import serve_user
 
     _quiet_libraries()
@@ -160,7 +186,7 @@ def serve_user(
 
 
 def _quiet_libraries() -> None:
-    """Bars and notices of libraries would break our own; what matters of them is in the run's logs."""
+    """Turns off the libraries' progress bars and notices, which would break ours; the run's logs have what matters."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
@@ -168,7 +194,7 @@ def _quiet_libraries() -> None:
 
 
 def main() -> None:
-    """The entry point."""
+    """Runs the command line; exits with 1 on an error of the user and with 130 on Ctrl-C."""
     logging.basicConfig(
         level=logging.WARNING,
         format="%(message)s",
@@ -181,5 +207,5 @@ def main() -> None:
         Console(stderr=True).print(f"[bold red]error[/] {escape(str(error))}", highlight=False)
         sys.exit(1)
     except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; run the same command again to go on", highlight=False)
+        Console(stderr=True).print("interrupted; run the same command again to resume", highlight=False)
         sys.exit(130)

@@ -1,7 +1,7 @@
-"""What a submitted job takes along: the code and one configuration, nothing else; ``launch/submit.sh`` calls it.
+"""Prepares the working directory of a submitted job, with only code and one configuration; see ``launch/submit.sh``.
 
-A job's working directory is a temporary copy on the cluster, so every path of the configuration becomes absolute here,
-seen from where the command is given. Overrides go into the configuration: no shell ever reads them.
+The cluster runs a job in a temporary copy of that directory, so every path of the configuration is made absolute here,
+relative to the directory of the caller. Overrides are merged into the configuration, so no shell parses them.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from rlenv.core.errors import RlenvError
 
 CODE = ("rlenv", "actors", "trainers", "launch")
 SUFFIXES = (".py", ".yaml", ".json", ".jinja", ".safetensors")
-"""Those of pyproject.toml's package data, and Python."""
+"""Python, and the suffixes of the package data in pyproject.toml."""
 CONFIG = "run.yaml"
 EMBEDDED = ("auto", "trained", "population-llama", "small-llama", "smollm2")
-"""Words that stand where a path may stand."""
+"""Model names and keywords that may stand in place of a path."""
 
 
 def stage(root: Path, config: Path, overrides: Sequence[str], where: Path, folder: Path) -> dict[str, Any]:
-    """Writes a job's working directory to ``folder``; returns the configuration it will run.
+    """Returns the configuration of a job, and writes the job's working directory to ``folder``.
 
     Args:
         root: the repository.
         config: the YAML file.
         overrides: ``key.sub=value``.
-        where: the folder that relative paths are seen from.
-        folder: is filled with the packages' code and ``run.yaml``.
+        where: the folder that relative paths start from.
+        folder: receives the code of the packages and ``run.yaml``.
 
     Raises:
-        ConfigError: the configuration is wrong; nothing is submitted then.
+        ConfigError: the configuration is wrong; nothing is submitted.
     """
     settings = absolute_paths(to_dict(load_config(config, overrides)), where)
     for source in code_files(root):
@@ -48,7 +48,7 @@ def stage(root: Path, config: Path, overrides: Sequence[str], where: Path, folde
 
 
 def code_files(root: Path) -> Iterator[Path]:
-    """Yields the files of the four packages: no data, no links, no hidden files, no caches."""
+    """Yields the source files of the four packages, without data, links, hidden files and caches."""
     for package in CODE:
         for path in sorted((root / package).rglob("*")):
             hidden = any(part.startswith(".") or part == "__pycache__" for part in path.relative_to(root).parts)
@@ -59,15 +59,15 @@ def code_files(root: Path) -> Iterator[Path]:
 def absolute_paths(settings: dict[str, Any], where: Path) -> dict[str, Any]:
     """Returns the settings with ``out_dir``, ``data.path`` and the folders of models and adapters made absolute.
 
-    A model's name that is no folder here is a hub's name, and stays.
+    A model name that is not a local folder is a hub name and stays as it is.
     """
 
     def at(name: str | None) -> str | None:
         return name if name is None else str((where / Path(name).expanduser()).absolute())
 
     def folder(name: str | None) -> str | None:
-        known = name is None or name in EMBEDDED or not (where / Path(name).expanduser()).exists()
-        return name if known else at(name)
+        is_name = name is None or name in EMBEDDED or not (where / Path(name).expanduser()).exists()
+        return name if is_name else at(name)
 
     result = {**settings, "out_dir": at(settings["out_dir"]), "backbone": folder(settings["backbone"])}
     result["data"] = {**settings["data"], "path": at(settings["data"]["path"])}
@@ -79,7 +79,7 @@ def absolute_paths(settings: dict[str, Any], where: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """``python -m launch.cli.submission ROOT FOLDER CONFIG [key=value ...]``: fills it; prints the run directory."""
+    """``python -m launch.cli.submission ROOT FOLDER CONFIG [key=value ...]`` fills FOLDER; prints the run directory."""
     root, folder, config, *overrides = sys.argv[1:]
     try:
         settings = stage(Path(root), Path(config), overrides, Path.cwd(), Path(folder))

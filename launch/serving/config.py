@@ -1,7 +1,7 @@
 """The settings of an environment that is made from an adversarial run: ``gym.make(id, config="conf/env_esconv.yaml")``.
 
-A file says which run, who sits where and what a step is worth; everything else is the run's own resolved settings, and
-under ``settings`` any of them can be said anew. Knows nothing of Gymnasium or Ray.
+A file names the run, the counterparts and the rewards. Everything else comes from the run's resolved settings, which
+``settings`` overrides. Independent of Gymnasium and Ray.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from rlenv.core.settings import Settings, settings
 
 @settings
 class EnvConfig(Settings):
-    """A conversation env made from a run; the seat is the env id's."""
+    """A conversation env made from a run; the agent's seat is given by the env id."""
 
     run: str = ""
-    """The run directory; relative to the working directory, as ``out_dir`` is."""
+    """The run directory; relative to the working directory, like ``out_dir``."""
     ensemble: dict[str, float] = field(default_factory=dict)
-    """Chatbot's seat: simulator versions (base, it1, ...) and zero-shot users with their weights. Empty is the newest
-    version alone. Those that are not named have weight 0: they sit there when ``reset`` asks for them."""
+    """Agent in the chatbot's seat: the weights of simulator versions (base, it1, ...) and zero-shot users. Empty is the
+    newest version only. A simulator without a weight takes part only when ``reset`` names it."""
     users: dict[str, SpeakerConfig] = field(default_factory=dict)
-    """Chatbot's seat: users beside the run's simulators, by name: another adapter on the simulator's engine, an
-    untrained model, or kind population, the reference population's own users. ``ensemble`` gives them weights."""
+    """Agent in the chatbot's seat: further users by name, for example another adapter on the simulator's engine, an
+    untrained model, or kind population, the users of the reference population. ``ensemble`` has their weights."""
     chatbots: dict[str, SpeakerConfig] = field(default_factory=dict)
-    """User's seat: who may be the chatbot; empty is the run's roster."""
+    """Agent in the user's seat: the chatbots; empty is the chatbots of the run."""
     rewards: dict[str, Any] = field(default_factory=dict)
-    """Registered rewards: name to weight, or to {weight, options}. Empty gives 0."""
+    """Registered rewards: name to weight, or to {weight, options}. Empty gives a reward of 0."""
     discriminator: str | None = None
-    """Whose discriminator serves the reward "realism": a simulator version; None is the newest's."""
+    """Simulator version whose discriminator serves the reward "realism"; None is the newest."""
     split: str | None = "adversarial"
-    """Users that contexts are drawn from: sft, adversarial or evaluation; None is all."""
+    """Split that contexts are drawn from: sft, adversarial or evaluation; None is all."""
     settings: RunConfig = RunConfig()
-    """The run's, with what this env has otherwise: engines, scoring, env (limits), simulator.sampling, ray ..."""
+    """The run's settings, with what this env changes: engines, scoring, env (limits), simulator.sampling, ray ..."""
 
     def problems(self) -> list[str]:
-        """Returns which rules between fields do not hold."""
+        """Returns the broken rules between fields."""
         problems = []
         if self.split not in (None, *SPLITS):
             problems.append(f"split: no split {self.split!r}; {there_are(SPLITS, self.split)}")
@@ -50,7 +50,7 @@ class EnvConfig(Settings):
         for where, speakers in (("users", self.users), ("chatbots", self.chatbots)):
             problems += speaker_problems(where, speakers, engines, "settings.engines")
         return problems + [
-            f"users.{name}.adapter: 'trained' is for a run's own chatbots; name an adapter's folder"
+            f"users.{name}.adapter: 'trained' is for a run's own chatbots; give the folder of an adapter"
             for name, user in self.users.items()
             if user.adapter == "trained"
         ]
@@ -60,25 +60,25 @@ E = TypeVar("E", bound=EnvConfig)
 
 
 def load_env_config(config: str | Path, overrides: Sequence[str] = (), schema: type[E] = EnvConfig) -> E:  # type: ignore[assignment]
-    """Returns an env's settings.
+    """Returns the settings of an env.
 
     Args:
-        config: a YAML file, or a run directory, which is its newest simulator with no reward.
+        config: a YAML file, or a run directory, which means its newest simulator and no reward.
         overrides: ``key.sub=value``, applied last.
-        schema: ``EnvConfig``, or a class of it with more settings.
+        schema: ``EnvConfig`` or a subclass.
 
     Raises:
-        ConfigError: no such file or run, an unknown key (with a suggestion), a wrong type, or a rule broken.
+        ConfigError: there is no such file or run, or a setting is unknown, wrong or against a rule; all problems.
     """
     path = Path(config)
     if path.is_dir():
-        run_settings(path)  # a folder without a run is told as such
-        said = {"run": str(path), **read_settings(None, overrides)}
+        run_settings(path)  # raises where the folder holds no run
+        own = {"run": str(path), **read_settings(None, overrides)}
     else:
-        said = read_settings(path, overrides)
-    if not said.get("run"):
+        own = read_settings(path, overrides)
+    if not own.get("run"):
         raise ConfigError(
-            f"{config}: no key 'run', which names the directory of an adversarial run. For a run's own configuration, "
-            "give its run directory (out_dir) as config"
+            f"{config}: no key 'run', which names the directory of an adversarial run. If this is the configuration of "
+            "an adversarial run, give its run directory (out_dir) instead"
         )
-    return typed(schema, [{"settings": run_settings(said["run"])}, said], config)
+    return typed(schema, [{"settings": run_settings(own["run"])}, own], config)

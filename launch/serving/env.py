@@ -1,7 +1,7 @@
-"""Serves what an env needs from a run: simulators or chatbots on engines, a discriminator for its reward, Ray.
+"""Serves the parts of an env that come from a run: simulators or chatbots on engines, and a discriminator.
 
-Envs of one process and equal settings share one set of engines; the last one to close stops them, and the Ray that
-was started for them. Knows nothing of Gymnasium.
+Envs of one process with equal settings share one set of engines. The last one to close stops the engines, and Ray if it
+was started for them. Independent of Gymnasium.
 """
 
 from __future__ import annotations
@@ -36,33 +36,33 @@ from rlenv.rewards.registry import make_reward, sources_asked_for
 
 
 def serve_env(config: str | Path, overrides: Sequence[str], seat: Seat) -> EnvParts:
-    """Returns the parts of an env with the agent in ``seat``; what serves them runs until ``close``.
+    """Returns the parts of an env with the agent in ``seat``; their engines run until ``close``.
 
     Args:
         config: an env's YAML file, or a run directory.
         overrides: ``key.sub=value``, applied last.
-        seat: the agent's.
+        seat: the agent's seat.
 
     Raises:
-        ConfigError: settings that cannot be used, or a run that lacks what they ask for.
+        ConfigError: the settings are wrong, or the run lacks what they need.
         EngineError: a model could not be served.
     """
     settings: EnvConfig = load_env_config(config, overrides)
-    with ExitStack() as held:
+    with ExitStack() as stack:
         key = (seat, to_line(to_dict(settings)))
-        served: Served = held.enter_context(_shared(key, lambda: serve(settings, seat)))
-        return replace(served.parts, close=held.pop_all().close)
+        served: Served = stack.enter_context(_shared(key, lambda: serve(settings, seat)))
+        return replace(served.parts, close=stack.pop_all().close)
 
 
 @dataclass(frozen=True)
 class Served:
-    """An env's parts and what serves them."""
+    """The parts of an env, with the engines and the discriminator that serve them."""
 
     parts: EnvParts
     pools: Mapping[str, EnginePool]
-    """Running engines by name."""
+    """Running engine pools by name."""
     formats: Mapping[str, ChatFormat]
-    """Their chat formats."""
+    """The engines' chat formats, by the same names."""
     discriminator: DiscriminatorPool | None
 
 
@@ -75,14 +75,14 @@ def serve(
     judged: bool = False,
     log_dir: Path | None = None,
 ) -> Iterator[Served]:
-    """Gives the parts of an env, served; what can be wrong without an engine is told before one starts.
+    """Yields the parts of an env, with their engines running. Wrong settings are reported before an engine starts.
 
     Args:
-        config: the env's.
-        seat: the agent's.
-        engines: of the settings, to start beside those that the env asks for.
-        judged: serve the discriminator whether or not a reward asks for it.
-        log_dir: of the engines and the discriminator; None is the run's.
+        config: the env's settings.
+        seat: the agent's seat.
+        engines: names of engines to start in addition to those that the env needs.
+        judged: whether to serve the discriminator even if no reward needs it.
+        log_dir: the folder of the logs of engines and discriminator; None is the run's.
     """
     run, settings = RunDirectory(config.run), config.settings
     logs = log_dir or run.path("logs/env")
@@ -94,22 +94,22 @@ def serve(
         discriminator = DiscriminatorPool(checkpoint, settings.scoring, settings.context, logs)
     reward = make_reward(config.rewards, seat=seat, discriminator=discriminator) if config.rewards else None
     serving = Serving(settings, model_folder(run, settings.simulator.model), logs)
-    counterparts, pools = _partners(run, config, seat, serving, engines)
-    with ExitStack() as held:
+    counterparts, pools = _counterparts(run, config, seat, serving, engines)
+    with ExitStack() as stack:
         if pools or discriminator is not None:
-            held.enter_context(_shared("ray", lambda: cluster(settings.ray)))
+            stack.enter_context(_shared("ray", lambda: cluster(settings.ray)))
         for pool in pools.values():
-            held.enter_context(pool)
+            stack.enter_context(pool)
         if discriminator is not None:
-            held.enter_context(discriminator)
+            stack.enter_context(discriminator)
         parts = EnvParts(scenarios, counterparts, settings.env, reward, config.split)
         yield Served(parts, pools, serving.formats if pools else {}, discriminator)
 
 
-def _partners(
+def _counterparts(
     run: RunDirectory, config: EnvConfig, seat: Seat, serving: Serving, engines: Sequence[str]
 ) -> tuple[Ensemble, dict[str, EnginePool]]:
-    """Returns who sits opposite an agent in ``seat``, and the engines, still to be started, that are asked for."""
+    """Returns the counterparts of an agent in ``seat``, and the engine pools that are needed, not started yet."""
     settings = config.settings
     if seat == "chatbot":
         versions = simulator_versions(run, settings)
@@ -139,53 +139,53 @@ def _partners(
 
 
 def _weights(config: EnvConfig, versions: Sequence[str]) -> dict[str, float]:
-    """Returns the ensemble's weights, 0 for versions and further users that it does not name."""
+    """Returns the ensemble's weights, with 0 for versions and further users that it does not name."""
     known = {*versions, *config.settings.zero_shot, *config.users}
     unknown = [name for name in config.ensemble if name not in known]
     problems = [f"ensemble: no simulator {n!r}; {there_are(known, n)}" for n in unknown]
     twice = sorted(config.users.keys() & {*versions, *config.settings.zero_shot})
-    problems += [f"users.{name}: the run has a simulator of that name; choose another" for name in twice]
+    problems += [f"users.{name}: the run has a simulator of that name; choose another name" for name in twice]
     if problems:
         raise ConfigError("\n".join(problems))
     idle = dict.fromkeys([*versions, *config.users], 0.0)
     return {**idle, **(config.ensemble or {versions[-1]: 1.0})}
 
 
-# ----------------------------------------------------------------------------------- held in common
+# ------------------------------------------------------------------------------ resources shared by envs
 
 
 @dataclass
-class _Open:
-    held: ExitStack
+class _Resource:
+    stack: ExitStack
     value: Any
-    users: int = 0
+    num_users: int = 0
 
 
-_open: dict[object, _Open] = {}
+_resources: dict[object, _Resource] = {}
 _lock = threading.RLock()
 
 
 @contextmanager
 def _shared(key: object, make: Callable[[], AbstractContextManager[Any]]) -> Iterator[Any]:
-    """Gives what ``make`` gives, made once for all who hold ``key`` at the same time; the last one ends it."""
+    """Yields the value of ``make()``, shared by all who use ``key`` at the same time; the last user closes it."""
     with _lock:
-        if key not in _open:
-            held = ExitStack()
-            _open[key] = _Open(held, held.enter_context(make()))
-        ours = _open[key]
-        ours.users += 1
+        if key not in _resources:
+            stack = ExitStack()
+            _resources[key] = _Resource(stack, stack.enter_context(make()))
+        resource = _resources[key]
+        resource.num_users += 1
     try:
-        yield ours.value
+        yield resource.value
     finally:
         with _lock:
-            ours.users -= 1
-            if ours.users == 0:
-                _open.pop(key, None)
-                ours.held.close()
+            resource.num_users -= 1
+            if resource.num_users == 0:
+                _resources.pop(key, None)
+                resource.stack.close()
 
 
 @atexit.register
 def _close_all() -> None:
-    """Ends what was not closed, while Ray can still be spoken to."""
-    for each in reversed([*_open.values()]):
-        each.held.close()
+    """Closes the remaining resources at exit, while Ray is still connected."""
+    for resource in reversed([*_resources.values()]):
+        resource.stack.close()

@@ -1,4 +1,4 @@
-"""Which judge annotates: detectors, the population's oracle, a model behind an endpoint, or one that runs here."""
+"""Serves the judge of a configuration: detectors, the population's oracle, or a language model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rlenv.speakers.completers import CachedCompleter
 
 
 class JudgeName(StrEnum):
-    """Who annotates."""
+    """The kinds of judges."""
 
     detectors = "detectors"
     oracle = "oracle"
@@ -30,7 +30,7 @@ class JudgeName(StrEnum):
 
 
 class What(StrEnum):
-    """What is annotated."""
+    """What a judge labels."""
 
     actions = "actions"
     issues = "issues"
@@ -39,15 +39,15 @@ class What(StrEnum):
 
 @settings
 class JudgeConfig(ModelChoice):
-    """Who labels, and which language model that is where it is one."""
+    """A judge, and its language model if it is one."""
 
     judge: JudgeName = JudgeName.detectors
-    """Detectors, the reference population's oracle, or a language model: behind an endpoint, or run here."""
+    """Detectors, the reference population's oracle, or a language model behind an endpoint or on a local engine."""
     concurrency: PositiveInt = 8
-    """Conversations that are judged at the same time."""
+    """Conversations judged at the same time."""
 
     def problems(self) -> list[str]:
-        """Returns what a judge of this kind lacks, or has and does not take."""
+        """Returns the settings that a judge of this kind lacks or cannot use."""
         if self.judge not in (JudgeName.endpoint, JudgeName.engine):
             return []
         if self.judge is JudgeName.engine:
@@ -68,24 +68,24 @@ def serve_judge(
     max_tokens: int = 2048,
     seed: int = 0,
 ) -> Iterator[tuple[NamedJudge, CachedCompleter | None]]:
-    """Gives the judge, and what it remembers and counts where it is a language model.
+    """Yields the judge and, if it is a language model, the completer that caches and counts its answers.
 
     Args:
-        judge: who labels.
-        cache: folder of a language model's answers, and of an engine's log.
-        what: what is labelled; None is all that the judge can.
-        taxonomy: a file of categories; None is ours.
-        input_tokens: longest question, for an engine of ours.
-        max_tokens: longest answer of a language model.
-        seed: of its sampling.
+        judge: the judge's configuration.
+        cache: folder of the language model's answers and of the engine's log.
+        what: what to label; None is everything that the judge can label.
+        taxonomy: a file of categories; None is the package's.
+        input_tokens: longest prompt of a local engine, in tokens.
+        max_tokens: longest answer of a language model, in tokens.
+        seed: the seed of its sampling.
 
     Raises:
-        ConfigError: the judge cannot label what is asked for.
+        ConfigError: the judge cannot label ``what``.
     """
     categories = load_taxonomy(taxonomy)
     if judge.judge in (JudgeName.detectors, JudgeName.oracle):
         if what not in (None, What.issues):
-            raise ConfigError(f"--judge {judge.judge} labels issues alone, --what is {what}")
+            raise ConfigError(f"--judge {judge.judge} labels only issues, but --what is {what}; give --what issues")
         if judge.judge is JudgeName.detectors:
             yield DetectorJudge([issue for issue in DETECTORS if issue in categories.issue_ids()]), None
         else:

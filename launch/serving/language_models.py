@@ -1,6 +1,6 @@
-"""Which language model writes summaries or judges: one behind an endpoint, or one that runs as long as the command.
+"""Serves the language model of a command or a judge: behind an endpoint, or on an engine that ends with the command.
 
-The options by which a command names it are said here once.
+The command-line options that choose it are defined here once.
 """
 
 from __future__ import annotations
@@ -17,33 +17,35 @@ from rlenv.core.settings import Settings, settings
 from rlenv.prompting.cutting import CountTokens, estimate_tokens
 from rlenv.speakers.completers import Completer, EndpointCompleter, EngineCompleter
 
-BaseUrl = Annotated[str | None, typer.Option(help="root of an OpenAI-compatible API, http://host:8000/v1")]
+BaseUrl = Annotated[str | None, typer.Option(help="root URL of an OpenAI-compatible API, as http://host:8000/v1")]
 ModelName = Annotated[str | None, typer.Option(help="the model's name at --base-url")]
-KeyEnv = Annotated[str | None, typer.Option(help="NAME of the environment variable that holds --base-url's key")]
-EngineModel = Annotated[str | None, typer.Option(help="folder of a chat model to run here instead of --base-url")]
-Concurrency = Annotated[int, typer.Option(help="requests under way at the same time")]
-SamplingSeed = Annotated[int, typer.Option(help="of sampling")]
-Cache = Annotated[Path | None, typer.Option(help="folder of answers; default OUT.cache")]
+KeyEnv = Annotated[str | None, typer.Option(help="name of the environment variable that holds the API key")]
+EngineModel = Annotated[
+    str | None, typer.Option(help="folder of a chat model to run on this machine, instead of --base-url")
+]
+Concurrency = Annotated[int, typer.Option(help="number of requests at the same time")]
+SamplingSeed = Annotated[int, typer.Option(help="seed of sampling")]
+Cache = Annotated[Path | None, typer.Option(help="folder of cached answers; by default OUT.cache")]
 
 
 @settings
 class ModelChoice(Settings):
-    """Which language model: one behind an endpoint, or one that runs here."""
+    """The choice of a language model: behind an endpoint, or on a local engine."""
 
     base_url: str | None = None
-    """Root of an OpenAI-compatible API, or None."""
+    """Root URL of an OpenAI-compatible API, or None."""
     model: str | None = None
     """The model's name there."""
     api_key_env: str | None = None
-    """NAME of the environment variable that holds the key."""
+    """Name of the environment variable that holds the API key."""
     engine_model: str | None = None
-    """Folder of a checkpoint to run here, or None."""
+    """Folder of a checkpoint to run on a local engine, or None."""
     reasoning_effort: str | None = None
-    """Of a reasoning model behind an endpoint."""
+    """Reasoning effort of a reasoning model behind an endpoint."""
 
 
 def cache_folder(cache: Path | None, out: Path) -> Path:
-    """Returns the folder of answers for a command that writes ``out``."""
+    """Returns the folder of cached answers of a command that writes ``out``."""
     return cache or out.with_name(out.name + ".cache")
 
 
@@ -51,24 +53,24 @@ def cache_folder(cache: Path | None, out: Path) -> Path:
 def language_model(
     choice: ModelChoice, *, num_positions: int, log_dir: Path, temperature: float = 0.3, structured: bool = False
 ) -> Iterator[tuple[Completer, CountTokens]]:
-    """Gives the model and the function that counts its tokens (estimated, where the model is elsewhere).
+    """Yields the model and a function that counts tokens, which is an estimate for a model behind an endpoint.
 
     Args:
-        choice: which.
-        num_positions: longest question and answer together, for an engine of ours.
-        log_dir: where that engine writes its log.
-        temperature: of sampling.
-        structured: that engine can hold its answers to a JSON schema.
+        choice: the choice of the model.
+        num_positions: longest prompt and answer together on a local engine, in tokens.
+        log_dir: the folder of the local engine's log.
+        temperature: sampling temperature.
+        structured: whether a local engine constrains answers to a JSON schema.
 
     Raises:
-        ConfigError: neither or both are asked for, or the folder holds no model.
+        ConfigError: neither or both kinds of model are given, or the folder holds no model.
     """
     folder = Path(choice.engine_model) if choice.engine_model else None
     if bool(choice.base_url) == bool(folder):
-        raise ConfigError("name one model: --base-url and --model for an endpoint, or --engine-model for a folder")
+        raise ConfigError("give one model: --base-url and --model for an endpoint, or --engine-model for a folder")
     if folder is None:
         if not choice.model:
-            raise ConfigError("--base-url needs --model, the model's name there")
+            raise ConfigError("--base-url needs --model, the model's name at that API")
         assert choice.base_url
         yield (
             EndpointCompleter(
@@ -82,7 +84,7 @@ def language_model(
         )
         return
     if not (folder / "config.json").is_file():
-        raise ConfigError(f"--engine-model {folder}: no checkpoint there; expected a folder with config.json")
+        raise ConfigError(f"--engine-model {folder}: this is not a checkpoint; expected a folder with config.json")
     with _engine(folder, num_positions, log_dir, temperature, structured) as completer:
         yield completer, completer.count_tokens
 

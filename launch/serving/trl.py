@@ -1,10 +1,10 @@
-"""The env as a TRL ``rollout_func``: ``GRPOTrainer`` as it is trains a seat on whole conversations.
+"""The env as a TRL ``rollout_func``: an unchanged ``GRPOTrainer`` trains one seat on whole conversations.
 
     rollouts = TrlRollouts(core, in_process(system_text, max_tokens=60))
     trainer = GRPOTrainer(model, env_reward, train_dataset=env_prompts(core), rollout_func=rollouts, ...)
 
-A prompt is a context's id; its group talks with one and the same partner, each under a seed of its own. Sampled tokens
-are handed over as they were sampled; ``env_mask`` is 1 on them and 0 on the partner's words. Written for TRL 1.16.
+A prompt is the id of a context. The episodes of its group have the same counterpart and different seeds. The trainer
+gets the tokens as sampled; ``env_mask`` is 1 on them and 0 on the counterpart's tokens. Written for TRL 1.16.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rlenv.prompting.system_texts import SystemText
 from rlenv.speakers.engine import EngineSpeaker
 
 SpeakerOf = Callable[[Any, Seat], EngineSpeaker]
-"""From a trainer to who sits in the trained seat, sampled with the trainer's weights as they are now."""
+"""Returns the speaker in the trained seat, which samples with the trainer's current weights."""
 
 
 @dataclass(frozen=True)
@@ -35,34 +35,34 @@ class TrlRollouts:
     """A TRL 1.16 ``rollout_func``."""
 
     core: ConversationCore
-    """Scenarios, partners, limits and reward; its seat is the trained one."""
+    """Scenarios, counterparts, limits and reward; its seat is the trained one."""
     speaker_of: SpeakerOf
-    """``in_process``, or one's own on engines that follow the weights."""
+    """``in_process``, or your own function for engines that follow the weights."""
     seed: int = 0
-    """All that is random follows from it, the step and the prompt."""
+    """Everything random follows from it, the training step and the prompt."""
     concurrency: int = 64
-    """Conversations under way at the same time."""
+    """Conversations in progress at the same time."""
 
     def __call__(self, prompts: list[str], trainer: Any) -> dict[str, list[Any]]:
-        """Returns one episode a prompt: ``prompt_ids``, ``completion_ids``, ``logprobs``, ``env_mask``, ``env_return``.
+        """Returns one episode per prompt: its ids, log-probs, ``env_mask`` and ``env_return``.
 
-        An episode that failed, or in which the trained seat said nothing, has one masked token and the return None,
-        which TRL leaves out of its group's baseline: it is no reward of 0.
+        A failed episode, or one in which the trained seat never spoke, has one masked token and the return None. TRL
+        leaves it out of its group's baseline, so it does not count as a reward of 0.
 
         Raises:
-            ConfigError: a prompt that is no context, or a sampling temperature that is not the trainer's.
+            ConfigError: a prompt is not the id of a context, or the sampling temperature differs from the trainer's.
         """
         speaker = self.speaker_of(trainer, self.core.seat)
         if speaker.sampling.temperature != trainer.args.temperature:
             raise ConfigError(
-                f"the speaker samples at temperature {speaker.sampling.temperature} and the trainer reads log-probs at "
-                f"{trainer.args.temperature}; make them equal"
+                f"the speaker samples at temperature {speaker.sampling.temperature} and the trainer computes log-probs "
+                f"at {trainer.args.temperature}; make them equal"
             )
         episodes = [self._episode(prompt, i, trainer) for i, prompt in enumerate(prompts)]
-        held = run(in_order(collect(speaker, self.core.sibling, episodes, concurrency=self.concurrency), episodes))
-        # One group has one partner, so a mix of simulators is never compared within a baseline.
-        found = {t.episode_id: t for t in trajectories_of(held, speaker, allow_mixed=True)}
-        rows = [found.get(episode.episode_id) for episode in episodes]
+        results = run(in_order(collect(speaker, self.core.sibling, episodes, concurrency=self.concurrency), episodes))
+        # A group has one counterpart, so no baseline mixes simulators.
+        trajectories = {t.episode_id: t for t in trajectories_of(results, speaker, allow_mixed=True)}
+        rows = [trajectories.get(episode.episode_id) for episode in episodes]
         pad = speaker.format.end_of_session
         return {
             "prompt_ids": [list(t.prompt_ids) if t else [pad] for t in rows],
@@ -72,26 +72,34 @@ class TrlRollouts:
             "env_return": [_return(t) for t in rows],
         }
 
-    def _episode(self, prompt: str, place: int, trainer: Any) -> Episode:
+    def _episode(self, prompt: str, index: int, trainer: Any) -> Episode:
         step = int(trainer.state.global_step)
-        partner = self.core.counterparts.draw(derive_seed(self.seed, "partner", step, prompt))
+        counterpart = self.core.counterparts.draw(derive_seed(self.seed, "partner", step, prompt))
         rank = int(trainer.accelerator.process_index)
-        seed = derive_seed(self.seed, "episode", step, prompt, rank, place)
-        return Episode(episode_id=f"{rank}:{place}", context_id=prompt, counterpart=partner, seed=seed)
+        seed = derive_seed(self.seed, "episode", step, prompt, rank, index)
+        return Episode(episode_id=f"{rank}:{index}", context_id=prompt, counterpart=counterpart, seed=seed)
 
 
 def env_prompts(core: ConversationCore, split: str | None = None) -> Any:
-    """Returns the dataset to train on: each context's id as a row's ``prompt``; None takes all splits."""
+    """Returns the training dataset, with the id of a context as the ``prompt`` of each row.
+
+    Args:
+        core: the env.
+        split: the split of the contexts; None is all.
+
+    Raises:
+        ConfigError: the split has no contexts.
+    """
     from datasets import Dataset
 
     chosen = [s.context_id for s in core.scenarios.all if split in (None, s.split)]
     if not chosen:
-        raise ConfigError(f"no context is of the split {split!r}")
+        raise ConfigError(f"the env has no contexts of split {split!r}; choose another split, or None for all")
     return Dataset.from_dict({"prompt": chosen})
 
 
 def env_reward(completions: Sequence[Any], env_return: Sequence[float | None], **_: Any) -> list[float | None]:
-    """Returns each episode's sum of rewards, a TRL reward function; None where there is nothing to learn from."""
+    """Returns the return of each episode, as a TRL reward function; None for an episode that is left out."""
     return list(env_return)
 
 
@@ -99,9 +107,9 @@ def in_process(system_text: SystemText, *, max_tokens: int, max_positions: int |
     """Returns a ``SpeakerOf`` that samples from the trainer's own model in this process, for small models.
 
     Args:
-        system_text: the trained seat's.
-        max_tokens: of one message.
-        max_positions: of prompt and reply; None is the model's.
+        system_text: builds the system message of the trained seat.
+        max_tokens: longest message, in tokens.
+        max_positions: longest prompt and message together, in tokens; None is the model's limit.
     """
 
     def speaker_of(trainer: Any, seat: Seat) -> EngineSpeaker:
@@ -117,9 +125,9 @@ def _return(trajectory: Trajectory | None) -> float | None:
 
 
 class ModuleEngine:
-    """``rlenv.core.protocols.Engine`` over a torch model that is being trained, as its weights are at each request.
+    """An ``rlenv.core.protocols.Engine`` on a torch model in training; each request uses the current weights.
 
-    One request at a time, no batches: the model is small, or one serves it otherwise.
+    It does not batch requests, so it is for small models only.
     """
 
     def __init__(self, model: Any, max_positions: int | None = None) -> None:
@@ -133,10 +141,13 @@ class ModuleEngine:
         adapter: Adapter | None = None,
         conversation: str | None = None,
     ) -> Generation:
-        """Returns one sampled continuation; see ``Engine``. The weights in force are the version."""
+        """Returns one sampled continuation; see ``Engine``. There is no adapter: the model's weights are sampled."""
         if len(token_ids) + sampling.max_tokens > self.max_positions:
-            raise OverlongError(f"{len(token_ids)} tokens and a reply do not fit {self.max_positions} positions")
-        await asyncio.sleep(0)  # lets the other conversations come to their turn
+            raise OverlongError(
+                f"{len(token_ids)} tokens and a reply of {sampling.max_tokens} do not fit in {self.max_positions} "
+                "positions; lower max_tokens or context.budget_tokens"
+            )
+        await asyncio.sleep(0)  # lets the other conversations proceed
         return self._generate(list(token_ids), sampling)
 
     def _generate(self, ids: list[int], sampling: Sampling) -> Generation:

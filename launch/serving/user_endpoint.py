@@ -1,9 +1,9 @@
-"""Trained simulators as an OpenAI-compatible "user": /v1/models and /v1/chat/completions, for other harnesses.
+"""Serves trained simulators behind an OpenAI-compatible API: /v1/models and /v1/chat/completions.
 
     rlenv serve-user runs/esconv_smollm2 --version it2 --port 8000
 
-The answer's message is what the simulated user says next (its role is "assistant", as the API has it), and
-``choices[i].rlenv["ended"]`` says whether the user closed the session with it. Never logs what is said.
+The message of an answer is the simulated user's next message (with role "assistant", as the API requires), and
+``choices[i].rlenv["ended"]`` is true if the user ends the session with it. No message text is logged.
 """
 
 from __future__ import annotations
@@ -47,27 +47,29 @@ def serve_user(
     api_key_env: str | None = None,
     overrides: Sequence[str] = (),
 ) -> None:
-    """Serves simulators of a run until interrupted or terminated, and then stops what serves it.
+    """Serves simulators of a run until interrupted or terminated, and then stops their engines.
 
     Args:
         config: a run directory, or an env's YAML file.
-        versions: which simulators; none is the run's newest.
+        versions: the simulators to serve; none is the run's newest.
         host: address to listen on.
         port: port to listen on.
-        api_key_env: name of the environment variable with the key that requests must bring; None asks for none.
-        overrides: as for an env.
+        api_key_env: name of the environment variable with the API key that requests must have; None requires none.
+        overrides: ``key.sub=value``, as for an env.
 
     Raises:
-        ConfigError: no such run or version, or no key in the variable.
+        ConfigError: there is no such run or version, or the variable is not set.
         EngineError: a model could not be served.
     """
     key = os.environ.get(api_key_env) if api_key_env else None
     if api_key_env and not key:
-        raise ConfigError(f"the environment variable {api_key_env} is not set; it should hold the key to ask for")
+        raise ConfigError(
+            f"the environment variable {api_key_env} is not set; set it to the API key that requests must have"
+        )
     parts = env_parts("chatbot", config=config, overrides=overrides)
     try:
         users = served_users(parts.counterparts, versions)
-        # uvicorn ends its own work and raises the signal anew: unhandled, it would end us before the engines.
+        # uvicorn shuts down and raises the signal again; unhandled, it would kill this process before the engines stop.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         uvicorn.run(user_app(users, Scenarios(parts.scenarios), api_key=key), host=host, port=port, log_level="warning")
     finally:
@@ -75,10 +77,10 @@ def serve_user(
 
 
 def served_users(simulators: Mapping[str, UserSimulator], versions: Sequence[str] = ()) -> dict[str, UserSimulator]:
-    """Returns the simulators that were asked for by name; of none, the newest version, whatever its share of an env is.
+    """Returns the simulators of these versions by name; without versions, the newest, whatever its ensemble weight.
 
     Raises:
-        ConfigError: a version is not there.
+        ConfigError: there is no such version.
     """
     if unknown := [name for name in versions if name not in simulators]:
         raise ConfigError(f"no simulator {unknown[0]!r}; {there_are(list(simulators), unknown[0])}")
@@ -95,19 +97,19 @@ def user_app(
     """Returns the web application.
 
     Args:
-        users: simulators by the model name that requests ask for.
-        scenarios: contexts that requests may ask for.
-        api_key: asked of every request; None asks for none.
-        most_messages: sampled messages whose tokens are remembered.
+        users: simulators by the model name of requests.
+        scenarios: the contexts that requests may choose.
+        api_key: the API key that every request must have; None requires none.
+        most_messages: number of sampled messages whose tokens are cached.
     """
     app = FastAPI(title="rlenv user", docs_url=None, redoc_url=None)
     known = SampledMessages(most_messages)
     app.state.known = known
 
     def check_key(request: Request) -> None:
-        came = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if api_key is not None and not hmac.compare_digest(came.encode(), api_key.encode()):
-            raise RequestError("a wrong API key, or none", code="invalid_api_key", status=401)
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if api_key is not None and not hmac.compare_digest(given.encode(), api_key.encode()):
+            raise RequestError("the API key is missing or wrong", code="invalid_api_key", status=401)
 
     @app.get("/v1/models")
     async def models(request: Request) -> dict[str, Any]:
@@ -118,18 +120,18 @@ def user_app(
     async def complete(request: Request, body: UserRequest) -> dict[str, Any]:
         check_key(request)
         if body.model not in users:
-            told = f"no model {body.model!r}; {there_are(users, body.model)}"
-            raise RequestError(told, param="model", code="model_not_found", status=404)
+            message = f"no model {body.model!r}; {there_are(users, body.model)}"
+            raise RequestError(message, param="model", code="model_not_found", status=404)
         if body.stream:
-            raise RequestError("a user's message comes whole; leave stream out", param="stream", code="unsupported")
+            raise RequestError("streaming is not supported; leave stream out", param="stream", code="unsupported")
         seed = secrets.randbelow(2**31) if body.seed is None else body.seed
         user = users[body.model]
         state, key = state_of(body, scenarios, known, seed)
         seeds = [reply_seed(state, *(("choice", i) if i else ())) for i in range(body.n)]
-        said = await all_of(lambda each: user.reply(state, each), seeds)
-        for utterance in said:
-            known.keep(next_key(key, "user", utterance.text), utterance)
-        return _answer(body, user, state, said)
+        replies = await all_of(lambda choice_seed: user.reply(state, choice_seed), seeds)
+        for reply in replies:
+            known.keep(next_key(key, "user", reply.text), reply)
+        return _answer(body, user, state, replies)
 
     _register_errors(app)
     return app
@@ -140,19 +142,19 @@ def _model(name: str) -> dict[str, Any]:
 
 
 def _answer(
-    body: UserRequest, user: UserSimulator, state: ConversationState, said: Sequence[Utterance]
+    body: UserRequest, user: UserSimulator, state: ConversationState, replies: Sequence[Utterance]
 ) -> dict[str, Any]:
     choices = [
         {
             "index": i,
-            "message": {"role": "assistant", "content": each.text},
-            "finish_reason": "length" if each.truncated else "stop",
+            "message": {"role": "assistant", "content": reply.text},
+            "finish_reason": "length" if reply.truncated else "stop",
             "logprobs": None,
-            "rlenv": {"ended": each.ends_session},
+            "rlenv": {"ended": reply.ends_session},
         }
-        for i, each in enumerate(said)
+        for i, reply in enumerate(replies)
     ]
-    prompt, completion = _num_tokens(user, state, said)
+    prompt, completion = _num_tokens(user, state, replies)
     return {
         "id": f"chatcmpl-{secrets.token_hex(12)}",
         "object": "chat.completion",
@@ -169,16 +171,16 @@ def _answer(
     }
 
 
-def _num_tokens(user: UserSimulator, state: ConversationState, said: Sequence[Utterance]) -> tuple[int, int]:
-    """Returns (of the prompt, of all choices); four characters a token where no model speaks."""
+def _num_tokens(user: UserSimulator, state: ConversationState, replies: Sequence[Utterance]) -> tuple[int, int]:
+    """Returns the number of tokens of the prompt and of all choices; estimated where the user is not a model."""
     if isinstance(user, EngineSpeaker):
-        return len(user.prompt(state)), sum(len(each.token_ids) for each in said)
-    read = sum(approximate_tokens(turn.utterance.text) for turn in state.turns)
-    return read, sum(approximate_tokens(each.text) for each in said)
+        return len(user.prompt(state)), sum(len(reply.token_ids) for reply in replies)
+    prompt = sum(approximate_tokens(turn.utterance.text) for turn in state.turns)
+    return prompt, sum(approximate_tokens(reply.text) for reply in replies)
 
 
 def _register_errors(app: FastAPI) -> None:
-    """Every error leaves in OpenAI's shape; none holds what was said."""
+    """Returns every error in the form of OpenAI's API, without message text."""
 
     @app.exception_handler(RequestError)
     async def _request(_: Request, error: RequestError) -> JSONResponse:
@@ -187,8 +189,8 @@ def _register_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def _fields(_: Request, error: RequestValidationError) -> JSONResponse:
         problems = [(".".join(map(str, e["loc"][1:])), e["msg"]) for e in error.errors()]
-        told = "; ".join(f"{where or 'body'}: {what}" for where, what in problems)
-        return _error(400, told, problems[0][0] or None)
+        message = "; ".join(f"{where or 'body'}: {problem}" for where, problem in problems)
+        return _error(400, message, problems[0][0] or None)
 
     @app.exception_handler(OverlongError)
     async def _overlong(_: Request, error: OverlongError) -> JSONResponse:

@@ -1,7 +1,7 @@
-"""What a served user is asked and answers, in OpenAI's chat-completions form, and what is remembered between requests.
+"""Requests to a served user in the form of OpenAI's chat completions, and the cache of the messages it has sampled.
 
-The API's roles are the conversation's: ``assistant`` is the chatbot's message, ``user`` an earlier one of the simulated
-user. Knows nothing of HTTP.
+Roles in requests are those of the conversation: ``assistant`` is the chatbot, ``user`` the simulated user. Independent
+of HTTP.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SOURCES = ("context_id", "persona", "profile", "context")
 
 
 class RequestError(RlenvError):
-    """A request that cannot be answered, in the terms of OpenAI's error object."""
+    """A request that cannot be answered, with the fields of OpenAI's error object."""
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None, status: int = 400) -> None:
         super().__init__(message)
@@ -41,84 +41,84 @@ class ChatMessage(BaseModel):
 
 
 class UserRequest(BaseModel):
-    """A request for the simulated user's next message. Fields beyond these are named in the answer as ignored.
+    """A request for the simulated user's next message. Other fields are ignored, and the answer names them.
 
-    Who the user is comes with every request, by one of ``context_id`` and the three after it; with none of them, a
-    context is drawn under ``seed``.
+    Every request describes the user by one of ``context_id``, ``persona``, ``profile`` and ``context``; without any of
+    them, a context is drawn under ``seed``.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     model: str
-    """A simulator version that is served: base, it1, ..."""
+    """A served simulator version: base, it1, ..."""
     messages: tuple[ChatMessage, ...] = ()
-    """The conversation so far; empty asks the user to open it. System messages are the chatbot's; users read none."""
+    """The conversation so far; empty asks the user to open it. System messages are for the chatbot, and are skipped."""
     seed: int | None = None
-    """The conversation's: equal in all of its requests, they give the conversation that the env gives under it."""
+    """The conversation's seed. If all its requests have the same, the conversation is that of the env under it."""
     n: int = Field(1, ge=1, le=64)
-    """Ways to go on; the first is the one that ``n=1`` gives."""
+    """Number of alternative messages; the first is the one that ``n=1`` gives."""
     stream: bool = False
     context_id: str | None = None
     """A context of the run's data."""
     persona: str | None = None
     """A user of the run's data; one of their contexts is drawn under ``seed``."""
     profile: str | None = Field(None, max_length=MAX_CHARACTERS)
-    """A person in words."""
+    """A description of the person."""
     context: SessionContext | None = None
-    """A whole context of one's own."""
+    """A whole user context."""
 
     def ignored(self) -> list[str]:
-        """Returns the names of what was sent and has no effect: the simulator's sampling is a part of its version."""
+        """Returns the names of the fields that have no effect, such as those of sampling, which the version fixes."""
         return sorted(self.model_extra or {})
 
     def who(self, scenarios: Scenarios) -> tuple[str, SessionContext]:
-        """Returns the context's id and the context.
+        """Returns the id of the user context and the context.
 
         Raises:
-            RequestError: none or several were asked for, or one that is not there.
+            RequestError: no user or several are described, or the context does not exist.
         """
-        asked = [name for name in SOURCES if getattr(self, name) is not None]
-        if len(asked) > 1:
-            raise RequestError(f"{' and '.join(asked)} were given; a user is described by one of them", param=asked[1])
+        given = [name for name in SOURCES if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise RequestError(f"{' and '.join(given)} were given; describe the user by one of them", param=given[1])
         if self.context is not None:
             return "own", self.context
         if self.profile is not None:
             return "own", SessionContext(profile=self.profile)
-        if not asked and self.seed is None:
-            raise RequestError(f"who is the user? Give one of {', '.join(SOURCES)}, or a seed to draw one under")
+        if not given and self.seed is None:
+            raise RequestError(f"no user is described; give one of {', '.join(SOURCES)}, or a seed to draw one")
         try:
-            found = scenarios.choose(self.seed or 0, context_id=self.context_id, persona=self.persona)
+            scenario = scenarios.choose(self.seed or 0, context_id=self.context_id, persona=self.persona)
         except RlenvError as error:
-            raise RequestError(str(error), param=asked[0], code="context_not_found") from None
-        return found.context_id, found.context
+            raise RequestError(str(error), param=given[0], code="context_not_found") from None
+        return scenario.context_id, scenario.context
 
 
 class SampledMessages:
-    """The messages that were sampled here, by the conversation up to and with them: tokens in, tokens out.
+    """A cache of sampled messages with their tokens, by the conversation up to and including them.
 
-    Bounded: the messages that were not read for the longest time are forgotten, and then taken from their text.
+    It is bounded: the least recently used messages are dropped, and their tokens are then made from their text.
     """
 
     def __init__(self, most: int = 50_000) -> None:
         self._most = most
-        self._said: OrderedDict[bytes, Utterance] = OrderedDict()
+        self._messages: OrderedDict[bytes, Utterance] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._said)
+        return len(self._messages)
 
     def get(self, key: bytes) -> Utterance | None:
-        """Returns what was sampled there, where it is known."""
-        found = self._said.get(key)
-        if found is not None:
-            self._said.move_to_end(key)
-        return found
+        """Returns the message of a key; None if it is not cached."""
+        message = self._messages.get(key)
+        if message is not None:
+            self._messages.move_to_end(key)
+        return message
 
-    def keep(self, key: bytes, said: Utterance) -> None:
-        """Remembers a message."""
-        self._said[key] = said
-        self._said.move_to_end(key)
-        while len(self._said) > self._most:
-            self._said.popitem(last=False)
+    def keep(self, key: bytes, message: Utterance) -> None:
+        """Caches a message."""
+        self._messages[key] = message
+        self._messages.move_to_end(key)
+        while len(self._messages) > self._most:
+            self._messages.popitem(last=False)
 
 
 def state_of(
@@ -127,7 +127,7 @@ def state_of(
     """Returns the conversation in which the user speaks next, and its key in ``known``.
 
     Raises:
-        RequestError: messages that do not alternate or do not leave the word to the user, or an unknown context.
+        RequestError: messages do not alternate, the next turn is not the user's, or the context is unknown.
     """
     context_id, context = request.who(scenarios)
     spoken = [m for m in request.messages if m.role in ("user", "assistant")]
@@ -137,17 +137,17 @@ def state_of(
     memory: dict[str, Any] | None = None
     key = b""
     for message, key in zip(spoken, _keys(request.model, context, spoken), strict=True):
-        said = known.get(key) if message.role == "user" else None
-        said = said or Utterance(text=message.content)
-        memory = said.memory or memory
-        turns.append(Turn(role="user" if message.role == "user" else "assistant", utterance=said))
+        utterance = known.get(key) if message.role == "user" else None
+        utterance = utterance or Utterance(text=message.content)
+        memory = utterance.memory or memory
+        turns.append(Turn(role="user" if message.role == "user" else "assistant", utterance=utterance))
     state = begin(context_id, context, opener=opener, seed=seed)
     key = key or _start(request.model, context)
     return state.model_copy(update={"turns": tuple(turns), "user_memory": memory}), key
 
 
 def next_key(key: bytes, role: str, text: str) -> bytes:
-    """Returns the key of a conversation with one message more."""
+    """Returns the key of a conversation with one more message."""
     return hashlib.sha256(key + f"\x1e{role}\x1f{text}".encode("utf-8", "surrogatepass")).digest()
 
 
@@ -163,14 +163,14 @@ def _keys(model: str, context: SessionContext, spoken: list[ChatMessage]) -> Ite
 
 
 def _check_order(roles: list[str]) -> None:
-    for place, (one, two) in enumerate(pairwise(roles), 1):
-        if one == two:
+    for i, (previous, role) in enumerate(pairwise(roles), 1):
+        if previous == role:
             raise RequestError(
-                f"messages[{place}] of the conversation is {two!r} after {one!r}; user and assistant must alternate",
+                f"messages[{i}] of the conversation is {role!r} after {previous!r}; user and assistant must alternate",
                 param="messages",
             )
     if roles and roles[-1] != "assistant":
         raise RequestError(
-            "the last message is the user's; the simulated user speaks after the chatbot (role 'assistant')",
+            "the last message is the user's; it must be the chatbot's (role 'assistant'), which the user answers",
             param="messages",
         )

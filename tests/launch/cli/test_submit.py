@@ -1,4 +1,4 @@
-"""``launch/submit.sh``: what a job takes along, and one job on a real cluster of this machine."""
+"""``launch/submit.sh``: the files of a job, and one job on a real local cluster."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ ROOT = Path(__file__).parents[3]
 RAY = str(Path(sys.executable).parent / "ray")
 
 
-def test_a_job_takes_along_code_and_one_configuration_alone(tmp_path):
+def test_a_job_contains_only_code_and_one_configuration(tmp_path):
     repository, folder = tmp_path / "repository", tmp_path / "staging"
-    wanted = [
+    included = [
         "rlenv/__init__.py",
         "rlenv/wording/a.yaml",
         "actors/pool.py",
         "trainers/sft/fit.py",
         "launch/cli/main.py",
     ]
-    unwanted = [
+    excluded = [
         ".git/config", ".venv/lib/a.py", "runs/x/config.yaml", "data/sessions.jsonl.gz", "rlenv/sessions.jsonl", ".env",
         "launch/.env", "launch/.secret.yaml", "rlenv/__pycache__/a.py", "wandb/run.json", "key.json",
         "models/m.safetensors",
     ]  # fmt: skip
-    for name in wanted + unwanted:
+    for name in included + excluded:
         path = repository / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x")
@@ -48,22 +48,26 @@ def test_a_job_takes_along_code_and_one_configuration_alone(tmp_path):
     config = tmp_path / "c.yaml"
     config.write_text("seed: 3\n")
     stage(repository, config, ["dpo.beta=0.5", "name=it's $HOME; {x}"], tmp_path, folder)
-    assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()) == sorted([*wanted, "run.yaml"])
+    assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()) == sorted(
+        [*included, "run.yaml"]
+    )
     staged = load_config(folder / "run.yaml")
     assert (staged.seed, staged.dpo.beta, staged.name) == (3, 0.5, "it's $HOME; {x}")
 
 
-def test_what_is_staged_of_this_repository_imports_by_itself(tmp_path):
+def test_the_staged_code_of_this_repository_can_be_imported_alone(tmp_path):
     stage(ROOT, ROOT / "conf" / "quickstart.yaml", [], tmp_path, tmp_path / "s")
     code = (
         "import launch.adversarial.algorithm as a, rlenv.population.corpus as c; print(a.__file__); "
         "c.generate_sessions(1, 1, 0)"
     )
-    said = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "s", capture_output=True, text=True, check=True)
-    assert said.stdout.strip() == str(tmp_path / "s" / "launch" / "adversarial" / "algorithm.py")
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "s", capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == str(tmp_path / "s" / "launch" / "adversarial" / "algorithm.py")
 
 
-def test_paths_become_absolute_and_names_stay(tmp_path):
+def test_paths_become_absolute_and_model_names_stay(tmp_path):
     (tmp_path / "my-model").mkdir()
     overrides = ["data.path=d.jsonl", "simulator.model=my-model", "backbone=small-llama", "chatbots.a.adapter=trained"]
     from launch.run.settings import to_dict
@@ -79,12 +83,12 @@ def test_paths_become_absolute_and_names_stay(tmp_path):
     assert hub["data"]["path"] is None
 
 
-def test_a_wrong_configuration_is_told_before_anything_is_submitted(tmp_path):
+def test_a_wrong_configuration_is_reported_before_anything_is_submitted(tmp_path):
     with pytest.raises(ConfigError, match="betta"):
         stage(ROOT, ROOT / "conf" / "quickstart.yaml", ["dpo.betta=1"], tmp_path, tmp_path / "s")
     command = [ROOT / "launch" / "submit.sh", ROOT / "conf" / "quickstart.yaml", "dpo.betta=1"]
-    said = subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True)
-    assert said.returncode == 1 and "betta" in said.stderr and "Traceback" not in said.stderr
+    result = subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True)
+    assert result.returncode == 1 and "betta" in result.stderr and "Traceback" not in result.stderr
     usage = subprocess.run(command[:1], capture_output=True, text=True)
     assert usage.returncode == 2 and "usage" in usage.stderr
 
@@ -92,7 +96,7 @@ def test_a_wrong_configuration_is_told_before_anything_is_submitted(tmp_path):
 @pytest.mark.parametrize(
     ("last", "code"), [("Job 'x' succeeded", 0), ("Job 'x' failed", 1), ("Job 'x' was stopped", 1)]
 )
-def test_a_lost_connection_is_no_success_the_jobs_own_status_decides(last, code, tmp_path):
+def test_after_a_lost_connection_the_jobs_status_decides_the_exit_code(last, code, tmp_path):
     python, ray = tmp_path / "python", tmp_path / "ray"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     ray.write_text(
@@ -125,13 +129,14 @@ PORTS = ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-li
 
 
 def stop(process: subprocess.Popen) -> None:
-    """Ends a head and whatever it started."""
+    """Ends a head and whatever it started; what has not ended with the head is killed."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+        family = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGTERM)
-        _, alive = psutil.wait_procs(family, timeout=30)
-        for left in alive:
+        psutil.wait_procs([psutil.Process(process.pid)], timeout=30)
+        for left in psutil.wait_procs(family, timeout=1)[1]:
             left.kill()
+    process.kill()
     process.wait()
 
 
@@ -158,7 +163,7 @@ def head(tmp_path, ray_folder):
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "WANDB_"))}
     environment |= {
         "HOME": str(tmp_path), "RAY_AUTH_MODE": "token", "PATH": f"{Path(RAY).parent}:{environment['PATH']}",
-        "PYTHON": sys.executable, "RAY_USAGE_STATS_ENABLED": "0",
+        "PYTHON": sys.executable, "RAY_USAGE_STATS_ENABLED": "0", "POLL_S": "1",
     }  # fmt: skip
     subprocess.run([RAY, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
     for _ in range(3):  # a busy machine can miss Ray's own 30 seconds

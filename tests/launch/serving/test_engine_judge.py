@@ -1,4 +1,4 @@
-"""``rlenv annotate --judge engine`` with a real model on real vLLM: a poor judge, but held to the schema it gets."""
+"""``rlenv annotate --judge engine`` with a real model on real vLLM: a poor judge, but its replies follow the schema."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_model_on_vllm_labels_sessions_with_every_reply_under_the_schema(smoll
 
     replies = [json.loads(path.read_text())["text"] for path in (tmp_path / "out.jsonl.cache").rglob("*.json")]
     num_users = sum(m.role == "user" for s in sessions for m in s.messages)
-    assert len(replies) == num_users + len(sessions)  # none was malformed and asked again
+    assert len(replies) == num_users + len(sessions)  # no reply was malformed and sampled again
     taxonomy = load_taxonomy(tmp_path / "own.yaml")
     for reply in map(json.loads, replies):
         ((kind, found),) = reply.items()

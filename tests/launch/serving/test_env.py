@@ -1,4 +1,4 @@
-"""An environment made from a run: what its settings are, and that it plays and rewards as the run's models would."""
+"""An environment made from a run: its settings, and that its users and rewards are those of the run's models."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def env_file(folder: Path, **settings) -> Path:
 # -------------------------------------------------------------------------------------------- settings
 
 
-def test_a_run_directory_alone_is_its_own_settings_and_a_file_says_what_differs(finished_run, tmp_path):
+def test_a_run_directory_gives_its_own_settings_and_a_file_overrides_them(finished_run, tmp_path):
     plain = load_env_config(finished_run)
     assert (plain.run, plain.ensemble, plain.rewards, plain.split) == (str(finished_run), {}, {}, "adversarial")
     assert plain.settings.env.max_turns == 3 and plain.settings.engines["simulator"].backend == "transformers"
@@ -54,7 +54,7 @@ def test_a_run_directory_alone_is_its_own_settings_and_a_file_says_what_differs(
     assert changed.settings.discriminator == plain.settings.discriminator
 
 
-def test_every_env_file_of_conf_holds_for_a_run(finished_run):
+def test_every_env_file_of_conf_works_with_a_run(finished_run):
     files = [p for p in CONF.glob("*.yaml") if isinstance(read_settings(p).get("run"), str)]
     assert files
     for path in files:
@@ -63,7 +63,7 @@ def test_every_env_file_of_conf_holds_for_a_run(finished_run):
 
 
 @pytest.mark.parametrize(
-    ("settings", "overrides", "told"),
+    ("settings", "overrides", "message"),
     [
         ({"ensembel": {"it1": 1}}, [], r"ensembel.*[Dd]id you mean.*ensemble"),
         ({}, ["settings.env.max_turn=3"], r"max_turn.*[Dd]id you mean.*max_turns"),
@@ -77,39 +77,41 @@ def test_every_env_file_of_conf_holds_for_a_run(finished_run):
         ({"rewards": {"realism": 1}}, [], r"realism: defined only for an agent in seat 'user'"),
         ({"rewards": {"reelism": 1}}, [], r"reelism: no such reward; .*did you mean 'realism'"),
         ({"rewards": {"judge": 1}}, [], r"judge: needs a judge, but none is served here"),
-        ({"settings": {"simulator": {"model": "small-llama"}}}, [], "its small Llama is not trained yet"),
+        ({"settings": {"simulator": {"model": "small-llama"}}}, [], "the small Llama is not trained yet"),
     ],
 )
-def test_mistakes_are_told_as_env_errors_before_anything_is_started(finished_run, tmp_path, settings, overrides, told):
+def test_wrong_settings_are_env_errors_before_anything_is_started(finished_run, tmp_path, settings, overrides, message):
     import ray
 
     running = ray.is_initialized()
     path = env_file(tmp_path, **{"run": str(finished_run), **settings})
-    with pytest.raises(EnvError, match=told):
+    with pytest.raises(EnvError, match=message):
         gym.make(CHATBOT, config=str(path), overrides=overrides)
     assert ray.is_initialized() == running
 
 
-def test_a_discriminator_or_a_folder_that_is_not_there_is_told(finished_run, tmp_path):
-    for config, overrides, told in (
+def test_a_missing_discriminator_engine_or_folder_is_reported(finished_run, tmp_path):
+    for config, overrides, message in (
         (finished_run, ["rewards.realism=1", "discriminator=it5"], "no discriminator of 'it5'; there are base, it1"),
         (finished_run, ["chatbots.x={kind: engine, engine: big}"], "no engine 'big'; there are simulator"),
         (tmp_path, [], "this is not a run directory"),
         (tmp_path / "none.yaml", [], "there is no such file; expected a YAML file of settings"),
     ):
-        with pytest.raises(EnvError, match=told):
+        with pytest.raises(EnvError, match=message):
             gym.make(USER, config=str(config), overrides=overrides)
-    with pytest.raises(EnvError, match="none was given"):
+    with pytest.raises(EnvError, match="config is None; give both or neither"):
         gym.make(USER, overrides=["split=null"])
 
 
-def test_without_what_serves_models_the_error_says_what_to_install(monkeypatch):
+def test_without_the_engines_package_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(providers._PROVIDERS, "config", "a_package_that_is_not_there.serving:serve_env")
-    with pytest.raises(ConfigError, match=r"a_package_that_is_not_there is missing; install rlenv with its engines"):
+    with pytest.raises(
+        ConfigError, match=r"needs a_package_that_is_not_there, which is not installed; install rlenv with its engines"
+    ):
         env_parts("chatbot", config="conf/env_esconv.yaml")
 
 
-def test_scripted_chatbots_without_a_reward_need_no_ray(finished_run):
+def test_scripted_chatbots_without_rewards_need_no_ray(finished_run):
     import ray
 
     running = ray.is_initialized()
@@ -123,7 +125,7 @@ def test_scripted_chatbots_without_a_reward_need_no_ray(finished_run):
     env.close()
 
 
-def test_a_vector_env_of_a_run_gives_what_single_envs_of_it_give(finished_run):
+def test_a_vector_env_of_a_run_equals_its_single_envs(finished_run):
     settings = {"config": str(finished_run), "overrides": ["split=evaluation"]}
     many, one = gym.make_vec(USER, num_envs=2, **settings), gym.make(USER, **settings)
     observations, _ = many.reset(seed=3)
@@ -147,7 +149,7 @@ def play(env, seed: int, **options) -> list:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_trained_simulators_are_drawn_by_weight_and_say_what_each_adapter_says_by_itself(finished_run, tmp_path):
+def test_trained_simulators_are_drawn_by_weight_and_reply_as_their_adapter_does_alone(finished_run, tmp_path):
     import ray
 
     from actors.engines.transformers_engine import TransformersEngine
@@ -189,7 +191,7 @@ def test_trained_simulators_are_drawn_by_weight_and_say_what_each_adapter_says_b
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_realism_of_the_users_seat_is_eq_4_of_the_runs_own_discriminator(finished_run, local_ray):
+def test_realism_in_the_users_seat_is_eq_4_of_the_runs_discriminator(finished_run, local_ray):
     from rlenv.discriminator.local import LocalDiscriminator
     from rlenv.discriminator.model import LoadedDiscriminator
     from rlenv.env.conversation import to_session
@@ -215,7 +217,7 @@ def test_realism_of_the_users_seat_is_eq_4_of_the_runs_own_discriminator(finishe
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_ray_that_was_running_stays_and_is_used(finished_run, local_ray):
+def test_a_running_ray_is_used_and_kept(finished_run, local_ray):
     import ray
 
     node = ray.get_runtime_context().get_node_id()

@@ -1,4 +1,4 @@
-"""TRL's own GRPOTrainer, unmodified, takes a step through the env: sampled tokens, and no gradient on the user's."""
+"""TRL's unmodified GRPOTrainer takes a step through the env, on the sampled tokens and not on the user's."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def stand_in_for_a_trainer(parts, temperature=1.0) -> SimpleNamespace:
     )
 
 
-def test_a_grpo_step_of_the_unmodified_trainer_learns_from_the_models_tokens_alone(parts, tmp_path):
+def test_a_grpo_step_of_the_unmodified_trainer_trains_only_on_the_models_tokens(parts, tmp_path):
     import torch
     from trl import GRPOConfig, GRPOTrainer
 
@@ -114,7 +114,7 @@ def test_a_grpo_step_of_the_unmodified_trainer_learns_from_the_models_tokens_alo
     assert any(not torch.equal(a, b) for a, b in zip(model.parameters(), before.parameters(), strict=True))
 
 
-def test_a_group_has_one_partner_and_each_of_its_episodes_a_seed_of_its_own(parts):
+def test_a_group_has_one_counterpart_and_a_different_seed_per_episode(parts):
     staying = {name: ScriptedUser(name, leave_rate=0) for name in ("one", "two")}
     rollouts = TrlRollouts(env(staying), in_process(lambda c: "", max_tokens=6))
     trainer = stand_in_for_a_trainer(parts)
@@ -127,7 +127,7 @@ def test_a_group_has_one_partner_and_each_of_its_episodes_a_seed_of_its_own(part
     assert rollouts(["c0", "c0"], trainer) != one
 
 
-def test_a_failed_episode_is_no_reward_of_zero(parts):
+def test_a_failed_episode_has_no_reward_and_not_a_reward_of_zero(parts):
     broken = ScriptedUser("one", leave_rate=0, fails=lambda s: EngineError("gone") if s.seed % 2 and s.turns else None)
     rollouts = TrlRollouts(env({"one": broken}), in_process(lambda c: "", max_tokens=6))
     found = rollouts(["c0"] * 8, stand_in_for_a_trainer(parts))
@@ -137,18 +137,18 @@ def test_a_failed_episode_is_no_reward_of_zero(parts):
     assert env_reward([None] * 8, **{k: v for k, v in found.items()}) == found["env_return"]
 
 
-def test_prompts_are_the_contexts_of_a_split_and_mistakes_are_told(parts):
+def test_prompts_are_the_contexts_of_a_split_and_mistakes_are_reported(parts):
     assert env_prompts(env())["prompt"] == ["c0", "c1", "c2", "c3"]
     assert env_prompts(env(), "b")["prompt"] == ["c1", "c3"]
     with pytest.raises(ConfigError, match="'c'"):
         env_prompts(env(), "c")
     cold = in_process(lambda c: "", max_tokens=6)(stand_in_for_a_trainer(parts, 0.5), "chatbot")
     rollouts = TrlRollouts(env(), lambda *_: cold)
-    with pytest.raises(ConfigError, match=r"temperature 0\.5 and the trainer reads log-probs at 1\.0"):
+    with pytest.raises(ConfigError, match=r"temperature 0\.5 and the trainer computes log-probs at 1\.0"):
         rollouts(["c0"], stand_in_for_a_trainer(parts))
 
 
-def test_the_engine_around_a_model_keeps_its_mode_and_its_cap(parts):
+def test_the_engine_of_a_model_keeps_its_training_mode_and_its_position_limit(parts):
     from rlenv.core.errors import OverlongError
 
     model = parts[0].train()

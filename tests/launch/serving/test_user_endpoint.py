@@ -1,4 +1,4 @@
-"""The served user, asked by the real ``openai`` client over HTTP: it says what the env's user says under that seed."""
+"""The served user, called by the real ``openai`` client over HTTP: it replies as the env's user under the same seed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def free_port() -> int:
 
 @contextmanager
 def served(user, key: str | None = None, **options):
-    """Gives (client, application) of a running server."""
+    """Yields (client, application) of a running server."""
     app = user_app({"it2": user}, Scenarios(SCENARIOS), api_key=key, **options)
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
@@ -66,7 +66,7 @@ def ask(client, messages, n=1, model="it2", seed=7, **extra):
 
 
 def talk(client, seed=7, **extra) -> tuple[list[str], bool]:
-    """Returns what the user said to ``SAYS`` until it left, and whether it did."""
+    """Returns the user's replies to ``SAYS`` until it leaves, and whether it leaves."""
     messages, said, ended = [], [], False
     for line in SAYS:
         messages.append({"role": "assistant", "content": line})
@@ -79,7 +79,7 @@ def talk(client, seed=7, **extra) -> tuple[list[str], bool]:
 
 
 def in_the_env(user, seed=7, context_id="c1") -> tuple[list[str], bool]:
-    """Returns the same of the env."""
+    """Returns the same from the env."""
 
     async def play():
         core = ConversationCore(SCENARIOS, {"it2": user}, "chatbot", Limits(max_turns=50))
@@ -97,14 +97,14 @@ def in_the_env(user, seed=7, context_id="c1") -> tuple[list[str], bool]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_stand_in_says_over_http_what_it_says_in_the_env(seed):
+def test_a_scripted_user_replies_over_http_as_in_the_env(seed):
     user = ScriptedUser(leave_rate=0.3)
     with served(user) as (client, _):
         assert talk(client, seed, context_id="c1") == in_the_env(user, seed)[0]
         assert [m.id for m in client.models.list().data] == ["it2"]
 
 
-def test_a_model_reads_the_tokens_that_it_sampled_and_text_where_they_are_forgotten(tiny_llama, tmp_path):
+def test_a_model_reads_its_sampled_tokens_and_encodes_text_where_they_are_not_cached(tiny_llama, tmp_path):
     from transformers import AutoTokenizer
 
     from actors.engines.config import EngineConfig
@@ -146,7 +146,7 @@ def test_a_model_reads_the_tokens_that_it_sampled_and_text_where_they_are_forgot
     engine.close()
 
 
-def test_the_user_may_open_and_may_be_anybody():
+def test_the_user_may_open_and_may_be_any_person():
     with served(ScriptedUser()) as (client, _):
         for who in ({"persona": "u1"}, {"profile": "a nurse"}, {"context": {"profile": "x", "situation": "y"}}, {}):
             answer = ask(client, [{"role": "system", "content": "You are a chatbot."}], **who)
@@ -161,22 +161,22 @@ SPOKEN = [{"role": "assistant", "content": "private words"}]
 
 
 @pytest.mark.parametrize(
-    ("request_", "status", "told"),
+    ("request_", "status", "message"),
     [
         ({"messages": [*SPOKEN, *SPOKEN]}, 400, "messages\\[1\\].*must alternate"),
         ({"messages": [{"role": "user", "content": "private words"}]}, 400, "the last message is the user's"),
         ({"messages": SPOKEN, "model": "it3"}, 404, "there are it2; did you mean 'it2'"),
         ({"messages": SPOKEN, "context_id": "d1"}, 400, "no context 'd1'"),
         ({"messages": SPOKEN, "context_id": "c1", "persona": "u1"}, 400, "context_id and persona were given"),
-        ({"messages": SPOKEN, "seed": None}, 400, "who is the user"),
+        ({"messages": SPOKEN, "seed": None}, 400, "no user is described"),
         ({"messages": SPOKEN, "n": 65}, 400, "n: .*64"),
-        ({"messages": SPOKEN, "stream": True}, 400, "comes whole"),
+        ({"messages": SPOKEN, "stream": True}, 400, "streaming is not supported"),
         ({"messages": [{"role": "tool", "content": "private words"}]}, 400, "messages.0.role"),
         ({"messages": SPOKEN, "context": {"profile": 3}}, 400, "context.profile"),
     ],
 )
-def test_what_cannot_be_answered_is_told_in_openais_shape_without_the_words(request_, status, told):
-    with served(ScriptedUser()) as (client, _), pytest.raises(openai.APIStatusError, match=told) as caught:
+def test_a_request_that_cannot_be_answered_gives_an_openai_error_without_message_text(request_, status, message):
+    with served(ScriptedUser()) as (client, _), pytest.raises(openai.APIStatusError, match=message) as caught:
         ask(client, **request_)
     assert caught.value.status_code == status and "private" not in str(caught.value)
     assert set(caught.value.body) == {"message", "type", "param", "code"}
@@ -201,7 +201,7 @@ def test_a_wrong_key_an_overlong_conversation_and_a_dead_engine_have_their_codes
         assert caught.value.code == ("context_length_exceeded" if isinstance(error, OverlongError) else "engine_error")
 
 
-def test_the_command_line_tells_what_is_missing(finished_run, monkeypatch):
+def test_the_command_line_reports_what_is_missing(finished_run, monkeypatch):
     from typer.testing import CliRunner
 
     monkeypatch.delenv("KEY_OF_THE_TEST", raising=False)
@@ -213,7 +213,7 @@ def test_the_command_line_tells_what_is_missing(finished_run, monkeypatch):
         assert result.exit_code and told in str(result.exception)
 
 
-def test_the_newest_version_is_served_by_default_though_an_older_one_has_the_larger_share():
+def test_the_newest_version_is_served_by_default_even_if_an_older_one_has_a_larger_weight():
     names = ["prompted", "base", *(f"it{k}" for k in range(1, 11))]
     simulators = Ensemble({name: ScriptedUser() for name in names}, {name: float(name == "base") for name in names})
     assert list(served_users(simulators)) == ["it10"]
@@ -224,7 +224,7 @@ def test_the_newest_version_is_served_by_default_though_an_older_one_has_the_lar
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_the_command_serves_a_runs_simulator_as_a_process_of_its_own_and_ends_cleanly_on_a_signal(
+def test_the_command_serves_a_simulator_in_its_own_process_and_ends_cleanly_on_a_signal(
     finished_run, ray_folder, still_running
 ):
     port = free_port()
