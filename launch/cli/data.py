@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -33,6 +33,8 @@ from launch.serving.language_models import (
 )
 from rlenv.core.errors import ConfigError, DataError, Problem, RlenvError
 from rlenv.core.types import Session
+
+CONTEXT_FIELDS = ("profile", "situation", "long_term_context", "previous_summaries", "current_summary")
 
 
 class Form(StrEnum):
@@ -94,17 +96,18 @@ def validate(
     ] = ("merge"),
 ) -> None:
     """Check sessions files, all of them together, and say what is in each."""
-    from rlenv.data.sessions import read_sessions, with_messages
+    from rlenv.data.sessions import stream_sessions
 
     with told("not OK"):
         if neighbours not in ("merge", "reject"):
             raise ConfigError(f"--neighbours is {neighbours!r}; use merge or reject")
-        read_sessions(files, neighbours="reject" if neighbours == "reject" else "keep")
+        for _ in stream_sessions(files, neighbours="reject" if neighbours == "reject" else "keep"):
+            pass
         num_empty = 0
         for file in files:
-            sessions = read_sessions(file, neighbours="keep")
-            num_empty += with_messages(sessions)[1]
-            show_counts(str(file), _contents(sessions))
+            rows, empty = _contents(stream_sessions(file, neighbours="keep"))
+            num_empty += empty
+            show_counts(str(file), rows)
     if num_empty:
         Console().print(
             f"[bold yellow]warning: {num_empty:,} sessions have no messages; whatever uses them leaves them out[/]",
@@ -202,34 +205,42 @@ def _show_problems(problems: tuple[Problem, ...], outcome: str) -> None:
     _stderr().print(escape(str(DataError(problems))), highlight=False, soft_wrap=True)
 
 
-def _contents(sessions: Sequence[Session]) -> dict[str, int | str]:
+def _contents(sessions: Iterable[Session]) -> tuple[dict[str, int | str], int]:
+    """Returns what is in a file, for people, and how many of its sessions have no messages."""
     from rlenv.data.importers.report import near_known, unknown_fields
-    from rlenv.data.sessions import num_neighbours, session_dict, with_messages
+    from rlenv.data.sessions import num_neighbours, session_dict
 
-    openers = Counter(session.messages[0].role if session.messages else "nobody" for session in sessions)
-    unknown = sum((unknown_fields(session_dict(session)) for session in sessions), Counter[str]())
-    messages = [message for session in sessions for message in session.messages]
+    counts, openers, unknown, lacking = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    users = set()
+    for session in sessions:
+        users.add(session.user_id)
+        openers[session.messages[0].role if session.messages else "nobody"] += 1
+        unknown += unknown_fields(session_dict(session))
+        lacking.update(name for name in CONTEXT_FIELDS if not getattr(session.context, name))
+        counts["sessions"] += 1
+        counts["empty"] += not session.messages
+        counts["messages"] += len(session.messages)
+        counts["user"] += sum(message.role == "user" for message in session.messages)
+        counts["textless"] += sum(not message.content.strip() for message in session.messages)
+        counts["neighbours"] += num_neighbours(session.messages)
+        counts["contextless"] += not session.context.model_dump(exclude_defaults=True)
+        counts["generated"] += bool(session.context.generated)
     named = {f"{path} (did you mean {near}?)" if (near := near_known(path)) else path: n for path, n in unknown.items()}
-    lacking = Counter(
-        name
-        for session in sessions
-        for name in ("profile", "situation", "long_term_context", "previous_summaries", "current_summary")
-        if not getattr(session.context, name)
-    )
-    return {
-        "sessions": len(sessions),
-        "  without messages": with_messages(sessions)[1],
-        "users": len({session.user_id for session in sessions}),
-        "messages": len(messages),
-        "  of users": sum(message.role == "user" for message in messages),
-        "  without text": sum(not message.content.strip() for message in messages),
-        "messages after the same speaker": sum(num_neighbours(session.messages) for session in sessions),
+    rows: dict[str, int | str] = {
+        "sessions": counts["sessions"],
+        "  without messages": counts["empty"],
+        "users": len(users),
+        "messages": counts["messages"],
+        "  of users": counts["user"],
+        "  without text": counts["textless"],
+        "messages after the same speaker": counts["neighbours"],
         **{f"opened by {who}": n for who, n in sorted(openers.items())},
-        "without any context": sum(not session.context.model_dump(exclude_defaults=True) for session in sessions),
-        **{f"  without {name}": n for name, n in lacking.items()},
-        "with generated context": sum(bool(session.context.generated) for session in sessions),
+        "without any context": counts["contextless"],
+        **{f"  without {name}": n for name, n in sorted(lacking.items(), key=lambda i: CONTEXT_FIELDS.index(i[0]))},
+        "with generated context": counts["generated"],
         **_counted("unknown field ", named),
     }
+    return rows, counts["empty"]
 
 
 def _roles(pairs: list[str], form: Form) -> dict[str, str]:

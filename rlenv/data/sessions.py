@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -55,8 +55,25 @@ def read_with_report(
     paths: PathLike | Sequence[PathLike], *, neighbours: Neighbours = "merge"
 ) -> tuple[list[Session], ReadReport]:
     """Returns what ``read_sessions`` does, and the counts of what reading did."""
+    report = ReadReport()
+    return list(stream_sessions(paths, neighbours=neighbours, report=report)), report
+
+
+def stream_sessions(
+    paths: PathLike | Sequence[PathLike], *, neighbours: Neighbours = "merge", report: ReadReport | None = None
+) -> Iterator[Session]:
+    """Yields what ``read_sessions`` returns, one session after the other: for files that need not fit into memory.
+
+    Args:
+        paths: as there.
+        neighbours: as there.
+        report: counts what reading did.
+
+    Raises:
+        DataError: after the last session, with every problem of every file; nothing that came before is to be kept.
+    """
+    report = report if report is not None else ReadReport()
     problems: list[Problem] = []
-    sessions: list[Session] = []
     first_seen: dict[str, str] = {}
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
         for where, value in read_objects(path, problems):
@@ -64,15 +81,15 @@ def read_with_report(
             session_id = value.get("session_id")
             if isinstance(session_id, str) and first_seen.setdefault(session_id, where) != where:
                 problems.append(_twice(where, session_id, first_seen[session_id]))
-            if session is not None:
-                sessions.append(session)
+            if session is None:
+                continue
+            if neighbours == "merge":
+                session = merge_neighbours(session, report)
+            report.num_sessions += 1
+            report.num_messages += len(session.messages)
+            yield session
     if problems:
         raise DataError(problems)
-    report = ReadReport(num_sessions=len(sessions))
-    if neighbours == "merge":
-        sessions = [merge_neighbours(session, report) for session in sessions]
-    report.num_messages = sum(len(session.messages) for session in sessions)
-    return sessions, report
 
 
 def write_sessions(path: PathLike, sessions: Iterable[Session]) -> None:

@@ -15,6 +15,7 @@ from rlenv.data.sessions import (
     read_sessions,
     read_with_report,
     split_by_user,
+    stream_sessions,
     write_sessions,
 )
 
@@ -178,6 +179,18 @@ def test_a_long_report_is_cut_but_keeps_every_problem(tmp_path):
 
 
 # --------------------------------------------------------------------------------------- neighbours
+
+
+def test_a_stream_gives_each_session_when_it_is_read_and_all_problems_at_the_end(tmp_path):
+    path = tmp_path / "s.jsonl"
+    path.write_text(
+        '{"session_id": "a", "messages": []}\n{"session_id": "b"}\n{"session_id": "c", "messages": []}\nx\n'
+    )
+    stream = stream_sessions(path)
+    assert (next(stream).session_id, next(stream).session_id) == ("a", "c")
+    with pytest.raises(DataError) as caught:
+        next(stream)
+    assert len(caught.value.problems) == 2
 
 
 def test_rejected_neighbours_are_told_in_one_sentence(tmp_path):
