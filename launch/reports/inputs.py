@@ -1,13 +1,13 @@
-"""What ``rlenv evaluate`` is given: run directories (every simulator version of theirs) and sessions files.
+"""Reads the inputs of ``rlenv evaluate``: run directories, with all their simulator versions, and sessions files.
 
-Of a run only the evaluation users' sessions are read: nothing was trained on them.
+Only the evaluation users' sessions of a run are read, since nothing was trained on them.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from launch.adversarial.table import verdicts
 from launch.run.contents import LEAK, MAIN, POWER, simulated_versions
 from launch.run.tracking import read_metrics
 from rlenv.core.errors import ConfigError
-from rlenv.core.types import Session
-from rlenv.data.sessions import read_sessions
+from rlenv.core.types import Session, SessionContext
+from rlenv.data.sessions import stream_sessions
 from rlenv.discriminator.labelled import ScoredSession
 from rlenv.evaluation.ab_tests import AbTest
 from rlenv.evaluation.discriminators import Judgement
@@ -29,18 +29,18 @@ PART = "evaluation"
 
 @dataclass
 class Inputs:
-    """Everything that the tables and the report are made of."""
+    """The data of the tables and the report."""
 
     simulators: list[Simulator] = field(default_factory=list)
     real: list[Session] = field(default_factory=list)
     max_turns: int | None = None
     """The smallest cap of the runs on user messages; None without a run."""
     verdicts: list[str] = field(default_factory=list)
-    """What the controls say of each run's accuracies."""
+    """The verdicts of each run's controls, one sentence each."""
     notes: list[str] = field(default_factory=list)
     """Sessions that were left out, with their count."""
     log_odds: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=dict)
-    """By simulator, then session (real ones too): what its discriminator said, [T + 1]."""
+    """Log-odds of the simulator's discriminator, shape [T + 1], by simulator and session id, real sessions included."""
 
 
 def read_inputs(
@@ -49,15 +49,15 @@ def read_inputs(
     """Returns the simulators and real sessions that the arguments name.
 
     Args:
-        sources: run directories and sessions files, each with ``NAME=`` before it where it shall have another name.
-        real: sessions files; none is the evaluation users of the one run that is given.
+        sources: run directories and sessions files; ``NAME=`` before one gives it a name.
+        real: sessions files; without any, the evaluation users of a single run are the real sessions.
         aggregates: ``NAME=one,two`` pools simulators under a name; ``NAME`` alone pools all of them.
-        part: of runs, the users whose sessions are read; None is all.
+        part: the part of a run's sessions to read; None is all.
 
     Raises:
-        ConfigError: a source that is no run and no file, a run without simulated sessions, names taken twice, or no
-            real sessions.
-        DataError: a file with problems.
+        ConfigError: a source is neither a run nor a file, a run has no simulated sessions, two simulators have the same
+            name, or there are no real sessions.
+        DataError: a file has problems.
     """
     inputs = Inputs()
     named = [named_path(source) for source in sources]
@@ -66,18 +66,18 @@ def read_inputs(
         if path.is_dir():
             _read_run(inputs, path, name or (path.name if len(runs) > 1 else ""), part)
         else:
-            sessions = tuple(read_sessions(path))
+            sessions = tuple(_read(path))
             inputs.simulators.append(Simulator(name=name or _stem(path), sessions=sessions))
     if real:
-        inputs.real = [session for path in real for session in read_sessions(path)]
+        inputs.real = [session for path in real for session in _read(path)]
     elif len(runs) == 1:
-        inputs.real = read_sessions(runs[0] / f"data/{PART}.jsonl.gz")
+        inputs.real = list(_read(runs[0] / f"data/{PART}.jsonl.gz"))
     else:
-        raise ConfigError("no real sessions: name them with --real FILE (a single run brings its own)")
+        raise ConfigError("there are no real sessions; give them with --real FILE (only a single run has its own)")
     inputs.simulators, inputs.real, inputs.notes = left_out_empty(inputs.simulators, inputs.real)
     own = {s.name: s for s in inputs.simulators}
-    for asked in aggregates:
-        name, _, members = asked.partition("=")
+    for argument in aggregates:
+        name, _, members = argument.partition("=")
         inputs.simulators.append(aggregate(name, own, members.split(",") if members else list(own)))
     return inputs
 
@@ -86,7 +86,7 @@ def read_ab_tests(file: Path | None, control: str | None, treatments: Sequence[s
     """Returns the A/B tests of a YAML file (a list of name, control, treatment) and of the options.
 
     Raises:
-        ConfigError: a file that does not read so, or a control without treatment.
+        ConfigError: the file has another form, or a control has no treatment.
     """
     tests = []
     if file is not None:
@@ -104,10 +104,10 @@ def read_ab_tests(file: Path | None, control: str | None, treatments: Sequence[s
 
 
 def named_path(source: str) -> tuple[str, Path]:
-    """Returns the name ("" for none) and the path of a source as the command line has it.
+    """Returns the name ("" for none) and the path of a source on the command line.
 
     Raises:
-        ConfigError: nothing is there.
+        ConfigError: the path does not exist.
     """
     name, found, path = source.partition("=")
     if found and not Path(source).exists():
@@ -117,7 +117,7 @@ def named_path(source: str) -> tuple[str, Path]:
 
 def _existing(path: Path) -> Path:
     if not path.exists():
-        raise ConfigError(f"{path}: no run directory or sessions file there")
+        raise ConfigError(f"{path}: there is no such run directory or sessions file")
     return path
 
 
@@ -128,10 +128,12 @@ def _stem(path: Path) -> str:
 def _read_run(inputs: Inputs, root: Path, prefix: str, part: str | None) -> None:
     versions = simulated_versions(root)
     if not versions:
-        raise ConfigError(f"{root}: no run with simulated sessions; expected {root}/base/simulated/sessions.jsonl")
+        raise ConfigError(
+            f"{root}: this is not a run with simulated sessions; expected {root}/base/simulated/sessions.jsonl"
+        )
     for version in versions:
         name = f"{prefix}/{version}" if prefix else version
-        sessions = read_sessions(root / version / "simulated/sessions.jsonl")
+        sessions = _read(root / version / "simulated/sessions.jsonl")
         kept = tuple(s for s in sessions if part in (None, (s.model_extra or {}).get("part")))
         judgement = _judgement(root / version)
         inputs.simulators.append(Simulator(name=name, sessions=kept, discriminator=judgement))
@@ -144,6 +146,12 @@ def _read_run(inputs: Inputs, root: Path, prefix: str, part: str | None) -> None
     if metrics.exists():
         lead = f"{prefix}: " if prefix else ""
         inputs.verdicts += [lead + sentence for sentence in verdicts(list(read_metrics(metrics)))]
+
+
+def _read(path: Path) -> Iterator[Session]:
+    """Yields the sessions without their contexts, which no table uses and which are most of a summarized corpus."""
+    for session in stream_sessions(path):
+        yield session.model_copy(update={"context": SessionContext()})
 
 
 def _max_turns(root: Path) -> int | None:
