@@ -122,13 +122,6 @@ def session_figures(session: Session) -> dict[str, float]:
     }
 
 
-def lexical_table(sessions: Sequence[Session], seed: int = 0) -> dict[str, Estimate]:
-    """Returns the mean over sessions of each of ``session_figures``, with its interval."""
-    rows = [session_figures(session) for session in sessions]
-    names = rows[0] if rows else session_figures(Session(session_id="none"))
-    return {name: estimate([row[name] for row in rows], seed=seed) for name in names}
-
-
 def self_bleu(
     sessions: Sequence[Session], *, num_references: int = 50, num_scored: int | None = None, seed: int = 0
 ) -> Estimate:

@@ -16,7 +16,7 @@ from statsmodels.stats.proportion import proportion_effectsize, proportions_ztes
 from rlenv.core.errors import DataError
 from rlenv.core.types import Message, Session
 from rlenv.evaluation.discriminators import calibration
-from rlenv.evaluation.linguistic import lexical_table, repeated_phrase_rate, self_bleu
+from rlenv.evaluation.linguistic import linguistic_row, repeated_phrase_rate, self_bleu
 from rlenv.evaluation.statistics.divergence import action_distance, binary_cross_entropy, category_deltas, kl_divergence
 from rlenv.evaluation.statistics.intervals import estimate, estimate_ratio, ratio_standard_error
 from rlenv.evaluation.statistics.rates import action_rates, category_counts, issue_rate
@@ -258,7 +258,7 @@ def test_lexical_figures_by_hand_and_self_bleu_tells_copies_from_different_sessi
     assert self_bleu(copies).value == pytest.approx(100.0)
     assert self_bleu(others).value < 10
     assert self_bleu(copies[:1]).value is None
-    table = lexical_table([*copies, *others])
-    assert table["words_per_message"].value == pytest.approx((10 * 4 + 5 + 4 + 1) / 7)
-    assert table["repeated_phrases"].num == 6  # one session is too short for a phrase
-    assert lexical_table([])["ttr"].value is None
+    row = linguistic_row("all", [*copies, *others]).features
+    assert row["words_per_message"].mean.value == pytest.approx((10 * 4 + 5 + 4 + 1) / 7)
+    assert row["repeated_phrases"].mean.num == 6  # one session is too short for a phrase
+    assert linguistic_row("none", []).features["ttr"].mean.value is None
