@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 30
 RELEASE_TIMEOUT_S = 20.0  # what killed actors held comes back within a few seconds
+CREATION = "error raised in its creation task"  # Ray's words where it could not even make the process' class
 MAX_CALLS = 1000  # under way in one process; Ray lets the others wait
 
 
@@ -164,7 +165,7 @@ class Supervised:
             return ConfigError(f"{self.name}: {cause}")
         if isinstance(cause, RlenvError):
             return cause
-        if isinstance(error, RayActorError):
+        if isinstance(error, RayActorError) and CREATION not in str(error):
             spent = f"max_restarts = {self.max_restarts} is used up; resume the run to try again"
             return EngineError(self._report(f"died ({_reason(error)}) and {spent}"))
         return EngineError(self._report(f"failed to start ({_reason(error)})"))
@@ -269,7 +270,7 @@ def _reason(error: Exception) -> str:
     """Returns type and message of what went wrong, in a line of at most 300 characters."""
     cause = getattr(error, "cause", None)
     lines = [line.strip() for line in str(cause or error).splitlines() if line.strip()] or [""]
-    if isinstance(error, RayActorError):
+    if isinstance(error, RayActorError) and CREATION not in str(error):
         said = next((line for line in lines if line.startswith("The actor is dead because")), lines[0])
         return said.split(" Some common causes")[0][:300]
-    return f"{type(cause or error).__name__}: {lines[0] if cause else lines[-1]}"[:300]
+    return (f"{type(cause).__name__}: {lines[0]}" if cause else lines[-1])[:300]

@@ -141,6 +141,21 @@ def test_an_error_of_the_constructor_is_told_at_once_with_type_message_and_log(t
     assert time.monotonic() - began < 45
 
 
+def test_what_cannot_even_be_sent_to_the_process_is_told_with_its_error(tmp_path, cluster):
+    def lacks() -> None:
+        raise ModuleNotFoundError("No module named 'elsewhere'")
+
+    class Unreadable:
+        __name__ = "Unreadable"
+
+        def __reduce__(self):
+            return lacks, ()
+
+    actor = Supervised("toy", Unreadable(), log=str(tmp_path / "toy.log"), max_restarts=2, startup_timeout_s=60.0)
+    with pytest.raises(EngineError, match=r"toy failed to start \(ModuleNotFoundError: No module named 'elsewhere'\)"):
+        start_all([actor])
+
+
 def test_one_that_fails_ends_the_start_of_all_before_the_slow_ones_are_ready(tmp_path, cluster):
     slow, failing = toy(tmp_path, start_s=120.0), toy(tmp_path, fails=ValueError("seven"))
     with pytest.raises(EngineError, match="ValueError: seven"):

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +17,10 @@ import pytest
 import yaml
 
 from launch.chatbot.config import ChatbotRunConfig, load_chatbot_config
-from launch.chatbot.rollout_host import RolloutHost
+from launch.chatbot.rollout_host import RolloutHost, start_host
+from launch.run.serving import cluster
 from rlenv.core.aio import run as run_async
-from rlenv.core.errors import ConfigError, PhaseError
+from rlenv.core.errors import ConfigError, OverlongError, PhaseError
 from rlenv.core.log_odds import turn_rewards
 from rlenv.discriminator.local import LocalDiscriminator
 from rlenv.discriminator.model import LoadedDiscriminator
@@ -122,6 +127,50 @@ def test_messages_that_a_faulty_simulator_answered_are_masked(config, host_of, f
             assert list(weights)[: len(wanted)] == wanted and set(weights[len(wanted) :]) <= {1.0}
             seen += wanted
     assert set(seen) == {0.25, 1.0}
+
+
+def test_a_conversation_too_long_for_the_discriminator_keeps_its_weights_and_the_round_goes_on(
+    config, host_of, finished_run, validation, monkeypatch
+) -> None:
+    host = host_of(replace(config, faults=FaultConfig(quantile=QUANTILE, weight=0.25)))
+    adapter = str(finished_run / "it2" / "adapter")
+    weighed = host.round(0, adapter)
+    scored = type(host._served.discriminator).log_odds
+    long = weighed[0].trajectories[0].episode_id
+
+    async def log_odds(self, session, branches=()):
+        if session.session_id == long:
+            raise OverlongError(f"session {long}: too long")
+        return await scored(self, session, branches)
+
+    monkeypatch.setattr(type(host._served.discriminator), "log_odds", log_odds)
+    again = host.round(0, adapter)
+    assert set(again[0].turn_weights[0]) == {1.0} and len(again[0].turn_weights[0]) == len(weighed[0].turn_weights[0])
+    assert again[0].turn_weights[1:] == weighed[0].turn_weights[1:] and again[1:] == weighed[1:]
+
+
+def test_a_host_that_is_killed_in_a_round_gives_the_round_of_one_that_lived(
+    config, host_of, finished_run, tmp_path
+) -> None:
+    adapter = str(finished_run / "it2" / "adapter")
+    alive = host_of(config)
+    expected = alive.round(5, adapter)
+    alive.close()
+    with cluster(config.settings.ray), ThreadPoolExecutor() as threads:
+        host = start_host(config, tmp_path / "killed")
+        first = host.pid
+        groups = threads.submit(host.ask, "round", 5, adapter)
+        time.sleep(0.3)
+        os.kill(first, signal.SIGKILL)
+        assert groups.result(timeout=120) == expected
+        assert host.restarts == 1 and host.pid != first
+        host.close()
+
+
+def test_settings_that_the_host_refuses_come_as_its_own_error(config, tmp_path) -> None:
+    wrong = replace(config, discriminator="it9", faults=FaultConfig(quantile=0.1))
+    with cluster(config.settings.ray), pytest.raises(ConfigError, match=r"rollout host: .*no discriminator of 'it9'"):
+        start_host(wrong, tmp_path / "refused")
 
 
 def test_faults_without_a_reference_are_told(config, host_of, finished_run) -> None:
