@@ -22,7 +22,7 @@ from actors.supervision import ActorDied, Supervised, start_all
 from rlenv.core.aio import as_finished
 from rlenv.core.protocols import Speaker
 from rlenv.core.settings import Settings, settings
-from rlenv.env.collect import Collected, Episode, hold
+from rlenv.env.collect import Collected, Episode, collect_one
 from rlenv.env.core import ConversationCore
 
 Make = Callable[[], tuple[Speaker, ConversationCore]]
@@ -58,7 +58,7 @@ class RolloutActor:
 
     async def run(self, episode: Episode) -> Collected:
         """Returns what became of one episode."""
-        return await hold(self._agent, self._core.sibling, episode, self._attempts)
+        return await collect_one(self._agent, self._core.sibling, episode, self._attempts)
 
 
 class RolloutPool:

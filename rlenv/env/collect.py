@@ -81,7 +81,7 @@ def collect(
         raise ConfigError(f"attempts: expected 1 or more, got {attempts}")
 
     async def work(episode: Episode) -> Collected:
-        return await hold(agent, make_core, episode, attempts)
+        return await collect_one(agent, make_core, episode, attempts)
 
     return as_finished(work, episodes, concurrency)
 
@@ -92,7 +92,7 @@ async def in_order(results: AsyncIterator[Collected], episodes: Sequence[Episode
     return [found[episode] for episode in episodes]
 
 
-async def hold(
+async def collect_one(
     agent: Speaker, make_core: Callable[[], ConversationCore], episode: Episode, attempts: int = 2
 ) -> Collected:
     """Returns the result of one episode; see ``collect``."""
