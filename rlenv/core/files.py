@@ -1,8 +1,7 @@
-"""Strict JSON lines: bytes to objects and back, with every flaw told by file and line.
+"""Reads and writes files: strict JSON lines with every problem by file and line, atomic files and folders.
 
-It knows JSON, gzip and files, and how to speak of a value without showing it; it knows nothing of sessions.
-Lone surrogates (half an emoji, as some exports cut them) are kept as they came: JSON's ``\\ud83d`` escape holds them
-both ways, although UTF-8 cannot.
+Values are described without showing their content. Independent of sessions. Lone surrogates (half an emoji, as some
+exports cut them) are preserved: JSON's ``\\ud83d`` escape can represent them, although UTF-8 cannot.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ _SHORT_NAME = re.compile(r"[A-Za-z][A-Za-z_-]{0,19}")
 
 
 def read_objects(path: str | Path, problems: list[Problem]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (``file:line``, object) of every good line, and appends a problem for every other one.
+    """Yields (``file:line``, object) for every valid line, and appends a problem for every other one.
 
-    Plain or gzipped (told by the bytes, not the name); a byte order mark, CRLF and blank lines are passed over.
-    A file without any object is a problem.
+    The file may be gzipped, which is detected by its content, not its name. A byte order mark, CRLF and blank lines are
+    ignored. A file without lines is a problem.
     """
     num_lines = 0
     try:
@@ -46,7 +45,7 @@ def read_objects(path: str | Path, problems: list[Problem]) -> Iterator[tuple[st
                 num_lines += 1
                 where = f"{path}:{number}"
                 if raw in (b"[", b"{"):
-                    hint = "write one session a line without line breaks, or bring the file in with `rlenv import`"
+                    hint = "write one session per line without line breaks, or convert the file with `rlenv import`"
                     problems.append(
                         Problem(where, None, "", "a whole JSON object on one line", "the start of one", hint)
                     )
@@ -55,7 +54,7 @@ def read_objects(path: str | Path, problems: list[Problem]) -> Iterator[tuple[st
                 if isinstance(value, dict):
                     yield where, value
                 elif value is not None:
-                    hint = "one object a line; a file that is one list needs `rlenv import`" if raw[:1] == b"[" else ""
+                    hint = "one object per line; for a file with one list use `rlenv import`" if raw[:1] == b"[" else ""
                     problems.append(Problem(where, None, "", "a JSON object", describe(value), hint))
     except (OSError, EOFError, zlib.error) as error:
         problems.append(unreadable(path, error))
@@ -65,20 +64,20 @@ def read_objects(path: str | Path, problems: list[Problem]) -> Iterator[tuple[st
 
 
 def parse_json(raw: bytes, where: str, problems: list[Problem]) -> Any:
-    """Returns the value of strict JSON text, or None after appending a problem (``null`` too is one).
+    """Returns the value of strict JSON text, or None after appending a problem; ``null`` is a problem, too.
 
-    Strict: UTF-8, no NaN or Infinity, no number beyond a double, no key twice in one object.
+    Strict means: UTF-8, no NaN or Infinity, no number outside the range of a double, no duplicate keys in an object.
     """
     try:
         value = json.loads(
             raw.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_no_twice
         )
     except UnicodeDecodeError as error:
-        came, hint = f"the byte 0x{raw[error.start]:02x} at column {error.start + 1}", "save the file as UTF-8"
-        problems.append(Problem(where, None, "", "UTF-8 text", came, hint))
+        actual, hint = f"the byte 0x{raw[error.start]:02x} at column {error.start + 1}", "save the file as UTF-8"
+        problems.append(Problem(where, None, "", "UTF-8 text", actual, hint))
     except json.JSONDecodeError as error:
-        came = f"broken JSON at column {error.colno} of {len(raw)} bytes ({error.msg.split(':')[0]})"
-        problems.append(Problem(where, None, "", "one JSON object", came, "is the line cut off or split?"))
+        actual = f"broken JSON at column {error.colno} of {len(raw)} bytes ({error.msg.split(':')[0]})"
+        problems.append(Problem(where, None, "", "one JSON object", actual, "is the line cut off or split?"))
     except _NotStrictError as error:
         problems.append(Problem(where, None, "", *error.args))
     except (ValueError, RecursionError):
@@ -91,33 +90,33 @@ def parse_json(raw: bytes, where: str, problems: list[Problem]) -> Any:
 
 
 def open_binary(path: str | Path) -> BinaryIO:
-    """Returns the file opened for reading, unzipped on the way where its first bytes say gzip."""
+    """Returns the file opened for reading, decompressed if its first bytes are those of gzip."""
     file = open(path, "rb")  # noqa: SIM115 - the caller closes it
     zipped = file.peek(2)[:2] == _GZIP_MAGIC
     return gzip.GzipFile(fileobj=file) if zipped else file  # type: ignore[return-value]
 
 
 def unreadable(path: str | Path, error: Exception) -> Problem:
-    """Returns the problem of a file that cannot be opened or unzipped to its end."""
+    """Returns the problem of a file that cannot be opened or fully decompressed."""
     if isinstance(error, FileNotFoundError):
-        return Problem(str(path), None, "", "a file", "nothing of this name", "check the path")
+        return Problem(str(path), None, "", "a file", "no file with this name", "check the path")
     if isinstance(error, OSError) and error.errno is not None:
         return Problem(str(path), None, "", "a readable file", (error.strerror or "an error").lower())
-    return Problem(str(path), None, "", "a whole gzip file", "a broken or cut one", "copy or make the file anew")
+    return Problem(str(path), None, "", "a complete gzip file", "a broken or truncated one", "copy or create it again")
 
 
 def read_records(path: str | Path, kind: type[RecordT]) -> list[RecordT]:
-    """Returns the records of a file that rlenv wrote itself, one a line, plain or gzipped.
+    """Returns the records of a file that rlenv itself wrote, one per line, plain or gzipped.
 
     Raises:
-        pydantic.ValidationError: a line that is no such record; files of people's go through ``read_objects``.
+        pydantic.ValidationError: a line is not such a record. For users' files, use ``read_objects``.
     """
     with open_binary(path) as file:
         return [kind.model_validate_json(line) for line in file if line.strip()]
 
 
 def to_line(value: Any) -> bytes:
-    """Returns one line of JSON in UTF-8, characters as they are, lone surrogates as ``\\udXXX``.
+    """Returns one line of JSON in UTF-8; only lone surrogates are escaped, as ``\\udXXX``.
 
     >>> to_line({"text": "half \\ud83d"}) == b'{"text": "half \\\\ud83d"}\\n'
     True
@@ -126,9 +125,9 @@ def to_line(value: Any) -> bytes:
 
 
 def write_atomic(path: str | Path, chunks: Iterable[bytes]) -> None:
-    """Writes a file whole or not at all: a neighbour first, fsync, then rename; gzipped if the name ends in .gz.
+    """Writes a file completely or not at all: to a temporary file, fsync, rename; gzipped if the name ends in .gz.
 
-    Equal chunks give equal bytes (no time stamp in the gzip header). Whatever goes wrong, the old file stays.
+    Equal chunks give equal bytes (no time stamp in the gzip header). On any error, the old file is kept.
     """
     target = Path(os.path.realpath(path))
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
@@ -152,7 +151,7 @@ def write_atomic(path: str | Path, chunks: Iterable[bytes]) -> None:
 
 
 def describe(value: Any) -> str:
-    """Returns what a value is without showing it: its type and size.
+    """Returns a value's type and size, without its content.
 
     >>> describe("I feel low"), describe([1, 2]), describe(None), describe(3)
     ('text of 10 characters', 'a list of 2', 'null', 'a number')
@@ -169,7 +168,7 @@ def describe(value: Any) -> str:
 
 
 def short_name(value: Any) -> str:
-    """Returns a value in quotes if it can only be a name (one short word), else its description.
+    """Returns a value in quotes if it is one short word, such as a name, else its description.
 
     >>> short_name("system"), short_name("I feel low")
     ("'system'", 'text of 10 characters')
@@ -178,7 +177,7 @@ def short_name(value: Any) -> str:
 
 
 class _NotStrictError(Exception):
-    """(expected, came, hint) of JSON that Python would take and others would not."""
+    """(expected, actual, hint) for JSON that Python accepts and other parsers reject."""
 
 
 def _no_constant(name: str) -> None:
@@ -188,7 +187,7 @@ def _no_constant(name: str) -> None:
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise _NotStrictError("a number that a double holds", "a greater one", "write it as text")
+        raise _NotStrictError("a number in the range of a double", "a larger one", "write it as text")
     return value
 
 
@@ -201,7 +200,7 @@ def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _sync_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # some file systems cannot
+    with contextlib.suppress(OSError):  # not supported by all file systems
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
@@ -211,22 +210,22 @@ def _sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def new_folder(out_dir: str | Path, *, replace: bool = False, partial: str | None = None) -> Iterator[Path]:
-    """Gives a folder to write to that becomes ``out_dir`` on success: whole and on disk, or not there at all.
+    """Yields a folder to write to, which becomes ``out_dir`` on success: complete and on disk, or not at all.
 
-    Whatever goes wrong, what was at ``out_dir`` before stays.
+    On any error, an existing ``out_dir`` is kept.
 
     Args:
         out_dir: the folder's final path.
-        replace: an ``out_dir`` that exists gives way to the new folder, and is ``.NAME.old`` for a moment.
-        partial: name of the folder beside ``out_dir`` that is written to; None is ``.NAME.partial``. One that an
-            interrupted call left there is removed.
+        replace: replace an existing ``out_dir``, which is renamed to ``.NAME.old`` for a moment.
+        partial: name of the folder beside ``out_dir`` that is written to; None means ``.NAME.partial``. If an
+            interrupted call left one, it is removed.
 
     Raises:
-        PhaseError: ``out_dir`` exists and is not to be replaced.
+        PhaseError: ``out_dir`` exists and ``replace`` is False.
     """
     final = Path(out_dir).resolve()
     if final.exists() and not replace:
-        raise PhaseError(f"{final} exists already and is never overwritten: remove it or name another")
+        raise PhaseError(f"{final} exists already and is never overwritten; remove it or choose another folder")
     folder = final.with_name(partial or f".{final.name}.partial")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -262,12 +261,12 @@ def _sync_tree(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a text file completely or not at all."""
     write_atomic(path, [text.encode()])
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON with sorted keys, whole or not at all; NaN becomes null."""
+    """Writes a JSON file with sorted keys, completely or not at all; NaN becomes null."""
     write_text(path, json.dumps(_without_nan(value), indent=2, sort_keys=True) + "\n")
 
 

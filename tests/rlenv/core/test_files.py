@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all."""
+"""Folders that appear complete or not at all."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from rlenv.core.errors import PhaseError
 from rlenv.core.files import new_folder
 
 
-def test_a_folder_has_its_name_only_when_all_of_it_is_written(tmp_path):
+def test_a_folder_gets_its_name_only_when_it_is_completely_written(tmp_path):
     with new_folder(tmp_path / "deep" / "out") as folder:
         (folder / "a").write_text("a")
         assert folder.parent == tmp_path / "deep" and not (tmp_path / "deep" / "out").exists()
@@ -17,7 +17,7 @@ def test_a_folder_has_its_name_only_when_all_of_it_is_written(tmp_path):
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["out"]
 
 
-def test_an_interrupted_folder_leaves_nothing_and_what_a_kill_left_is_not_taken_up(tmp_path):
+def test_an_interrupted_folder_leaves_nothing_and_leftovers_of_a_kill_are_discarded(tmp_path):
     with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "out") as folder:
         (folder / "half").write_text("")
         raise KeyboardInterrupt
@@ -28,14 +28,14 @@ def test_an_interrupted_folder_leaves_nothing_and_what_a_kill_left_is_not_taken_
         assert list(folder.iterdir()) == []
 
 
-def test_a_folder_that_exists_is_refused_before_any_work(tmp_path):
+def test_an_existing_folder_is_rejected_before_any_work(tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(PhaseError, match="exists already"), new_folder(tmp_path / "out"):
         raise AssertionError
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_folder_is_replaced_as_a_whole_and_kept_where_its_successor_fails(tmp_path):
+def test_a_folder_is_replaced_completely_and_kept_if_its_replacement_fails(tmp_path):
     for name in ("old", "new"):
         with new_folder(tmp_path / "out", replace=True) as folder:
             (folder / name).write_text("")
@@ -44,7 +44,7 @@ def test_a_folder_is_replaced_as_a_whole_and_kept_where_its_successor_fails(tmp_
     assert [p.relative_to(tmp_path).as_posix() for p in sorted(tmp_path.rglob("*"))] == ["out", "out/new"]
 
 
-def test_everything_in_a_folder_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+def test_everything_in_a_folder_is_on_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     synced: list[str] = []
 
     def fsync(handle: int) -> None:

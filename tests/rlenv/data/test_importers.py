@@ -152,7 +152,7 @@ def test_what_is_not_the_authors_esconv_is_a_problem(tmp_path, content):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(DataError):
         import_esconv(tmp_path / "x.json")
-    with pytest.raises(DataError, match="nothing of this name"):
+    with pytest.raises(DataError, match="no file with this name"):
         import_esconv(tmp_path / "none.json")
 
 

@@ -164,7 +164,7 @@ def test_empty_and_cut_files_are_problems(tmp_path):
     (tmp_path / "empty.jsonl").write_bytes(b"\xef\xbb\xbf\n\n")
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(line().encode() * 50)[:-20])
     assert [p.came for p in problems_of(tmp_path / "empty.jsonl")] == ["an empty file"]
-    assert "a whole gzip file" in str(problems_of(tmp_path / "cut.jsonl.gz")[-1])
+    assert "a complete gzip file" in str(problems_of(tmp_path / "cut.jsonl.gz")[-1])
     assert "directory" in str(problems_of(tmp_path)[0])
 
 
