@@ -36,18 +36,18 @@ def keep_freed_memory() -> bool:
     return all([mallopt(name, value) == 1 for name, value in settings])
 
 
-def resolve_precision(wanted: str, device: str) -> str:
-    """Returns ``wanted``; for "auto", bfloat16 if the hardware supports it, else float32.
+def resolve_precision(precision: str, device: str) -> str:
+    """Returns ``precision``; for "auto", bfloat16 if the hardware supports it, else float32.
 
     A CPU without bfloat16 instructions emulates them: training SmolLM2-135M then takes 25 times as long as in float32.
 
     Args:
-        wanted: "auto", or a format, which is returned unchanged.
+        precision: "auto", or a format, which is returned unchanged.
         device: "cpu", or an accelerator such as "cuda:0".
     """
     import torch
 
-    if wanted != "auto":
-        return wanted
+    if precision != "auto":
+        return precision
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bfloat16" if not device.startswith("cpu") or native else "float32"

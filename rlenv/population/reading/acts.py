@@ -77,9 +77,9 @@ def recognise(text: str, history: History = (), known: str = "") -> ActSet:
         return ActSet(acts=frozenset({"empty"}))
     users = [t for role, t in history if role == "user"]
     own = [t for role, t in history if role == "assistant"]
-    said = sentences(text)
-    acts, asked = _acts_of_sentences(said)
-    repeats = _repeats(text, said, own)
+    parts = sentences(text)
+    acts, asked = _acts_of_sentences(parts)
+    repeats = _repeats(text, parts, own)
     if repeats:
         acts.add("repetition")
         if len(history) >= 2 and own and own[-1].strip() == text:
@@ -88,14 +88,14 @@ def recognise(text: str, history: History = (), known: str = "") -> ActSet:
     if loops(text) or copies(text, users[-3:]) or swaps_roles(text):
         acts.add("confusing")
     if users:
-        acts |= _against_history(text, said, acts, users, own, known)
+        acts |= _against_history(text, parts, acts, users, own, known)
     return ActSet(acts=frozenset(acts), asked=asked, repeats=repeats)
 
 
-def _acts_of_sentences(said: Sequence[str]) -> tuple[set[str], str | None]:
+def _acts_of_sentences(parts: Sequence[str]) -> tuple[set[str], str | None]:
     acts: set[str] = set()
     asked = None
-    for index, sentence in enumerate(said):
+    for index, sentence in enumerate(parts):
         found, after = _acts_of(sentence)
         acts |= found if index < 2 else found - {"greeting"}
         asked = after or asked
@@ -133,9 +133,9 @@ def _asked(sentence: str) -> str | None:
     return next((kind for kind, pattern in P.ASKED.items() if pattern.search(sentence)), None)
 
 
-def _repeats(text: str, said: Sequence[str], own: Sequence[str]) -> int:
+def _repeats(text: str, parts: Sequence[str], own: Sequence[str]) -> int:
     whole = content(text)
-    questions = [content(s) for s in said if s.endswith("?")]
+    questions = [content(s) for s in parts if s.endswith("?")]
     found = sum(_same(text, whole, questions, earlier) for earlier in own)
     short = [earlier for earlier in own if earlier.strip() == text and len(text) <= _SHORT]
     return found + (len(short) if len(short) >= 2 else 0)
@@ -146,8 +146,8 @@ def _same(text: str, whole: frozenset[str], questions: Sequence[frozenset[str]],
         return len(text) > _SHORT
     if len(whole) >= 4 and likeness(whole, content(earlier)) >= _SAME:
         return True
-    said = all_words(text)
-    if len(said) >= 6 and likeness(said, all_words(earlier)) >= _SAME_WORDS:
+    used = all_words(text)
+    if len(used) >= 6 and likeness(used, all_words(earlier)) >= _SAME_WORDS:
         return True
     asked = [content(s) for s in sentences(earlier) if s.endswith("?")]
     return any(min(len(q), len(a)) >= 2 and likeness(q, a) >= _SAME_QUESTION for q in questions for a in asked)
@@ -168,24 +168,24 @@ def _form(text: str, acts: set[str]) -> set[str]:
 
 
 def _against_history(
-    text: str, said: Sequence[str], acts: set[str], users: Sequence[str], own: Sequence[str], known: str
+    text: str, parts: Sequence[str], acts: set[str], users: Sequence[str], own: Sequence[str], known: str
 ) -> set[str]:
     found: set[str] = set()
-    told = [content(t) for t in users] + ([content(known)] if known else [])
-    for sentence in said:
+    user_words = [content(t) for t in users] + ([content(known)] if known else [])
+    for sentence in parts:
         claims = P.ACTS["claims_memory"].search(sentence) and not P.FORMS["grateful"].search(sentence)
-        if claims and share_known(content(sentence), told) < 0.4:
+        if claims and share_known(content(sentence), user_words) < 0.4:
             found.add("hallucination")
         if _contradicts(sentence, own):
             found.add("contradiction")
     cues = cues_of(users[-1])
-    if _off_topic(text, acts, told):
+    if _off_topic(text, acts, user_words):
         found.add("off_topic")
-    elif is_strange(text, told):
+    elif is_strange(text, user_words):
         found.add("confusing")
     if _misunderstands(text, acts, [*users, known], own):
         found.add("misunderstanding")
-    if any(P.FORMS["cheer"].search(s) for s in said[:2]) and not P.FORMS["good_news"].search(users[-1]):
+    if any(P.FORMS["cheer"].search(s) for s in parts[:2]) and not P.FORMS["good_news"].search(users[-1]):
         found.add("cheer")
     if "advice" in acts and "wants_no_advice" in cues and "crisis_resources" not in acts:
         found.add("pushes_advice")
@@ -197,23 +197,23 @@ def _against_history(
     return found
 
 
-def _misunderstands(text: str, acts: set[str], told: Sequence[str], own: Sequence[str]) -> bool:
+def _misunderstands(text: str, acts: set[str], user_texts: Sequence[str], own: Sequence[str]) -> bool:
     """Returns whether the message responds to a death, or repeatedly to a crisis, that the user never mentioned."""
-    if P.FORMS["condolence"].search(text) and not any(P.FORMS["loss"].search(t) for t in told):
+    if P.FORMS["condolence"].search(text) and not any(P.FORMS["loss"].search(t) for t in user_texts):
         return True
     again = "crisis_resources" in acts and any(P.ACTS["crisis_resources"].search(earlier) for earlier in own)
-    return again and not any("crisis" in cues_of(t) for t in told)
+    return again and not any("crisis" in cues_of(t) for t in user_texts)
 
 
-def _off_topic(text: str, acts: set[str], told: Sequence[frozenset[str]]) -> bool:
-    said = content(text)
-    if "confusing" in acts or len(said) < 3:
+def _off_topic(text: str, acts: set[str], user_words: Sequence[frozenset[str]]) -> bool:
+    stems = content(text)
+    if "confusing" in acts or len(stems) < 3:
         return False
-    known = share_known(said, told)
+    known = share_known(stems, user_words)
     if P.FORMS["off_topic"].search(text):
         return known < 0.34
     bound = P.FORMS["helping"].search(text) or P.FORMS["refers_back"].search(text)
-    return known == 0 and len(said) >= 4 and not acts & _ON_TOPIC and not bound
+    return known == 0 and len(stems) >= 4 and not acts & _ON_TOPIC and not bound
 
 
 def _contradicts(sentence: str, own: Sequence[str]) -> bool:

@@ -78,7 +78,7 @@ def copies(text: str, users: Sequence[str]) -> bool:
     return any(run in of_users and not _FIRST_PERSON.isdisjoint(run) for run in own)
 
 
-def is_strange(text: str, told: Iterable[frozenset[str]]) -> bool:
+def is_strange(text: str, user_words: Iterable[frozenset[str]]) -> bool:
     """Returns whether too many words of the message are neither ordinary here nor the user's own.
 
     Ordinary words are those of the population's wording files and of counselling. A message with too many others is
@@ -86,12 +86,12 @@ def is_strange(text: str, told: Iterable[frozenset[str]]) -> bool:
 
     Args:
         text: the message.
-        told: content words of the user's messages, and of what else is known about the user.
+        user_words: content words of the user's messages, and of what else is known about the user.
     """
     stems = content(text)
     if len(stems) < _STRANGE_WORDS:
         return False
-    return len(stems - _ordinary() - set().union(*told)) > (1 - _STRANGE) * len(stems)
+    return len(stems - _ordinary() - set().union(*user_words)) > (1 - _STRANGE) * len(stems)
 
 
 @cache

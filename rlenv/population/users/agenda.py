@@ -63,8 +63,8 @@ def agenda_of(user: int, session: int, seed: int) -> tuple[Fact, ...]:
     ordered = sorted(own, key=lambda pair: _RANK[pair[0].kind] + pair[1] + rng.gauss(0, 1.3 * (pair[0].kind != "open")))
     facts = [fact for fact, _ in ordered]
     if session > 0:
-        told = {f.fact_id for k in range(session) for f in agenda_of(user, k, seed)[:_PER_SESSION]}
-        facts = [*_updates(user, session, seed), *[f for f in facts if f.fact_id not in told and f.kind != "open"]]
+        disclosed = {f.fact_id for k in range(session) for f in agenda_of(user, k, seed)[:_PER_SESSION]}
+        facts = [*_updates(user, session, seed), *[f for f in facts if f.fact_id not in disclosed and f.kind != "open"]]
     return tuple(facts)
 
 
@@ -90,12 +90,12 @@ def untold(mind: Mind) -> list[Fact]:
     ]
 
 
-def next_fact(mind: Mind, asked: str | None, told: list[str], rng: Random) -> Fact | None:
+def next_fact(mind: Mind, asked: str | None, planned: list[str], rng: Random) -> Fact | None:
     """Returns the next fact to disclose: usually one that answers the question, else one near the top of the agenda."""
-    left = [f for f in untold(mind) if f.fact_id not in told]
+    left = [f for f in untold(mind) if f.fact_id not in planned]
     if not left:
         return None
-    if not mind.told and not told:
+    if not mind.told and not planned:
         return next((f for f in left if f.kind == "open"), left[0])
     answers = [f for f in left if f.kind == asked]
     if answers and rng.random() < 0.85:

@@ -61,20 +61,20 @@ def play(vector, seed, steps=14) -> list:
 @pytest.mark.parametrize("kind", ["sync", pytest.param("async", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 def test_every_autoreset_mode_equals_gymnasiums_including_infos(mode, kind):
-    ours = ConversationVectorEnv(NUM, mode, **settings())
+    vector = ConversationVectorEnv(NUM, mode, **settings())
     if kind == "sync":
         reference = SyncVectorEnv([single] * NUM, autoreset_mode=mode)
     else:
         reference = AsyncVectorEnv([single] * NUM, shared_memory=False, context="spawn", autoreset_mode=mode)
     try:
-        assert ours.metadata["autoreset_mode"] is mode
+        assert vector.metadata["autoreset_mode"] is mode
         for seed in (3, [5, None, 7, 5]) if kind == "sync" else (3,):
             if isinstance(seed, list):  # the env without a seed continues with its generator, seeded with 3 before
-                assert ours.np_random_seed == reference.np_random_seed
-            record = play(ours, seed)
-            for step, (mine, other) in enumerate(zip(record, play(reference, seed), strict=True)):
-                assert all(same(a, b) for a, b in zip(mine, other, strict=True)), (step, mine, other)
-                assert mine[0] in ours.observation_space
+                assert vector.np_random_seed == reference.np_random_seed
+            record = play(vector, seed)
+            for step, (actual, other) in enumerate(zip(record, play(reference, seed), strict=True)):
+                assert all(same(a, b) for a, b in zip(actual, other, strict=True)), (step, actual, other)
+                assert actual[0] in vector.observation_space
         infos = [result[-1] for result in record]
         assert any("final_obs" in info for info in infos) == (mode == AutoresetMode.SAME_STEP)
         assert {by for info in infos for by in info["ended_by"]} >= (
@@ -86,15 +86,15 @@ def test_every_autoreset_mode_equals_gymnasiums_including_infos(mode, kind):
 
 @pytest.mark.parametrize("id", IDS)
 def test_make_vec_returns_it_and_it_equals_gymnasiums_on_the_reference_population(id):
-    ours, reference = gym.make_vec(id, num_envs=NUM), gym.make_vec(id, num_envs=NUM, vectorization_mode="sync")
-    assert isinstance(ours.unwrapped, ConversationVectorEnv) and not isinstance(reference, ConversationVectorEnv)
-    assert ours.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+    vector, reference = gym.make_vec(id, num_envs=NUM), gym.make_vec(id, num_envs=NUM, vectorization_mode="sync")
+    assert isinstance(vector.unwrapped, ConversationVectorEnv) and not isinstance(reference, ConversationVectorEnv)
+    assert vector.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
     for name in ("observation_space", "action_space", "single_observation_space", "single_action_space"):
-        assert getattr(ours, name) == getattr(reference, name)
-    seed = next(s for s in range(0, 100, NUM) if not any(ours.reset(seed=s)[1]["ended_by"]))
-    for mine, other in zip(play(ours, seed, 3), play(reference, seed, 3), strict=True):
-        assert all(same(a, b) for a, b in zip(mine, other, strict=True))
-    assert ours.action_space.contains(ours.action_space.sample())
+        assert getattr(vector, name) == getattr(reference, name)
+    seed = next(s for s in range(0, 100, NUM) if not any(vector.reset(seed=s)[1]["ended_by"]))
+    for actual, other in zip(play(vector, seed, 3), play(reference, seed, 3), strict=True):
+        assert all(same(a, b) for a, b in zip(actual, other, strict=True))
+    assert vector.action_space.contains(vector.action_space.sample())
     modes = [
         gym.make_vec(id, num_envs=2, autoreset_mode=mode).metadata["autoreset_mode"]
         for mode in ("SameStep", "Disabled")
@@ -142,20 +142,20 @@ def test_a_step_that_fails_in_one_conversation_changes_none_and_can_be_repeated(
 
     for mode in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP):
         broken.update(c1=3, c4=3)
-        ours = ConversationVectorEnv(6, mode, **settings(user=ScriptedUser(leave_rate=0.1, fails=fails)))
+        vector = ConversationVectorEnv(6, mode, **settings(user=ScriptedUser(leave_rate=0.1, fails=fails)))
         reference = ConversationVectorEnv(6, mode, **settings(user=ScriptedUser(leave_rate=0.1)))
-        assert same(ours.reset(seed=0)[1], reference.reset(seed=0)[1])
+        assert same(vector.reset(seed=0)[1], reference.reset(seed=0)[1])
         failed = 0
         for i in range(20):
             expected = reference.step([LINES[i % 4]] * 6)
             while True:
-                before = [env.snapshot() for env in ours.envs]
+                before = [env.snapshot() for env in vector.envs]
                 try:
-                    actual = ours.step([LINES[i % 4]] * 6)
+                    actual = vector.step([LINES[i % 4]] * 6)
                     break
                 except EngineError:
                     failed += 1
-                    assert [env.snapshot() for env in ours.envs] == before
+                    assert [env.snapshot() for env in vector.envs] == before
             assert all(same(a, b) for a, b in zip(actual, expected, strict=True)), i
         assert failed >= 3
 
