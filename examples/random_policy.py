@@ -1,8 +1,8 @@
-"""A random policy in the chatbot's seat, on the embedded population: no model, no server, no download.
+"""Runs a random policy as the chatbot, with users of the embedded population: no model, no server, no download.
 
     python examples/random_policy.py
 
-It prints a line an episode:
+It prints one line per episode:
 
     seed 0: 24 messages, return -3.0, ended by user (end_of_session)
     seed 1: 14 messages, return -7.0, ended by user (end_of_session)

@@ -1,8 +1,8 @@
-"""A scripted chatbot: asks first, then reflects; then the last turns again, in three other ways, from a snapshot.
+"""Runs a scripted chatbot that asks and then reflects, and forks the conversation into three other continuations.
 
     python examples/scripted_chatbot.py
 
-It prints the conversation up to the snapshot, and then:
+It prints the conversation up to the fork, and then:
 
     return from here on: -2.5
     return of fork 1:     -4.0
@@ -16,14 +16,14 @@ QUESTIONS = ("What brings you here today?", "How long has it been like this?", "
 
 
 def chatbot(observation: tuple[rlenv.Message, ...]) -> str:
-    """Returns the next message: three questions, then the user's own words back."""
+    """Returns the next message: first three questions, then the user's own words."""
     asked = sum(message.role == "assistant" for message in observation)
     last = observation[-1].content if observation else ""
     return QUESTIONS[asked] if asked < len(QUESTIONS) else f"I hear you say: {last}"
 
 
 def play(env: rlenv.ConversationEnv, observation: tuple[rlenv.Message, ...]) -> float:
-    """Plays to the end; returns the sum of rewards."""
+    """Plays to the end of the episode and returns the sum of rewards."""
     total, over = 0.0, False
     while not over:
         observation, reward, terminated, truncated, _ = env.step(chatbot(observation))

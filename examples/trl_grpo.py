@@ -1,8 +1,8 @@
-"""One GRPO step of TRL's own trainer through the env: whole conversations, and gradients on the model's tokens alone.
+"""Runs one GRPO step of TRL's own trainer on whole conversations of the env, with gradients only on sampled tokens.
 
     python examples/trl_grpo.py [FOLDER OF A CHAT MODEL]
 
-Without a folder the model is a small random Llama, which shows the machinery and learns nothing:
+Without a folder, the model is a small random Llama, which shows how it works and learns nothing:
 
     reward -0.50 +- 1.00, loss 0.0000, 280 tokens
 """
@@ -15,7 +15,7 @@ from launch.serving.trl import TrlRollouts, env_prompts, env_reward, in_process
 
 
 def random_llama():
-    """Returns (model, tokenizer) of two layers of width 32."""
+    """Returns (model, tokenizer); the model has two layers of width 32."""
     from rlenv.prompting.chat_format import chat_format
     from trainers.pretrain.config import PretrainConfig
     from trainers.pretrain.loop import new_llama, train_tokenizer
@@ -51,8 +51,8 @@ def main(model_folder: str | None = None) -> None:
         )  # fmt: skip
         trainer.train()
     row = trainer.state.log_history[0]
-    said = f"reward {row['reward']:.2f} +- {row['reward_std']:.2f}, loss {row['loss']:.4f}"
-    print(f"{said}, {row['num_tokens']:.0f} tokens")
+    metrics = f"reward {row['reward']:.2f} +- {row['reward_std']:.2f}, loss {row['loss']:.4f}"
+    print(f"{metrics}, {row['num_tokens']:.0f} tokens")
 
 
 if __name__ == "__main__":

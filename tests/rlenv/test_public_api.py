@@ -1,4 +1,4 @@
-"""The public API: what ``import rlenv`` offers, when it is imported, and what a type checker knows of it."""
+"""The public API: the names of ``import rlenv``, when they are imported, and what a type checker sees."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", rlenv.__all__)
-def test_every_public_name_is_there(name: str) -> None:
+def test_every_public_name_can_be_imported(name: str) -> None:
     assert getattr(rlenv, name) is not None
     assert name in dir(rlenv)
 
 
-def test_public_names_are_sorted_and_different() -> None:
+def test_public_names_are_sorted_and_unique() -> None:
     assert rlenv.__all__ == sorted(set(rlenv.__all__))
 
 
@@ -34,7 +34,7 @@ def test_a_type_checker_sees_the_names_that_are_imported_lazily() -> None:
     assert {name for name, _ in seen} | {"__version__"} == set(rlenv.__all__)
 
 
-def test_a_public_name_is_the_one_of_its_module() -> None:
+def test_a_public_name_is_the_same_object_as_in_its_module() -> None:
     for name, module in rlenv._MODULE_OF.items():
         assert getattr(rlenv, name) is getattr(import_module(module), name)
 
@@ -57,7 +57,7 @@ def test_a_lazy_import_of_rlenv_loads_no_env() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-def test_the_version_stands_in_one_place() -> None:
+def test_the_version_is_defined_in_one_place() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["project"]["dynamic"] == ["version"] and "version" not in project["project"]
     assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "rlenv.version.__version__"}
@@ -65,5 +65,5 @@ def test_the_version_stands_in_one_place() -> None:
 
 
 @pytest.mark.parametrize("package", ["rlenv", "actors", "trainers", "launch"])
-def test_every_package_says_that_it_is_typed(package: str) -> None:
+def test_every_package_has_a_py_typed_marker(package: str) -> None:
     assert (ROOT / package / "py.typed").is_file()
