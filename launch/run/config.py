@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, NonNegativeInt, PlainSerializer, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PlainSerializer, PositiveInt
 
 from actors.engines.config import EngineConfig
 from actors.scoring import ScoringConfig
@@ -33,6 +33,12 @@ SAMPLING_KEYS = {"temperature", "top_p", "top_k", "max_tokens"}
 Rate = Annotated[float, Field(ge=0, le=1)]
 
 
+def _numbers(values: Any) -> Any:
+    if isinstance(values, Mapping) and (wrong := sorted(k for k, v in values.items() if isinstance(v, bool))):
+        raise ValueError(f"expected numbers, got true or false for {', '.join(wrong)}")
+    return values
+
+
 def _without_request_fields(sampling: Sampling) -> Sampling:
     if given := sorted(sampling.model_fields_set - SAMPLING_KEYS):
         raise ValueError(f"{', '.join(given)} cannot be set for all replies; {there_are(SAMPLING_KEYS, '')}")
@@ -41,6 +47,7 @@ def _without_request_fields(sampling: Sampling) -> Sampling:
 
 ReplySampling = Annotated[
     Sampling,
+    BeforeValidator(_numbers),
     AfterValidator(_without_request_fields),
     PlainSerializer(lambda sampling: sampling.model_dump(include=SAMPLING_KEYS)),
 ]

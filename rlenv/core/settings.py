@@ -13,6 +13,7 @@ written as text (``1e-3`` in YAML) are numbers; true and false are none, nor are
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, fields
@@ -104,6 +105,8 @@ def settings(cls: type[T]) -> type[T]:
         try:
             validate(self, *args, **named)
         except ValidationError:
+            if len(args) > len(fields(made)):
+                raise TypeError(f"{made.__name__} takes {len(fields(made))} values, got {len(args)}") from None
             values = dict(zip((f.name for f in fields(made)), args, strict=False)) | named
             found, _ = find_problems(made, values)
             raise ConfigError("\n".join(f"{made.__name__}.{problem}" for problem in found)) from None
@@ -205,8 +208,7 @@ def _sentences(schema: Any, error: ErrorDetails) -> list[str]:
 
 def _came(value: Any) -> str:
     """Returns a wrong value as a short text."""
-    text = {True: "true", False: "false", None: "null"}.get(value) if value is None or isinstance(value, bool) else None
-    text = text or repr(value)
+    text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= MAX_CAME else text[:MAX_CAME] + "..."
 
 

@@ -84,9 +84,19 @@ def test_a_section_that_is_no_section_is_refused():
     assert problems_of("dpo=3") == ["defaults: dpo: expected settings as key: value, got 3"]
 
 
+def test_how_replies_are_sampled_is_checked_like_other_settings():
+    problems = problems_of("simulator.sampling={temperature: .inf, top_p: 2, top_k: -1, max_tokens: 0, top: 1}")
+    assert [problem.split(": ")[1].rpartition(".")[2] for problem in problems] == [
+        "temperature", "top_p", "top_k", "max_tokens", "top",
+    ]  # fmt: skip
+    (problem,) = problems_of("simulator.sampling.temperature=true")
+    assert problem == "defaults: simulator.sampling: expected numbers, got true or false for temperature"
+
+
 def test_what_belongs_to_one_request_is_no_setting_of_a_speaker():
     assert problems_of("simulator.sampling.seed=3") == [
-        "defaults: simulator.sampling: seed cannot be set for all replies; there are max_tokens, temperature, top_k, top_p"
+        "defaults: simulator.sampling: seed cannot be set for all replies; "
+        "there are max_tokens, temperature, top_k, top_p"
     ]
     assert to_dict(RunConfig())["simulator"]["sampling"] == {
         "temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 256,
