@@ -1,13 +1,13 @@
-"""How settings are declared and checked: frozen pydantic dataclasses, and every problem of them in one ``ConfigError``.
+"""Declares and checks settings: frozen pydantic dataclasses, and one ``ConfigError`` with every problem.
 
     @settings
     class DpoConfig(Settings):
         beta: float = Field(default=1.0, gt=0)
 
-        def problems(self) -> list[str]:      # what one field cannot know alone
+        def problems(self) -> list[str]:      # rules between fields
 
-Made in Python or read from a file, wrong settings are the same error; only the names before the keys differ. Numbers
-written as text (``1e-3`` in YAML) are numbers; true and false are none, nor are infinity and NaN.
+Wrong settings raise the same error whether they are made in Python or read from a file; only the prefix of the keys
+differs. Numbers written as text (``1e-3`` in YAML) are accepted as numbers; true, false, infinity and NaN are not.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from rlenv.core.errors import ConfigError, did_you_mean, there_are
 T = TypeVar("T")
 
 CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True, validate_default=True)
-MAX_CAME = 60
-"""Characters of a wrong value that a message shows."""
+MAX_VALUE_CHARS = 60
+"""Maximum number of characters of a wrong value in a message."""
 EXPECTED = {
     "greater_than": "above {gt:g}",
     "greater_than_equal": "{ge:g} or more",
@@ -55,11 +55,11 @@ EXPECTED = {
     "literal_error": "{expected}",
     "enum": "{expected}",
 }
-"""What was expected, by pydantic's type of error."""
+"""Pydantic's error type to what was expected."""
 
 
 class _RulesError(ValueError):
-    """Rules between fields that do not hold."""
+    """Rules between fields that are violated."""
 
     def __init__(self, problems: list[str], config: Any) -> None:
         super().__init__("; ".join(problems))
@@ -69,19 +69,19 @@ class _RulesError(ValueError):
 
 @dataclass(frozen=True, config=CONFIG)
 class Settings:
-    """Base of all settings. Decorate a class of it with ``settings``."""
+    """Base class of all settings. Decorate subclasses with ``settings``."""
 
     def problems(self) -> list[str]:
-        """Returns which rules between fields do not hold, as ``field: what is wrong and what to do``."""
+        """Returns the violated rules between fields, each as ``field: what is wrong and what to do``."""
         return []
 
     @field_validator("*", mode="before")
     @classmethod
     def _number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuses true and false where a number is asked for; pydantic would take them as 1 and 0."""
+        """Rejects true and false for numbers, which pydantic would accept as 1 and 0."""
         annotation = cast(Any, cls).__pydantic_fields__[info.field_name].annotation
         if {int, float} & {annotation, *get_args(annotation)} and _has_bool(value):
-            raise ValueError(f"expected a number, got {_came(value)}")
+            raise ValueError(f"expected a number, got {_short(value)}")
         return value
 
     @model_validator(mode="after")
@@ -93,9 +93,9 @@ class Settings:
 
 @dataclass_transform(frozen_default=True, field_specifiers=(Field, field))
 def settings(cls: type[T]) -> type[T]:
-    """Returns a class of settings: frozen, without unknown fields, checked when it is made.
+    """Returns ``cls`` as a class of settings: frozen, without unknown fields, checked when an instance is made.
 
-    Making one with wrong values raises ``ConfigError``, which names each as ``DpoConfig.beta``.
+    Wrong values raise a ``ConfigError`` that names each of them, for example ``DpoConfig.beta``.
     """
     made: Any = dataclass(frozen=True, config=CONFIG)(cls)
     validate = made.__init__
@@ -116,16 +116,16 @@ def settings(cls: type[T]) -> type[T]:
 
 
 def read(schema: type[T], values: Mapping[str, Any], where: object, rules: Callable[[T], list[str]] | None = None) -> T:
-    """Returns ``schema`` with the values of a file.
+    """Returns the settings of class ``schema`` with the values of a file.
 
     Args:
         schema: a class of settings.
         values: nested dictionaries of plain values.
-        where: the file, which errors name.
-        rules: further rules, as ``Settings.problems``.
+        where: the name of the file, for errors.
+        rules: returns further problems, like ``Settings.problems``.
 
     Raises:
-        ConfigError: with every problem.
+        ConfigError: the values are wrong; has every problem.
     """
     found, config = find_problems(schema, values, rules)
     if found or config is None:
@@ -136,19 +136,19 @@ def read(schema: type[T], values: Mapping[str, Any], where: object, rules: Calla
 def find_problems(
     schema: type[T], values: Mapping[str, Any], rules: Callable[[Any], list[str]] | None = None
 ) -> tuple[list[str], T | None]:
-    """Returns all problems of the values, each with its dotted key, and what they make where there is none.
+    """Returns all problems of the values, each with its dotted key, and the settings if there are no problems.
 
-    Rules between fields are only checked where the fields are right. So wrong values are taken out and the rest is
-    checked again; a rule that names what was taken out is not reported.
+    Pydantic checks rules between fields only if every field is valid. Therefore wrong values are removed and the rest
+    is checked again; a violated rule that names a removed value is not reported.
     """
     adapter: TypeAdapter[T] = TypeAdapter(schema)
-    left: dict[str, Any] = copy.deepcopy(dict(values))
+    remaining: dict[str, Any] = copy.deepcopy(dict(values))
     found: list[str] = []
-    gone: list[str] = []
+    removed: list[str] = []
     while True:
         config = None
         try:
-            config = adapter.validate_python(left)
+            config = adapter.validate_python(remaining)
             new = rules(config) if rules else []
             errors: Sequence[ErrorDetails] = ()
         except ValidationError as error:
@@ -156,15 +156,15 @@ def find_problems(
             new = [problem for one in errors for problem in _sentences(schema, one)]
             broken = [one["ctx"]["error"] for one in errors if one["type"] == "value_error" and not one["loc"]]
             new += [problem for one in broken if rules for problem in rules(one.config)]
-        found += [p for p in new if p not in found and not any(_is_about(p, key) for key in gone)]
-        taken = [key for one in errors if (key := _take_out(left, one["loc"]))]
-        gone += taken
+        found += [p for p in new if p not in found and not any(_is_about(p, key) for key in removed)]
+        taken = [key for one in errors if (key := _remove(remaining, one["loc"]))]
+        removed += taken
         if not taken:
             return found, None if found else config
 
 
-def _take_out(values: Any, path: Sequence[int | str]) -> str:
-    """Takes what an error is about out of nested values; returns its dotted key, or nothing where it is all of them."""
+def _remove(values: Any, path: Sequence[int | str]) -> str:
+    """Removes the value of an error from nested values; returns its dotted key, or "" if it is all of them."""
     inside, keys = None, []
     for key in path:
         if not isinstance(values, dict) or key not in values:
@@ -177,16 +177,16 @@ def _take_out(values: Any, path: Sequence[int | str]) -> str:
 
 
 def _is_about(problem: str, key: str) -> bool:
-    """Returns whether a problem names the setting: with its dotted key, or as a neighbour of what it begins with."""
+    """Returns whether a problem names a setting: by its dotted key, or by its name in a problem of the same section."""
     section, _, name = key.rpartition(".")
     in_section = not section or problem.startswith(f"{section}.")
     return key in problem or (in_section and re.search(rf"\b{re.escape(name)}\b", problem) is not None)
 
 
 def _sentences(schema: Any, error: ErrorDetails) -> list[str]:
-    """Returns what is wrong, each as ``key: expected ..., got ...``."""
-    path, came, kind = error["loc"], error["input"], error["type"]
-    if path and isinstance(path[0], int):  # an argument without a name
+    """Returns the problems of an error, each as ``key: expected ..., got ...``."""
+    path, actual, kind = error["loc"], error["input"], error["type"]
+    if path and isinstance(path[0], int):  # a positional argument
         path = (fields(schema)[path[0]].name, *path[1:])
     key = ".".join(map(str, path))
     context = error.get("ctx", {})
@@ -200,22 +200,22 @@ def _sentences(schema: Any, error: ErrorDetails) -> list[str]:
     if kind in ("missing", "missing_argument"):
         return [f"{key}: expected a value, and none is given; it has no default"]
     if kind not in EXPECTED:
-        return [f"{key}: {error['msg']}, got {_came(came)}"]
-    sentence = f"{key}: expected {EXPECTED[kind].format(**context)}, got {_came(came)}"
+        return [f"{key}: {error['msg']}, got {_short(actual)}"]
+    sentence = f"{key}: expected {EXPECTED[kind].format(**context)}, got {_short(actual)}"
     names = re.findall(r"'([^']*)'", str(context.get("expected", "")))
-    return [sentence + did_you_mean(names, came)]
+    return [sentence + did_you_mean(names, actual)]
 
 
-def _came(value: Any) -> str:
+def _short(value: Any) -> str:
     """Returns a wrong value as a short text."""
     text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
-    return text if len(text) <= MAX_CAME else text[:MAX_CAME] + "..."
+    return text if len(text) <= MAX_VALUE_CHARS else text[:MAX_VALUE_CHARS] + "..."
 
 
 def _names(schema: Any, path: Sequence[int | str]) -> list[str]:
-    """Returns the settings that there are at ``path``."""
+    """Returns the names of the settings at ``path``."""
     for key in path:
-        if key in schema.__pydantic_fields__:  # else it is a name in a dictionary, or a place in a list
+        if key in schema.__pydantic_fields__:  # else it is a key of a dictionary or an index of a list
             annotation = schema.__pydantic_fields__[key].annotation
             schema = next((c for c in (annotation, *get_args(annotation)) if hasattr(c, "__pydantic_fields__")), schema)
     return sorted(schema.__pydantic_fields__)
@@ -227,7 +227,7 @@ def _has_bool(value: Any) -> bool:
 
 
 def defaults(schema: Any) -> dict[str, Any]:
-    """Returns the defaults of settings as plain values; fields without one are left out."""
+    """Returns the defaults of a class of settings as plain values, without fields that have no default."""
     return {
         name: to_jsonable_python(info.get_default(call_default_factory=True, validated_data={}))
         for name, info in schema.__pydantic_fields__.items()
@@ -236,5 +236,5 @@ def defaults(schema: Any) -> dict[str, Any]:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Returns settings as plain dictionaries, lists and values: the form in which they are saved with a run."""
+    """Returns settings as plain dictionaries, lists and values, the form in which they are saved with a run."""
     return cast(dict[str, Any], to_jsonable_python(config))

@@ -100,16 +100,16 @@ class Adapter(Record):
 
 
 class Sampling(Record):
-    """How a reply is sampled; in settings without what is one request's own: seed, stop_token_ids and json_schema."""
+    """How a reply is sampled. ``seed``, ``stop_token_ids`` and ``json_schema`` are set per request, not in settings."""
 
     temperature: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    """0 is greedy."""
+    """0 means greedy decoding."""
     top_p: float = Field(default=1.0, gt=0, le=1)
-    """Nucleus; 1 keeps all."""
+    """Nucleus sampling; 1 keeps all tokens."""
     top_k: int = Field(default=0, ge=0)
     """0 keeps all tokens."""
     max_tokens: int = Field(default=256, ge=1)
-    """Cap of one reply."""
+    """Maximum number of sampled tokens of a reply."""
     seed: int | None = None
     stop_token_ids: tuple[int, ...] = ()
     json_schema: str | None = None

@@ -1,4 +1,4 @@
-"""Settings are checked one way, in Python and from a file: all problems at once, each with its key and the way out."""
+"""Settings are checked the same way in Python and from a file: all problems at once, each with its key and a hint."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def problems_of(**values: Any) -> list[str]:
     return str(error.value).splitlines()
 
 
-def test_settings_are_frozen_and_compare_hash_and_travel_by_their_values():
+def test_settings_are_frozen_and_are_compared_hashed_and_pickled_by_value():
     config = replace(Inner(), high=9)
     with pytest.raises(FrozenInstanceError):
         config.high = 3
@@ -70,7 +70,7 @@ def test_wrong_values_in_python_are_one_config_error_with_every_problem():
         Inner(rte=1)
 
 
-def test_problems_of_every_section_are_reported_together_with_rules_among_them():
+def test_problems_of_all_sections_and_violated_rules_are_reported_together():
     assert problems_of(
         inner={"low": 9, "on": "perhaps"}, many={"x": {"rat": 1, "low": 7}}, text=[1], weights={"y": 1.0}
     ) == [
@@ -84,13 +84,13 @@ def test_problems_of_every_section_are_reported_together_with_rules_among_them()
     ]
 
 
-def test_a_rule_about_a_setting_that_is_wrong_by_itself_is_not_reported_too():
+def test_a_rule_about_an_invalid_setting_is_not_reported():
     assert problems_of(inner={"low": 9, "high": "many"}) == ["f.yaml: inner.high: expected a whole number, got 'many'"]
     assert problems_of(many=3, weights={"y": 1.0}) == ["f.yaml: many: expected settings as key: value, got 3"]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, ".nan", True, None, "fast", [1]])
-def test_what_is_no_finite_number_is_refused(value):
+def test_values_that_are_not_finite_numbers_are_rejected(value):
     (problem,) = problems_of(inner={"rate": value})
     assert "inner.rate: expected" in problem
     with pytest.raises(ConfigError, match="rate"):
@@ -98,27 +98,27 @@ def test_what_is_no_finite_number_is_refused(value):
 
 
 @pytest.mark.parametrize("weights", [{"x": True}, {"x": math.nan}, {"x": "much"}, [1.0], "x"])
-def test_numbers_by_name_are_checked_like_numbers(weights):
+def test_numbers_in_dictionaries_are_checked(weights):
     assert all("weights" in problem for problem in problems_of(many={"x": {}}, weights=weights))
 
 
 @pytest.mark.parametrize(("written", "meant"), [(2, 2.0), ("1e-3", 1e-3), ("5e-5", 5e-5), (0.5, 0.5), ("3", 3.0)])
-def test_what_yaml_gives_for_a_number_is_one(written, meant):
+def test_numbers_that_yaml_reads_as_text_are_accepted(written, meant):
     rate = read(Outer, {"inner": {"rate": written}}, "f").inner.rate
     assert rate == meant and isinstance(rate, float)
 
 
-def test_a_fraction_is_no_whole_number_and_a_number_can_be_a_name():
+def test_a_fraction_is_rejected_as_an_integer_and_a_number_is_accepted_as_text():
     assert problems_of(inner={"low": 1.5}) == ["f.yaml: inner.low: expected a whole number, got 1.5"]
     assert read(Outer, {"text": 2024}, "f").text == "2024"
 
 
-def test_a_long_wrong_value_is_shown_by_its_beginning():
+def test_a_long_wrong_value_is_truncated_in_the_message():
     (problem,) = problems_of(inner={"kind": "x" * 500})
     assert len(problem) < 200 and "xxx..." in problem
 
 
-def test_saved_settings_are_plain_values_and_read_back_equal():
+def test_saved_settings_are_plain_values_and_are_read_back_equal():
     config = Outer(many={"x": Inner(rate=2, names=("b", "c"))}, weights={"x": 1}, anything={"a": {"b": 1}})
     saved = to_dict(config)
     assert saved["many"]["x"] == {
