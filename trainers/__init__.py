@@ -1,1 +1,1 @@
-"""One training loop a folder, all through Ray Train: pretraining, SFT, discriminator, DPO, the chatbot's RL."""
+"""One training loop per folder, all run by Ray Train: pretraining, SFT, discriminator, DPO and chatbot RL."""

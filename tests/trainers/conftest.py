@@ -1,4 +1,4 @@
-"""What the train loops' tests share: small sessions, and workers that die."""
+"""What the tests of the training loops share: small sessions, and workers that die."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class RememberingWorker(Worker):
 
 @pytest.fixture
 def die_and_go_on(scratch: Path):
-    """Returns ``run(loop, payload, at_step)``: the loop's result, having died at ``at_step`` and begun again."""
+    """Returns ``run(loop, payload, at_step)``: the loop's result after a crash at ``at_step`` and a restart."""
 
     def run(loop, payload, at_step: int):
         with pytest.raises(Died):

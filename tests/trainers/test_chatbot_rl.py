@@ -1,4 +1,4 @@
-"""The chatbot's learner: TRL's result where both can do it, the loss by hand where not, and what it must never do."""
+"""The chatbot's RL: equal to TRL's own trainer where that applies, otherwise to the loss worked by hand."""
 
 from __future__ import annotations
 
@@ -86,12 +86,12 @@ def test_the_reward_rises_and_every_round_has_a_folder_of_its_own(decided_llama,
     assert [name.rsplit("-", 1)[0] for name in folders] == [f"round-{i:05d}" for i in range(15)]
     lines = read_progress(progress)
     assert [line["step"] for line in lines] == list(range(1, 16))
-    wanted = {
+    expected = {
         "reward", "reward_parts/liked", "rollouts/turns_mean", "completions/mean_length", "kl", "sampling/kl",
         "sampling/sampling_logp_difference/mean", "rollouts/trained_tokens", "rollouts/seconds", "step_time",
         "rollouts/staleness_max", "rollouts/failed",
     }  # fmt: skip
-    assert wanted <= set(lines[0])
+    assert expected <= set(lines[0])
     assert adapter_at(scratch / "out", "new").digest != adapter_at(start, "start").digest
 
 
@@ -103,29 +103,29 @@ def test_with_one_advantage_a_session_a_run_is_that_of_trls_own_trainer(tiny_lla
     config = replace(FAST, credit=CreditConfig(scale=scale), sampler_correction="none", epochs=2)
     arguments = rl_arguments(Worker(scratch), config)
     arguments.optim, arguments.learning_rate = "sgd", 1.0  # Adam would make much of the smallest gradients' signs
-    ours = make_trainer(
+    trainer = make_trainer(
         ToyRollouts(str(tiny_llama), failures=1), config, str(tiny_llama), str(start), Worker(scratch), args=arguments
     )
-    ours.train()
+    trainer.train()
     before = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llama), str(start), is_trainable=True)
-    theirs = GRPOTrainer(
+    trl_trainer = GRPOTrainer(
         model=PeftModel.from_pretrained(
             AutoModelForCausalLM.from_pretrained(tiny_llama), str(start), is_trainable=True
         ),
-        reward_funcs=ours.reward_funcs,
+        reward_funcs=trainer.reward_funcs,
         args=arguments,
-        train_dataset=ours.train_dataset,
-        processing_class=ours.processing_class,
-        rollout_func=ours.rollout_func,
+        train_dataset=trainer.train_dataset,
+        processing_class=trainer.processing_class,
+        rollout_func=trainer.rollout_func,
     )
-    theirs.train()
-    old, one, other = of_default(before), of_default(ours.model), of_default(theirs.model)
+    trl_trainer.train()
+    old, one, other = of_default(before), of_default(trainer.model), of_default(trl_trainer.model)
     assert max(float((one[n] - old[n]).abs().max()) for n in one) > 1e-2
     for name, value in one.items():
         assert torch.allclose(value, other[name], atol=1e-5), name
-    for mine, yours in zip(ours.state.log_history[:4], theirs.state.log_history[:4], strict=True):
+    for own_log, trl_log in zip(trainer.state.log_history[:4], trl_trainer.state.log_history[:4], strict=True):
         for key in ("loss", "kl", "grad_norm"):
-            assert mine[key] == pytest.approx(yours[key], rel=1e-3, abs=1e-6)
+            assert own_log[key] == pytest.approx(trl_log[key], rel=1e-3, abs=1e-6)
 
 
 def log_probs(model, row) -> torch.Tensor:
@@ -143,12 +143,12 @@ def loss_by_hand(config: ChatbotRlConfig, rows, new, old, ref) -> torch.Tensor:
     sums, counts = [], []
     for row, now, then, first in zip(rows, new, old, ref, strict=True):
         own = torch.tensor(row.mask).bool()
-        worth, sampled = torch.tensor(row.advantages)[own], torch.tensor(row.logprobs)[own]
+        advantage, sampled = torch.tensor(row.advantages)[own], torch.tensor(row.logprobs)[own]
         now, then, first = now[own], then[own], first[own]
         log_ratio = (now - then).mean() if config.importance_sampling_level == "sequence" else now - then
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1 - config.epsilon, 1 + config.epsilon_high)
-        surrogate = torch.minimum(ratio * worth, clipped * worth)
+        surrogate = torch.minimum(ratio * advantage, clipped * advantage)
         gap = then - sampled
         importance = (gap.sum() if "sequence" in config.sampler_correction else gap).exp()
         if config.sampler_correction == "none":
@@ -193,16 +193,16 @@ def test_loss_and_gradient_are_those_worked_by_hand_and_a_users_token_has_none(
     trainer.current_gradient_accumulation_steps = 1
     trainer.model.train()
     nudge(trainer.model, 1)  # the policy that samples is not the start
-    held: list = []
+    groups: list = []
 
     class Listening:
         def __call__(self, number, folder):
-            held.extend(toy(number, folder))
-            return held
+            groups.extend(toy(number, folder))
+            return groups
 
     trainer.rollout_func.rollouts = Listening()
     inputs = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
-    rows, _ = training_rows(held, config.credit)
+    rows, _ = training_rows(groups, config.credit)
     first = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llama), str(start))
     with torch.no_grad():
         old = [log_probs(trainer.model, row) for row in rows]
@@ -248,10 +248,8 @@ def test_the_reference_is_the_starting_adapter_and_stays_so(tiny_llama, start, s
     assert abs(distances[0]) < 1e-6 and distances[1] > 1e-5
 
 
-def test_a_run_that_dies_goes_on_as_if_nothing_had_happened(
-    tiny_llama, start, tmp_path, scratch, die_and_go_on
-) -> None:
-    """Dies in round 5, after its checkpoint of round 3: rounds 4 and 5 are held again, with the same adapters."""
+def test_a_killed_run_resumes_to_the_same_result(tiny_llama, start, tmp_path, scratch, die_and_go_on) -> None:
+    """Dies in round 5, after the checkpoint of round 3: rounds 4 and 5 are repeated with the same adapters."""
     config = replace(FAST, num_rounds=6, gradient_accumulation=2, save_every=2, credit=TURNS, max_staleness=9)
     twin = Worker(tmp_path / "twin_scratch")
     twin.scratch.mkdir()
@@ -267,7 +265,7 @@ def test_a_run_that_dies_goes_on_as_if_nothing_had_happened(
     assert names[0] == names[1] and len(names[0]) == 6
 
 
-def test_conversations_of_an_old_adapter_are_left_out_and_of_a_foreign_one_refused(
+def test_conversations_of_an_old_adapter_are_left_out_and_those_of_an_unknown_one_refused(
     tiny_llama, start, scratch, tmp_path
 ) -> None:
     toy = ToyRollouts(str(tiny_llama), adapter_folder=str(start))
@@ -278,12 +276,12 @@ def test_conversations_of_an_old_adapter_are_left_out_and_of_a_foreign_one_refus
     assert [line["rollouts/staleness_max"] for line in read_progress(progress)] == [0, 1]
     versions = AdapterVersions(tmp_path, "aaaa")
     assert versions.number_of("aaaa") == 0
-    for digest, said in (("bbbb", "adapter bbbb, which is no version of this run"), (None, "without an adapter")):
-        with pytest.raises(PhaseError, match=said):
+    for digest, message in (("bbbb", "adapter bbbb, which is not a version of this run"), (None, "without an adapter")):
+        with pytest.raises(PhaseError, match=message):
             versions.number_of(digest)
 
 
-def test_failed_conversations_keep_the_places_of_their_groups(tiny_llama, start) -> None:
+def test_failed_conversations_become_masked_rows_in_their_groups(tiny_llama, start) -> None:
     groups = ToyRollouts(str(tiny_llama), num_groups=3, failures=2, adapter_folder=str(start))(0, "")
     groups[1] = groups[1].model_copy(update={"trajectories": groups[1].trajectories[:1]})
     rows, counts = training_rows(groups, TURNS)

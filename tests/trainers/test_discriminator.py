@@ -1,4 +1,4 @@
-"""Discriminator training: an easy task is learnt, equal distributions are not told apart, and the controls control."""
+"""Discriminator training: easy tasks are learnt, equal distributions are not told apart, and controls work."""
 
 import random
 from dataclasses import replace
@@ -76,7 +76,7 @@ def test_equal_distributions_are_not_told_apart(tiny_llama, scratch, make_sessio
     assert run(tiny_llama, scratch, make_session, mark="")[-1] == pytest.approx(0.5, abs=0.12)
 
 
-def test_the_leak_control_sees_nothing_of_what_users_say(tiny_llama, scratch, make_session) -> None:
+def test_the_leak_control_reads_no_user_message(tiny_llama, scratch, make_session) -> None:
     assert run(tiny_llama, scratch, make_session, blank_user=True)[-1] == pytest.approx(0.5, abs=0.12)
 
 
@@ -137,7 +137,7 @@ def test_a_job_with_one_class_or_a_shared_context_is_refused(tiny_llama, tmp_pat
     with pytest.raises(PhaseError) as error:
         fit_discriminators(jobs, FAST, tiny_llama)
     assert "main: training needs real and simulated sessions, got 4 real and 0" in str(error.value)
-    assert "leak: 4 contexts stand in training and in validation" in str(error.value)
+    assert "leak: 4 contexts are in both training and validation" in str(error.value)
     with pytest.raises(ConfigError, match="average"):
         DiscriminatorConfig(average="token")
     with pytest.raises(ConfigError, match="lora_rank to null"):

@@ -174,7 +174,7 @@ def test_the_new_adapter_alone_is_saved_and_prefers_what_was_chosen(tiny_llama, 
     assert gains[0] - gains[1] > 1
 
 
-def test_a_warm_up_that_swallows_every_step_can_be_seen_in_the_summary(tiny_llama, reference, scratch, chat) -> None:
+def test_a_warm_up_over_all_steps_shows_in_the_summary(tiny_llama, reference, scratch, chat) -> None:
     config = DpoConfig(dtype="float32", batch_size=2, warmup=0.1, save_every=0)
     rates = []
     for num_pairs in (2, 4):
@@ -183,7 +183,7 @@ def test_a_warm_up_that_swallows_every_step_can_be_seen_in_the_summary(tiny_llam
     assert rates == [0, config.learning_rate]
 
 
-def test_trls_own_trainer_learns_from_pairs_jsonl(tiny_llama, reference, scratch, chat) -> None:
+def test_trls_own_trainer_learns_from_pairs_jsonl_too(tiny_llama, reference, scratch, chat) -> None:
     from trl import DPOTrainer
 
     pairs = [pair(chat, i) for i in range(6)]
@@ -211,7 +211,7 @@ def test_trls_own_trainer_learns_from_pairs_jsonl(tiny_llama, reference, scratch
     assert history[-1]["rewards/margins"] > 0
 
 
-def test_defaults_are_table_6s_and_the_warmup_is_heeded(scratch) -> None:
+def test_defaults_are_table_6s_and_the_warmup_is_applied(scratch) -> None:
     config = DpoConfig(dtype="float32")
     assert (config.beta, config.epochs, config.batch_size, config.learning_rate) == (1, 1, 1, 1e-5)
     arguments = dpo_arguments(Worker(scratch), config)

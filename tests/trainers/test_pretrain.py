@@ -1,4 +1,4 @@
-"""The small model: any text round-trips its tokenizer, packing loses nothing, training learns and repeats itself."""
+"""The small model: any text round-trips, packing loses nothing, and training lowers the loss reproducibly."""
 
 import math
 from dataclasses import replace
@@ -56,10 +56,10 @@ def test_packing_keeps_every_conversation_whole_and_in_order(base: Path, example
     blocks = pack(examples, chat, 64, seed=1)
     stream = [*blocks[:, :-1].reshape(-1)]
     assert (blocks[:-1, -1] == blocks[1:, 0]).all()  # the last target of a block opens the next
-    wanted = [tuple(chat.training_example(e.system, e.messages, e.seat)[0]) for e in examples]
+    expected = [tuple(chat.training_example(e.system, e.messages, e.seat)[0]) for e in examples]
     text = " ".join(map(str, stream))
-    found = sum(" ".join(map(str, ids)) in text for ids in wanted)
-    assert found >= len(wanted) - 2  # the end of the stream is cut to whole blocks
+    found = sum(" ".join(map(str, ids)) in text for ids in expected)
+    assert found >= len(expected) - 2  # the end of the stream is cut to whole blocks
     assert not np.array_equal(blocks, pack(examples, chat, 64, seed=2))
 
 
@@ -101,6 +101,6 @@ def test_schedules_are_those_of_their_formulas_and_no_step_has_a_rate_of_0(total
             assert factor == pytest.approx(rising if step < first else falling)
 
 
-def test_shapes_that_cannot_be_are_told_together() -> None:
+def test_impossible_shapes_are_reported_together() -> None:
     with pytest.raises(ConfigError, match=r"(?s)hidden_size.*block_tokens"):
         PretrainConfig(hidden_size=100, num_heads=3, block_tokens=4096)

@@ -1,4 +1,4 @@
-"""Ray Train for real: a killed worker is replaced and the run ends as if nothing had happened; errors say what did.
+"""Real Ray Train runs: after a killed worker is replaced, the result is unchanged; errors name the cause.
 
 The loops are defined inside the tests, so that they travel to the workers by value.
 """
@@ -70,7 +70,7 @@ def sft_examples(make_session, num: int) -> tuple[SftExample, ...]:
 
 
 @pytest.mark.exhaustive
-def test_killed_sft_goes_on_from_its_checkpoint_to_the_same_weights(tiny_llama, tmp_path, make_session) -> None:
+def test_killed_sft_resumes_from_its_checkpoint_to_the_same_weights(tiny_llama, tmp_path, make_session) -> None:
     config = SftConfig(dtype="float32", learning_rate=1e-2, save_every=4)
     examples = sft_examples(make_session, 14)
     progress, out = tmp_path / "progress.jsonl", tmp_path / "out"
@@ -86,7 +86,7 @@ def test_killed_sft_goes_on_from_its_checkpoint_to_the_same_weights(tiny_llama, 
 
 
 @pytest.mark.exhaustive
-def test_killed_dpo_goes_on_with_the_same_reference(tiny_llama, tmp_path, make_session) -> None:
+def test_killed_dpo_resumes_with_the_same_reference(tiny_llama, tmp_path, make_session) -> None:
     (tmp_path / "scratch").mkdir()
     reference = tmp_path / "base"
     sft = SftConfig(dtype="float32", learning_rate=1e-2, save_every=0)
@@ -108,7 +108,9 @@ def test_killed_dpo_goes_on_with_the_same_reference(tiny_llama, tmp_path, make_s
     assert summary == pytest.approx(undisturbed)
 
 
-def test_killed_discriminators_skip_what_is_done_and_resume_what_is_not(tiny_llama, tmp_path, make_session) -> None:
+def test_killed_discriminator_training_skips_finished_jobs_and_resumes_the_unfinished_one(
+    tiny_llama, tmp_path, make_session
+) -> None:
     items = [
         (
             LabelledSession(context_id=str(i), real=real, session=make_session(f"{i}{real}", 2, "" if real else "!")),
@@ -226,7 +228,7 @@ def test_an_existing_version_is_never_overwritten(tiny_llama, tmp_path, make_ses
         fit_sft(sft_examples(make_session, 2), SftConfig(), tiny_llama, tmp_path / "base")
 
 
-def test_progress_lines_hold_numbers_alone(tmp_path) -> None:
+def test_progress_lines_have_only_numbers(tmp_path) -> None:
     progress = Progress(str(tmp_path / "p.jsonl"), "phase")
     progress.write(1, 2, loss=0.5, bad=float("nan"))
     line = read_progress(tmp_path / "p.jsonl")[0]

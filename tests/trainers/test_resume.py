@@ -1,4 +1,4 @@
-"""A run that dies and begins again from its last checkpoint ends as if nothing had happened: every loop, to the byte.
+"""A run that dies and resumes from its last checkpoint gives the same bytes as an uninterrupted one, for every loop.
 
 In this process; ``test_ray_train`` does the same with killed workers.
 """
@@ -43,7 +43,7 @@ def test_sft(tiny_llama, tmp_path, make_session, die_and_go_on, twin) -> None:
     assert folder_digest(tmp_path / "out") == folder_digest(tmp_path / "twin")
 
 
-def test_dpo_goes_on_with_its_policy_and_its_reference(tiny_llama, tmp_path, make_session, die_and_go_on, twin) -> None:
+def test_dpo_resumes_with_its_policy_and_its_reference(tiny_llama, tmp_path, make_session, die_and_go_on, twin) -> None:
     sft = SftConfig(dtype="float32", learning_rate=1e-2, save_every=0)
     train_sft((examples(make_session, 6), sft, str(tiny_llama), str(tmp_path / "base")), twin)
     rows = {

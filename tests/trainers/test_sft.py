@@ -58,8 +58,8 @@ def test_one_pass_over_a_session_is_the_sum_of_its_turns(tiny_llama: Path, chat)
         batch = pad_right(rows)
         with torch.no_grad():
             log_probs = model(input_ids=batch["input_ids"]).logits.log_softmax(-1)[0, :-1]
-        wanted = batch["labels"][0, 1:]
-        return float(log_probs.gather(1, wanted.clamp(min=0)[:, None])[:, 0][wanted != -100].sum())
+        targets = batch["labels"][0, 1:]
+        return float(log_probs.gather(1, targets.clamp(min=0)[:, None])[:, 0][targets != -100].sum())
 
     def turn_log_prob(past, reply) -> float:
         prompt = [*chat.system_ids("c")]

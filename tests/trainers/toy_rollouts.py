@@ -1,4 +1,4 @@
-"""Conversations with a user of few words, sampled from the adapter in the round's folder: rewards for some tokens."""
+"""Toy rollouts: conversations sampled from the adapter in the round's folder, with rewards for some tokens."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from rlenv.learning.rows import ConversationGroup
 from rlenv.learning.trajectory import Trajectory
 
 LIKED = 60
-"""Own tokens below this are worth something: about a fifth of the vocabulary."""
+"""Own tokens below this id are rewarded: about a fifth of the vocabulary."""
 OWN, THEIRS = 4, 3
 """Tokens of an own message and of a user's."""
 
 
 @dataclass(frozen=True)
 class ToyRollouts:
-    """Two own messages with a user's between them; each is worth the share of its tokens that are liked."""
+    """Two own messages with a user's between them; a message's reward is the share of its tokens below ``LIKED``."""
 
     base_model: str
     num_groups: int = 4
@@ -52,9 +52,9 @@ class ToyRollouts:
                     logprobs = torch.cat([logprobs, own], dim=1)
         logprobs += self.noise * torch.sin(torch.arange(logprobs.numel())).view_as(logprobs) * (logprobs != 0)
         pairs = zip(ids, logprobs, strict=True)
-        held = [self._trajectory(i, row, of_row, adapter) for i, (row, of_row) in enumerate(pairs)]
+        trajectories = [self._trajectory(i, row, of_row, adapter) for i, (row, of_row) in enumerate(pairs)]
         size = self.group_size
-        groups = [held[i : i + size] for i in range(0, len(held), size)]
+        groups = [trajectories[i : i + size] for i in range(0, len(trajectories), size)]
         failed = [self.failures] + [0] * self.num_groups
         return [
             ConversationGroup(group_id=f"g{i}", trajectories=tuple(group[n:]), num_failed=n)
@@ -62,16 +62,16 @@ class ToyRollouts:
         ]
 
     def _trajectory(self, i, ids, logprobs, adapter) -> Trajectory:
-        said, owners = ids[5:].tolist(), (1,) * OWN + (0,) * THEIRS + (2,) * OWN
+        completion, owners = ids[5:].tolist(), (1,) * OWN + (0,) * THEIRS + (2,) * OWN
         rewards = tuple(
-            sum(token < LIKED for token, owner in zip(said, owners, strict=True) if owner == turn) / OWN
+            sum(token < LIKED for token, owner in zip(completion, owners, strict=True) if owner == turn) / OWN
             for turn in (1, 2)
         )
         return Trajectory(
             episode_id=f"e{i}",
             seat="chatbot",
             prompt_ids=tuple(ids[:5].tolist()),
-            completion_ids=tuple(said),
+            completion_ids=tuple(completion),
             action_mask=tuple(int(owner > 0) for owner in owners),
             logprobs=tuple(logprobs[5:].tolist()),
             turn_of_token=owners,

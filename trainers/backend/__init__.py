@@ -1,1 +1,1 @@
-"""What every loop stands on: Ray Train, Hugging Face's trainer, optimizers, and the settings that loops share."""
+"""What all loops share: Ray Train, Hugging Face's trainer, optimizers and common settings."""

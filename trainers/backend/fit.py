@@ -1,4 +1,4 @@
-"""What every ``fit_*`` does around its loop: run it on Ray Train, into a folder that appears whole or not at all."""
+"""What every ``fit_*`` function does around its loop: run it on Ray Train and publish the result folder atomically."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from trainers.backend.ray_train import Loop, run_training
 
 
 class TrainOptions(TypedDict, total=False):
-    """The keyword arguments that every ``fit_*`` takes: where it runs and what it writes besides its result."""
+    """The keyword arguments of every ``fit_*`` function: where it runs and what it writes besides its result."""
 
     resources: TrainResources
     """The workers; by default one, on the CPU."""
     storage_path: str | Path | None
-    """Folder of checkpoints and logs, which all workers see; None is the one that ``out_dir`` is in."""
+    """Folder for checkpoints and logs, visible to all workers; None uses the parent folder of ``out_dir``."""
     progress_path: str | Path | None
-    """Progress lines are appended to this file (``rlenv.core.progress``); None writes none."""
+    """File to which progress lines are appended (``rlenv.core.progress``); None writes none."""
 
 
 def train_to_folder(
@@ -33,13 +33,13 @@ def train_to_folder(
     storage_path: str | Path | None = None,
     progress_path: str | Path | None = None,
 ) -> Any:
-    """Returns what ``loop((*payload, folder), worker)`` returned on rank 0; ``folder`` becomes ``out_dir`` on success.
+    """Returns the result of ``loop((*payload, folder), worker)`` on rank 0; ``folder`` becomes ``out_dir`` on success.
 
     Args:
         loop: see ``run_training``.
-        kind: of training, as ``sft``; the run is named by it and by ``out_dir``.
-        payload: picklable.
-        out_dir: must not exist. Several of them make ``folder`` a list in their order.
+        kind: the kind of training, such as ``sft``; the run's name is ``kind`` and the name of ``out_dir``.
+        payload: what the loop takes; picklable.
+        out_dir: must not exist. With several, ``folder`` is a list in the same order.
         resources: see ``TrainOptions``.
         storage_path: see ``TrainOptions``.
         progress_path: see ``TrainOptions``.
@@ -62,7 +62,7 @@ def train_to_folder(
 
 
 def last_tenth_mean(values: Sequence[float]) -> float:
-    """Returns the mean over the last tenth of a run's steps, at least one.
+    """Returns the mean over the last tenth of a run's steps, and over at least one step.
 
     >>> last_tenth_mean([9.0] * 18 + [1.0, 2.0]), last_tenth_mean([4.0, 3.0])
     (1.5, 3.0)

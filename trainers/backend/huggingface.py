@@ -1,7 +1,7 @@
-"""What the two transformers-based loops (SFT and DPO) share: arguments, checkpoints, and the adapter's folder.
+"""What the loops on transformers' Trainer (SFT, DPO, RL) share: arguments, checkpoints and the adapter's folder.
 
-Knows nothing of losses or data. Imports transformers, peft and torch only inside functions, so that the configs of the
-train loops can be read without them.
+Independent of losses and data. Imports transformers, peft and torch only inside functions, so that the settings of the
+training loops can be read without them.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ CHECKPOINT = "checkpoint"
 
 
 def training_arguments(worker: Worker, config: AdapterTraining, **changes: Any) -> dict[str, Any]:
-    """Returns the arguments of transformers' ``TrainingArguments`` that both loops set alike.
+    """Returns the arguments of transformers' ``TrainingArguments`` that all these loops share.
 
     Args:
-        worker: where it runs.
+        worker: the worker's place in the run.
         config: the settings.
-        changes: replace or add arguments.
+        changes: arguments to replace or add.
     """
     arguments: dict[str, Any] = {
         "output_dir": str(worker.scratch / "transformers"),
@@ -65,7 +65,7 @@ def training_arguments(worker: Worker, config: AdapterTraining, **changes: Any) 
 
 
 def callbacks(worker: Worker) -> list[Any]:
-    """Returns the callbacks that write progress, hand checkpoints to Ray Train, and see that sharding takes place."""
+    """Returns the callbacks that write progress, pass checkpoints to Ray Train, and check that sharding takes place."""
     import torch
     from torch.distributed.tensor import DTensor
     from transformers import TrainerCallback
@@ -99,23 +99,23 @@ def callbacks(worker: Worker) -> list[Any]:
 
 
 def drop_frozen_adapters(checkpoint: Path) -> None:
-    """Removes the adapters that a checkpoint keeps in subfolders: DPO's frozen ``ref``, made anew from its source.
+    """Removes the adapters in a checkpoint's subfolders: the frozen reference ``ref``, which is rebuilt on resuming.
 
-    Where there are any, transformers' resume loads them alone and leaves the trained adapter, in the folder itself,
-    unread: the run would silently go on from the reference.
+    If there are any, transformers loads only those when it resumes and ignores the trained adapter in the folder
+    itself: the run would silently restart from the reference.
     """
     for folder in [p for p in checkpoint.iterdir() if (p / "adapter_config.json").is_file()]:
         shutil.rmtree(folder)
 
 
 def train_and_resume(trainer: Any, worker: Worker) -> None:
-    """Runs a transformers Trainer, from the run's last checkpoint where there is one."""
+    """Runs a transformers Trainer, from the run's last checkpoint if there is one."""
     with worker.resume() as folder:
         trainer.train(resume_from_checkpoint=str(folder / CHECKPOINT) if folder else None)
 
 
 def load_base(base_model: str, dtype: str, device: str) -> Any:
-    """Returns the causal model to put an adapter on."""
+    """Returns the causal language model that the adapter is added to."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -125,7 +125,7 @@ def load_base(base_model: str, dtype: str, device: str) -> Any:
 
 
 def linear_names(model: Any) -> list[str]:
-    """Returns the short names of a backbone's linear layers: Table 6's "all-linear", which leaves out the heads."""
+    """Returns the short names of a backbone's linear layers, without the heads: Table 6's "all-linear"."""
     import torch
 
     backbone = getattr(model, model.base_model_prefix)
@@ -133,21 +133,21 @@ def linear_names(model: Any) -> list[str]:
 
 
 def require_positions(base_model: str, longest: int, what: str) -> None:
-    """Raises PhaseError where the longest training row does not fit the model's positions."""
+    """Raises PhaseError if the longest training row exceeds the model's positions; ``what`` names the training."""
     from transformers import AutoConfig
 
     limit = getattr(AutoConfig.from_pretrained(base_model).get_text_config(), "max_position_embeddings", None)
     if limit is not None and longest > limit:
         raise PhaseError(
-            f"{what}: the longest row has {longest} tokens, the model has {limit} positions; "
+            f"{what}: the longest row has {longest} tokens, but the model has {limit} positions; "
             "lower the context budget (context.budget_tokens) or the sessions' max_tokens"
         )
 
 
 def save_adapter(trainer: Any, worker: Worker, out_dir: str) -> None:
-    """Writes the adapter named ``default`` as an ordinary PEFT folder, the same bytes for the same weights.
+    """Writes the adapter named ``default`` as an ordinary PEFT folder; equal weights give equal bytes.
 
-    Every rank must call it: a sharded model is gathered first. The folder is whole when any rank returns.
+    Every rank must call it, because a sharded model is gathered first. The folder is complete when any rank returns.
     """
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if worker.rank == 0:

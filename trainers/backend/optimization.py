@@ -18,13 +18,13 @@ SCHEDULERS: dict[Schedule, str] = {
     "cosine": "cosine",
     "wsd": "warmup_stable_decay",
 }
-"""Our name of a schedule to transformers'."""
+"""The name in transformers of each of our schedules."""
 WSD_DECAY = 0.4
-"""Share of the steps over which ``wsd`` decays."""
+"""Share of the steps over which ``wsd`` (warm-up, stable, decay) decays."""
 
 
 def num_warmup_steps(warmup: float, total: int) -> int:
-    """Returns warm-up steps: below 1 a share of ``total``, else a number.
+    """Returns the number of warm-up steps; ``warmup`` is a share of ``total`` if below 1, otherwise a number.
 
     >>> num_warmup_steps(0.1, 50), num_warmup_steps(3, 50)
     (5, 3)
@@ -33,14 +33,14 @@ def num_warmup_steps(warmup: float, total: int) -> int:
 
 
 def rate_factors(schedule: Schedule, total: int, warmup: float) -> Callable[[int], float]:
-    """Returns the factor of the peak rate at each step (from 0) of ``total``, in (0, 1].
+    """Returns a function from the step (from 0) to the factor of the peak learning rate, in (0, 1].
 
-    These are transformers' schedules without their first step, whose rate is 0.
+    These are transformers' schedules without their first step, at which the rate is 0.
 
     Args:
-        schedule: ``wsd`` is warm-up, stable, then a linear decay over the last 40 % of the steps.
+        schedule: ``wsd`` is warm-up, then constant, then a linear decay over the last 40 % of the steps.
         total: optimizer steps of the run.
-        warmup: linear, under every schedule; below 1 a share of the steps, else their number.
+        warmup: linear under every schedule; a share of the steps if below 1, otherwise their number.
 
     >>> factor = rate_factors("linear", 4, 0)
     >>> [factor(step) for step in range(4)]
@@ -48,24 +48,24 @@ def rate_factors(schedule: Schedule, total: int, warmup: float) -> Callable[[int
     """
     from transformers import get_scheduler
 
-    name, more = SCHEDULERS[schedule], None
+    name, specific = SCHEDULERS[schedule], None
     if schedule == "wsd":
-        more = {"num_decay_steps": max(1, round(WSD_DECAY * total)), "decay_type": "linear"}
-    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)  # a scheduler has one; the factor does not depend on it
-    scheduler = get_scheduler(name, optimizer, num_warmup_steps(warmup, total) + 1, total + 1, more)
+        specific = {"num_decay_steps": max(1, round(WSD_DECAY * total)), "decay_type": "linear"}
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)  # a scheduler needs one; the factor does not depend on it
+    scheduler = get_scheduler(name, optimizer, num_warmup_steps(warmup, total) + 1, total + 1, specific)
     (factor,) = scheduler.lr_lambdas
     return lambda step: float(factor(step + 1))
 
 
 class Optimization:
-    """The optimizers of a loop, at the schedule's rate, and the losses so far: what it steps, saves and resumes.
+    """The optimization state of a loop: trained weights, optimizers, schedule and losses so far.
 
     Args:
-        module: its parameters that require a gradient are trained.
-        optimizers: of those.
+        module: the model; its parameters that require a gradient are trained.
+        optimizers: the optimizers of these parameters.
         rate: peak learning rate.
-        factor: of ``rate_factors``.
-        max_grad_norm: gradients are clipped to this norm, all together.
+        factor: the schedule, from ``rate_factors``.
+        max_grad_norm: the norm of all gradients together is clipped to this.
         worker: gradients and losses are averaged over the workers of its run.
     """
 
@@ -82,13 +82,13 @@ class Optimization:
         self.trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.rate, self.factor, self.max_grad_norm = rate, factor, max_grad_norm
         self.losses: list[float] = []
-        """Of the steps so far, means over the workers."""
+        """The loss of each step so far, averaged over the workers."""
 
     def step(self, loss: float) -> float:
-        """Takes one step along the gradients that the module holds, and clears them; returns the learning rate.
+        """Takes one step with the module's accumulated gradients and clears them; returns the learning rate.
 
         Args:
-            loss: of this worker, to be kept.
+            loss: this worker's loss, for the record.
         """
         rate = self.rate * self.factor(len(self.losses))
         trained = list(self.trained.values())
@@ -103,7 +103,7 @@ class Optimization:
         return rate
 
     def state(self) -> dict[str, Any]:
-        """Returns what ``load`` takes; holds the live weights, so save it at once."""
+        """Returns the state for ``load``. It shares memory with the weights, so save it before the next step."""
         return {
             "model": {name: parameter.detach() for name, parameter in self.trained.items()},
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
@@ -111,25 +111,25 @@ class Optimization:
         }
 
     def load(self, file: Path) -> None:
-        """Goes on from a state that ``torch.save`` wrote."""
+        """Restores a state written by ``torch.save``."""
         state = torch.load(file, map_location=self.worker.device, weights_only=True)
         unknown = self.module.load_state_dict(state["model"], strict=False).unexpected_keys
-        assert not unknown, f"{file} is of another model"
+        assert not unknown, f"{file} belongs to another model"
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.losses = state["losses"]
 
     def is_due(self, save_every: int, total: int) -> bool:
-        """Returns whether a checkpoint is to be saved after the last step: every so many, 0 never, the last not."""
+        """Returns whether to save a checkpoint now: every ``save_every`` steps (0: never), except after the last."""
         done = len(self.losses)
         return bool(save_every) and done % save_every == 0 and done < total
 
 
 def average_gradients(parameters: Sequence[torch.nn.Parameter], worker: Worker) -> None:
-    """Averages gradients over the workers, once a step.
+    """Averages the gradients over the workers, once per step.
 
-    Workers may split their batches into different numbers of parts, which ``DistributedDataParallel``, synchronising at
-    forward and backward passes, answers with a deadlock. Equal seeds make the workers' first weights equal.
+    Workers may split their batches into different numbers of parts. ``DistributedDataParallel`` would deadlock then,
+    because it synchronises at every forward and backward pass. Equal seeds make the workers' initial weights equal.
     """
     if worker.world_size == 1:
         return
@@ -138,7 +138,7 @@ def average_gradients(parameters: Sequence[torch.nn.Parameter], worker: Worker) 
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         gradients.append(parameter.grad)
-    flat = torch.cat([gradient.flatten() for gradient in gradients])  # one message: each costs a round trip
+    flat = torch.cat([gradient.flatten() for gradient in gradients])  # one all-reduce: each costs a round trip
     torch.distributed.all_reduce(flat)
     flat /= worker.world_size
     for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
@@ -146,7 +146,7 @@ def average_gradients(parameters: Sequence[torch.nn.Parameter], worker: Worker) 
 
 
 def mean_over_workers(loss: float, worker: Worker) -> float:
-    """Returns the mean of the workers' losses, on every one of them."""
+    """Returns the mean of the workers' losses, on every worker."""
     if worker.world_size == 1:
         return loss
     value = torch.tensor(loss, device=worker.device)
@@ -157,15 +157,16 @@ def mean_over_workers(loss: float, worker: Worker) -> float:
 def muon_optimizers(
     named_parameters: Iterable[tuple[str, torch.nn.Parameter]], rate: float, weight_decay: float
 ) -> list[torch.optim.Optimizer]:
-    """Returns Muon for the matrices and AdamW for embeddings, norms and vectors, both at the same rate.
+    """Returns Muon for the matrices and AdamW for embeddings, norms and vectors, both at the same learning rate.
 
-    Muon's orthogonal steps learn far more from few tokens: at 70 CPU seconds of population sessions each, a 4.0M
-    model was left with 3.4 nats a held-out user token (rate 4e-3), against 5.2 under AdamW alone (6e-3), one run each.
+    Muon's orthogonalised steps learn far more from few tokens. After 70 CPU seconds of training on population sessions,
+    a model of 4.0M parameters had a loss of 3.4 nats per held-out user token with Muon (rate 4e-3) and of 5.2 with
+    AdamW alone (rate 6e-3); one run each.
 
     Args:
-        named_parameters: those that are trained.
-        rate: of Muon (scaled to AdamW's step size) and of AdamW.
-        weight_decay: of the matrices.
+        named_parameters: the trained parameters.
+        rate: learning rate of Muon (scaled to AdamW's step size) and of AdamW.
+        weight_decay: weight decay of the matrices.
     """
     matrices: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []

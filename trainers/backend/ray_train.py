@@ -1,9 +1,9 @@
-"""One way into Ray Train for every train loop: launch, logs of our own, resume, and errors that say what happened.
+"""Runs every training loop on Ray Train: launch, log files, resuming, and errors that name the cause.
 
 ``run_training(loop, payload, ...)`` runs ``loop(payload, worker)`` on every worker of a ``TorchTrainer`` and returns
-what rank 0 returns. Workers write to files of ours (never to the console: third-party bars and warnings stay out of the
-driver's terminal). A lost worker is replaced and the loop runs again; it must begin with ``worker.resume()``. Knows
-nothing of what is trained.
+the result of rank 0. Workers log to files and never to the console, so that third-party progress bars and warnings stay
+out of the driver's terminal. A lost worker is replaced and the loop runs again, so a loop must begin with
+``worker.resume()``. Independent of what is trained.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class RayWorker(Worker):
         """Reports to Ray Train; waits for every rank."""
         from ray import train
 
-        ours = train.Checkpoint.from_directory(str(checkpoint)) if checkpoint and self.rank == 0 else None
-        train.report(metrics=metrics, checkpoint=ours)
+        saved = train.Checkpoint.from_directory(str(checkpoint)) if checkpoint and self.rank == 0 else None
+        train.report(metrics=metrics, checkpoint=saved)
 
     @contextlib.contextmanager
     def resume(self) -> Iterator[Path | None]:
-        """Gives the folder of the last checkpoint that was reported, None at a fresh start."""
+        """Yields the folder of the last reported checkpoint; None at a fresh start."""
         from ray import train
 
         checkpoint = train.get_checkpoint()
@@ -66,18 +66,19 @@ def run_training(
     *,
     progress_path: str | Path | None = None,
 ) -> Any:
-    """Returns what ``loop(payload, worker)`` returned on rank 0.
+    """Returns the result of ``loop(payload, worker)`` on rank 0.
 
     Args:
-        loop: runs on every worker; importable from there.
-        payload: picklable; goes through Ray's object store.
+        loop: runs on every worker, which must be able to import it.
+        payload: what the loop takes; picklable, sent through Ray's object store.
         resources: the workers.
-        storage_path: a folder that all workers see; checkpoints and logs go to ``storage_path/name``.
-        name: of the run. A second run of the same name and payload goes on from the first one's last checkpoint.
-        progress_path: rank 0 appends progress lines here (``rlenv.core.progress``).
+        storage_path: a folder visible to all workers; checkpoints go to ``storage_path/name``, logs to
+            ``storage_path/name.logs``.
+        name: the run's name. A second run with the same name and payload resumes from the first one's last checkpoint.
+        progress_path: file to which rank 0 appends progress lines (``rlenv.core.progress``).
 
     Raises:
-        PhaseError: with the run's name, the cause, the last log lines and how to resume.
+        PhaseError: training failed; has the run's name, the cause, the last log lines and how to resume.
     """
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
@@ -92,7 +93,8 @@ def run_training(
     for folder in (logs, scratch):
         folder.mkdir(parents=True, exist_ok=True)
     progress = str(Path(progress_path).resolve()) if progress_path else None
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")  # 60 s are few on a busy node
+    # The default of 60 s is too short on a busy node.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
     if not _has_dashboard():
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # for spot nodes; locally it only warns
     threads = resources.num_threads()
@@ -150,7 +152,7 @@ def _run_worker(
 
 
 def _log_to(path: Path) -> None:
-    """Sends this process's output, C libraries' included, to ``path``."""
+    """Redirects this process's output, including that of C libraries, to ``path``."""
     stream = path.open("a", buffering=1)
     for fd in (1, 2):
         os.dup2(stream.fileno(), fd)
@@ -161,7 +163,7 @@ def _log_to(path: Path) -> None:
 
 
 def _fingerprint(payload: Any) -> str:
-    """Returns a digest of the payload's values, the same in every process (a pickle is not: sets have no order)."""
+    """Returns a digest of the payload's values, the same in every process. (A pickle is not: sets have no order.)"""
     digest = hashlib.sha256()
 
     def add(value: Any) -> None:
@@ -177,7 +179,7 @@ def _fingerprint(payload: Any) -> str:
                 add(item)
         elif dataclasses.is_dataclass(value):
             for field in dataclasses.fields(value):
-                if field.compare:  # handles of actors, for example, tell nothing of what is trained
+                if field.compare:  # actor handles, for example, do not determine what is trained
                     add(getattr(value, field.name))
         else:
             digest.update(repr(value).encode("utf-8", "surrogatepass"))
@@ -187,10 +189,10 @@ def _fingerprint(payload: Any) -> str:
 
 
 def _keep_or_clear(root: Path, fingerprint: str) -> None:
-    """Keeps an unfinished run's checkpoints if they are of the same payload, and clears them if not."""
+    """Keeps an unfinished run's checkpoints if its payload was the same, and clears them otherwise."""
     mark = root / "payload.sha256"
     if root.exists() and (not mark.exists() or mark.read_text() != fingerprint):
-        logger.info("%s: the unfinished run there had another payload; starting afresh", root.name)
+        logger.info("%s: the unfinished run in this folder had another payload; starting afresh", root.name)
         shutil.rmtree(root)
     root.mkdir(parents=True, exist_ok=True)
     mark.write_text(fingerprint)
@@ -204,7 +206,7 @@ def _explain(name: str, error: BaseException, logs: Path) -> str:
     return (
         f"training {name} failed on worker {rank}: {type(cause).__name__}: {_last_line(cause)}\n"
         f"last lines of {file}:\n  " + "\n  ".join(lines) + "\n"
-        "Run the same command again: training goes on from its last checkpoint."
+        "Run the same command again: training resumes from its last checkpoint."
     )
 
 
@@ -215,10 +217,10 @@ def _has_dashboard() -> bool:
 
 
 def _quiet_trainer() -> Any:
-    """Returns TorchTrainer, without the placement-group cleaner where there is no dashboard for it to ask.
+    """Returns ``TorchTrainer``, without Ray Train's placement-group cleaner if there is no dashboard.
 
-    The cleaner frees a run's resources if its controller dies, asking the dashboard once a second; without one it
-    can do nothing but warn.
+    The cleaner frees a run's resources if its controller dies. It polls the dashboard once a second; without one it
+    only logs warnings.
     """
     from ray.train.torch import TorchTrainer
 

@@ -1,4 +1,4 @@
-"""A worker's place in a training run, as its loop sees it: under Ray Train, or in this process without it."""
+"""A worker's place in a training run, as its loop sees it, with or without Ray Train."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from rlenv.core.progress import Progress
 
 @dataclass(frozen=True)
 class Worker:
-    """One worker's place in the run, as its loop sees it; as it is, of a run in this process, without Ray."""
+    """One worker's place in a run. This class serves a run in the current process, without Ray."""
 
     scratch: Path
-    """A folder that every worker of the run sees, kept across restarts and removed after success."""
+    """A folder visible to every worker of the run, kept across restarts and removed after success."""
     progress: Progress = dataclasses.field(default_factory=lambda: Progress(None, "local"))
     rank: int = 0
     world_size: int = 1
     device: str = "cpu"
 
     def report(self, metrics: dict[str, float], checkpoint: str | Path | None = None) -> None:
-        """Reports a step; every rank must call it, and rank 0 alone brings the checkpoint's folder, which is copied."""
+        """Reports a step. Every rank must call it; only rank 0 passes a checkpoint folder, which is copied."""
 
     @contextlib.contextmanager
     def resume(self) -> Iterator[Path | None]:
-        """Gives the folder of the last checkpoint, None at a fresh start."""
+        """Yields the folder of the last checkpoint; None at a fresh start."""
         yield None
 
     def save_checkpoint(self, metrics: dict[str, float], write: Callable[[Path], None]) -> None:
-        """Reports a step with the checkpoint that ``write`` puts into an empty folder, on rank 0 alone."""
+        """Reports a step with a checkpoint: on rank 0, ``write`` is called to write it into an empty folder."""
         if self.rank > 0:
             self.report(metrics)
             return
@@ -43,7 +43,7 @@ class Worker:
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds Python's, numpy's and torch's generators of this process."""
+    """Seeds this process's random number generators: Python's, numpy's and torch's."""
     import numpy as np
     import torch
 

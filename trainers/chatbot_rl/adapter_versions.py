@@ -1,7 +1,7 @@
-"""The adapters that a reinforcement-learning run writes for its samplers: a new folder each round, never overwritten.
+"""The adapter versions that a reinforcement-learning run writes for its samplers: one folder per round.
 
-A folder's name holds the round and the digest of what is in it, so that a run that is killed and begun again writes the
-same names for the same weights, and an engine never finds other weights under a name that it knows.
+A folder is never overwritten. Its name has the round's number and the digest of its contents, so a run that is killed
+and resumed writes the same names for the same weights, and an engine never finds other weights under a known name.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from rlenv.core.adapters import adapter_at
 from rlenv.core.errors import PhaseError
 
 DIGITS = 12
-"""Of the digest, in a folder's name."""
+"""Digits of the digest in a folder's name."""
 
 
 class AdapterVersions:
-    """The versions of one run, by round.
+    """The adapter versions of one run, by round.
 
     Args:
-        root: a folder that learner and samplers see.
-        start_digest: of the adapter that training started from, which is round 0 too.
+        root: a folder visible to the learner and the samplers.
+        start_digest: digest of the adapter that training started from; it counts as round 0.
     """
 
     def __init__(self, root: Path, start_digest: str) -> None:
@@ -29,7 +29,7 @@ class AdapterVersions:
         self.start_digest = start_digest
 
     def add(self, number: int, partial: Path) -> Path:
-        """Returns the folder of round ``number``, made of the adapter in ``partial``, which is gone afterwards."""
+        """Returns the folder of round ``number``, to which the adapter in ``partial`` has been moved."""
         digest = adapter_at(partial, "partial").digest
         folder = self.root / f"round-{number:05d}-{digest[:DIGITS]}"
         if folder.exists():
@@ -48,17 +48,17 @@ class AdapterVersions:
         """Returns the latest round whose adapter has this digest.
 
         Raises:
-            PhaseError: no version of this run.
+            PhaseError: it is not the digest of a version of this run.
         """
         if digest is None:
-            raise PhaseError("a conversation was sampled without an adapter; sample with the one in the round's folder")
+            raise PhaseError("a conversation was sampled without an adapter; sample with the round's adapter folder")
         found = [_number(folder) for folder in self.root.glob(f"round-*-{digest[:DIGITS]}")]
         if digest == self.start_digest:
             found.append(0)
         if not found:
             raise PhaseError(
-                f"a conversation was sampled by adapter {digest[:DIGITS]}, which is no version of this run or one long "
-                "gone; sample with the one in the round's folder"
+                f"a conversation was sampled by adapter {digest[:DIGITS]}, which is not a version of this run or was "
+                "removed rounds ago; sample with the round's adapter folder"
             )
         return max(found)
 

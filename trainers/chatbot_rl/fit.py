@@ -1,9 +1,9 @@
-"""The chatbot learns from conversations with simulated users: GRPO or RLOO, by session or by turn, from an SFT start.
+"""Reinforcement learning of the chatbot on conversations with simulated users: GRPO or RLOO, by session or by turn.
 
-TRL's ``GRPOTrainer`` on rollouts that are made elsewhere (``trainers.chatbot_rl.rounds``). The loss is TRL's:
-PPO's clipping, KL to the starting adapter (a frozen copy, as in ``trainers.dpo``), and a capped correction for
-the sampler, whose log-probs are not quite the learner's. The subclass adds what TRL has no place for: an advantage for
-each token, and that correction where the sampler is not TRL's own vLLM.
+Uses TRL's ``GRPOTrainer`` on rollouts made elsewhere (``trainers.chatbot_rl.rounds``). The loss is TRL's: PPO's
+clipping, KL to the starting adapter (a frozen copy, as in ``trainers.dpo``), and a capped correction for the sampler,
+whose log-probs differ slightly from the learner's. The subclass adds what TRL does not support: an advantage for each
+token, and the sampler correction when the sampler is not TRL's own vLLM.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ def fit_chatbot(
     """Returns the adapter after ``num_rounds`` rounds, written to ``out_dir`` (which must not exist).
 
     Args:
-        start: the chatbot to begin as and to be held to, from SFT.
+        start: the adapter from SFT that training starts from; it is also the reference of the KL term.
         rollouts: makes a round's conversations; called on rank 0.
         config: hyper-parameters.
-        base_model: the folder that ``start`` was trained on.
+        base_model: folder of the model that ``start`` was trained on.
         out_dir: the adapter's folder; appears whole or not at all.
         name: the new version's name.
-        options: see ``TrainOptions``; ``storage_path`` has the rounds' adapters too, so samplers must see it.
+        options: see ``TrainOptions``; the rounds' adapters are in ``storage_path`` too, so samplers must see it.
 
     Raises:
-        ConfigError: a round does not divide into steps.
+        ConfigError: a round does not divide evenly into steps.
         PhaseError: training failed.
     """
     config.updates_per_round(options.get("resources", TrainResources()).num_workers)
@@ -53,25 +53,25 @@ def fit_chatbot(
 
 
 def conversation_trainer() -> Any:
-    """Returns TRL's ``GRPOTrainer`` with an advantage for each token and a sampler outside of it."""
+    """Returns a subclass of TRL's ``GRPOTrainer`` with an advantage for each token and an external sampler."""
     import torch
     from trl import GRPOTrainer
     from trl.trainer.utils import pad
 
     class ConversationTrainer(GRPOTrainer):
-        """Takes ``token_advantages`` from its ``rollout_func``.
+        """A ``GRPOTrainer`` that takes ``token_advantages`` from its ``rollout_func``.
 
         Args:
-            correct_sampler: weigh tokens by learner over sampler; the gap between the two is measured in any case.
+            correct_sampler: weight tokens by the ratio of learner to sampler; their gap is measured in any case.
         """
 
         def __init__(self, *args: Any, correct_sampler: bool = True, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.correct_sampler = correct_sampler
-            self.use_vllm = True  # for TRL there is a sampler to correct only where it runs vLLM itself
+            self.use_vllm = True  # TRL applies the sampler correction only when it runs vLLM itself
 
         def _generate(self, prompts: list[Any]) -> Any:
-            self._last_loaded_step = self.state.global_step  # the sampler has its weights from the round's folder
+            self._last_loaded_step = self.state.global_step  # the sampler loads its weights from the round's folder
             return super()._generate(prompts)
 
         def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -92,12 +92,13 @@ def conversation_trainer() -> Any:
 
 
 def sampler_kl(learner: Any, sampler: Any, mask: Any) -> Any:
-    """Returns (sum, number of tokens) of k3 = exp(d) - 1 - d with d = learner - sampler, an estimate of KL(sampler ||
-    learner) on the sampler's own tokens.
+    """Returns [sum of k3, number of tokens]; their ratio estimates KL(sampler || learner).
+
+    k3 = exp(d) - 1 - d with d = learner - sampler, on the tokens that the sampler drew.
 
     Args:
         learner: log-probs, [B, C].
-        sampler: log-probs, [B, C]; NaN where the engine had none, which counts nowhere.
+        sampler: log-probs, [B, C]; NaN where the engine reported none, which is left out.
         mask: 1 on the tokens that count, [B, C].
     """
     import torch
@@ -108,7 +109,7 @@ def sampler_kl(learner: Any, sampler: Any, mask: Any) -> Any:
 
 
 def rl_arguments(worker: Worker, config: ChatbotRlConfig) -> Any:
-    """Returns TRL's ``GRPOConfig`` of ``config``."""
+    """Returns TRL's ``GRPOConfig`` for ``config``."""
     from trl import GRPOConfig
 
     updates = config.updates_per_round(worker.world_size)
@@ -141,7 +142,7 @@ def rl_arguments(worker: Worker, config: ChatbotRlConfig) -> Any:
 def make_trainer(
     rollouts: Rollouts, config: ChatbotRlConfig, base_model: str, start: str, worker: Worker, **changes: Any
 ) -> Any:
-    """Returns the trainer of one run, before its first round; ``changes`` replace its arguments."""
+    """Returns the trainer of one run before its first round; ``changes`` replace its arguments."""
     from datasets import Dataset
     from peft import PeftModel
     from transformers import AutoTokenizer
@@ -162,7 +163,7 @@ def make_trainer(
         "model": policy,
         "reward_funcs": conversation_return,
         "args": rl_arguments(worker, config),
-        "train_dataset": Dataset.from_dict({"prompt": [""] * config.num_groups}),  # contexts are the rollouts' affair
+        "train_dataset": Dataset.from_dict({"prompt": [""] * config.num_groups}),  # rollouts choose the contexts
         "processing_class": AutoTokenizer.from_pretrained(base_model),
         "callbacks": callbacks(worker),
         "rollout_func": rounds,
@@ -178,7 +179,7 @@ def train_chatbot(payload: tuple[Rollouts, ChatbotRlConfig, str, str, str], work
     trainer = make_trainer(rollouts, config, base_model, start, worker)
     train_and_resume(trainer, worker)
     save_adapter(trainer, worker, out_dir)
-    if worker.rank > 0:  # the rounds' figures are in the first worker's history
+    if worker.rank > 0:  # only rank 0 logs the rounds' metrics
         return {}
     return _summary(trainer.state.log_history, config, trainer.state.global_step)
 
@@ -186,23 +187,23 @@ def train_chatbot(payload: tuple[Rollouts, ChatbotRlConfig, str, str, str], work
 def _summary(history: list[dict[str, Any]], config: ChatbotRlConfig, num_updates: int) -> dict[str, Any]:
     rounds = [entry for entry in history if "rollouts/conversations" in entry]
 
-    def of(key: str) -> list[float]:
+    def values(key: str) -> list[float]:
         return [float(entry[key]) for entry in rounds]
 
     def mean(key: str) -> float:
-        return sum(of(key)) / len(rounds)
+        return sum(values(key)) / len(rounds)
 
     return {
         "num_rounds": config.num_rounds,
         "num_updates": num_updates,
-        "num_conversations": int(sum(of("rollouts/conversations"))),
-        "num_failed": int(sum(of("rollouts/failed"))),
-        "trained_tokens": int(sum(of("rollouts/trained_tokens"))),
-        "reward_first": last_tenth_mean(of("reward")[::-1]),
-        "reward_last": last_tenth_mean(of("reward")),
-        "kl_last": last_tenth_mean(of("kl")) if config.beta else None,
+        "num_conversations": int(sum(values("rollouts/conversations"))),
+        "num_failed": int(sum(values("rollouts/failed"))),
+        "trained_tokens": int(sum(values("rollouts/trained_tokens"))),
+        "reward_first": last_tenth_mean(values("reward")[::-1]),
+        "reward_last": last_tenth_mean(values("reward")),
+        "kl_last": last_tenth_mean(values("kl")) if config.beta else None,
         "sampler_gap_mean": mean("sampling/sampling_logp_difference/mean"),
-        "sampler_gap_max": max(of("sampling/sampling_logp_difference/max")),
+        "sampler_gap_max": max(values("sampling/sampling_logp_difference/max")),
         "sampler_kl": mean("sampling/kl"),
-        "rollout_seconds": sum(of("rollouts/seconds")),
+        "rollout_seconds": sum(values("rollouts/seconds")),
     }

@@ -1,9 +1,9 @@
-"""A round of rollouts as TRL's ``rollout_func`` returns them: the learner's adapter in, rows of equal groups out.
+"""A round of rollouts as TRL's ``rollout_func``: takes the learner's adapter, returns rows in groups of equal size.
 
     adapter -> new folder -> rollouts(round, folder) -> [ConversationGroup] -> rows -> TRL's batch
 
-What makes the conversations stays outside: ``rollouts`` is any callable. TRL needs every group whole, so the place of a
-conversation that failed is taken by one masked token without a reward, which TRL leaves out of all baselines.
+Independent of how the conversations are made: ``rollouts`` is any callable. TRL requires complete groups, so a
+conversation that failed is replaced by one masked token without a reward, which TRL leaves out of all baselines.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from trainers.chatbot_rl.adapter_versions import AdapterVersions
 class Rollouts(Protocol):
     """Makes the conversations of a round.
 
-    Equal arguments must give equal conversations for a resumed run to go on as if nothing had happened. Make it a
-    frozen dataclass: its fields tell one run from another, all but those with ``field(compare=False)`` (actors'
+    Equal arguments must give equal conversations, so that a resumed run ends like an uninterrupted one. Make it a
+    frozen dataclass: a run is resumed only if its fields are equal, except those with ``field(compare=False)`` (actor
     handles).
     """
 
@@ -34,24 +34,24 @@ class Rollouts(Protocol):
         """Returns up to ``num_groups`` groups of up to ``group_size`` conversations.
 
         Args:
-            number: of the round, from 0.
-            adapter_folder: the learner's adapter; no other round's has the same path.
+            number: the round's number, from 0.
+            adapter_folder: the learner's adapter; every round's adapter has a path of its own.
         """
         ...
 
 
 class ConversationRounds:
-    """A TRL 1.16 ``rollout_func``: one call a round, on rank 0; the others get their share.
+    """A ``rollout_func`` of TRL 1.16: calls ``rollouts`` once per round, on rank 0, and gives each rank its share.
 
     Args:
         rollouts: makes a round's conversations.
-        num_groups: groups a round.
-        group_size: conversations a group.
-        updates: optimizer steps a round.
+        num_groups: groups per round.
+        group_size: conversations per group.
+        updates: optimizer steps per round.
         credit: how rewards become advantages.
-        max_staleness: a conversation sampled by an adapter older than this many rounds is left out, and counted.
-        worker: where it runs.
-        start_digest: of the adapter that training started from.
+        max_staleness: a conversation sampled by an adapter more than this many rounds old is left out and counted.
+        worker: the worker's place in the run.
+        start_digest: digest of the adapter that training started from.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class ConversationRounds:
         """Returns this process's rows: TRL's fields, ``conversation_return`` and ``token_advantages``.
 
         Raises:
-            PhaseError: too many conversations, or none that can be learnt from.
+            PhaseError: there are too many conversations, or none to learn from.
         """
         from accelerate.utils import broadcast_object_list
 
@@ -89,8 +89,8 @@ class ConversationRounds:
             began = time.monotonic()
             groups = self.rollouts(number, str(folder))
             metrics = {"rollouts/seconds": time.monotonic() - began}
-            rows, more = self._rows(number, groups)
-            for key, value in (metrics | more).items():
+            rows, row_metrics = self._rows(number, groups)
+            for key, value in (metrics | row_metrics).items():
                 trainer._metrics["train"][key].append(value)
             batch = [trl_batch(rows, groups, self.shape, trainer.processing_class.eos_token_id)]
         [whole] = broadcast_object_list(batch)
@@ -98,7 +98,7 @@ class ConversationRounds:
         return {key: values[first : first + len(prompts)] for key, values in whole.items()}
 
     def _write(self, number: int, trainer: Any) -> Path:
-        """Returns the folder of the learner's adapter as it is; on ranks above 0, one that is not there."""
+        """Returns the folder of the learner's current adapter; on ranks above 0, a path that does not exist."""
         partial = self.versions.root / ".partial"
         if self.worker.rank == 0:
             shutil.rmtree(partial, ignore_errors=True)
@@ -119,33 +119,36 @@ class ConversationRounds:
         if len({group.group_id for group in groups}) < len(groups):
             raise PhaseError(f"round {number}: two groups have the same group_id")
         ages = [[number - self.versions.number_of(_digest(t)) for t in group.trajectories] for group in groups]
-        fresh = [_only(g, [age <= self.max_staleness for age in of]) for g, of in zip(groups, ages, strict=True)]
+        all_ages = [age for in_group in ages for age in in_group]
+        fresh = [
+            _only(group, [age <= self.max_staleness for age in in_group])
+            for group, in_group in zip(groups, ages, strict=True)
+        ]
         rows, counts = training_rows(fresh, self.credit)
-        stale = sum(age > self.max_staleness for of in ages for age in of)
+        stale = sum(age > self.max_staleness for age in all_ages)
         if not any(any(row.mask) for row in rows):
             raise PhaseError(
                 f"round {number}: no conversation to learn from; of {sum(sizes)}, {stale} were sampled by adapters "
                 f"more than {self.max_staleness} rounds old, {counts['failed']} more failed, and "
                 f"{counts['lone_groups']} of {counts['groups']} groups have fewer than two left"
             )
-        known = [age for of in ages for age in of]
         return rows, _metrics(rows, counts) | {
             "rollouts/stale": float(stale),
-            "rollouts/staleness_mean": sum(known) / len(known),
-            "rollouts/staleness_max": float(max(known)),
+            "rollouts/staleness_mean": sum(all_ages) / len(all_ages),
+            "rollouts/staleness_max": float(max(all_ages)),
         }
 
 
 def trl_batch(
     rows: Sequence[TrainingRow], groups: Sequence[ConversationGroup], shape: tuple[int, int], filler: int
 ) -> dict[str, list[Any]]:
-    """Returns what TRL's ``rollout_func`` returns, for all processes: whole groups, one after the other.
+    """Returns what TRL's ``rollout_func`` returns, for all processes: complete groups, one after the other.
 
     Args:
-        rows: of ``training_rows``.
-        groups: in whose order they come.
-        shape: groups, and conversations a group.
-        filler: the token that stands where there is none.
+        rows: from ``training_rows``.
+        groups: the groups, in the order of the batch.
+        shape: (groups, conversations per group).
+        filler: the token id used where a conversation is missing.
     """
     places: list[TrainingRow | None] = []
     for group in groups:
@@ -166,7 +169,7 @@ def trl_batch(
 def conversation_return(
     completions: Sequence[Any], conversation_return: Sequence[float | None], **_: Any
 ) -> list[float | None]:
-    """Returns each conversation's sum of rewards, a TRL reward function; None where there is no conversation."""
+    """Returns each conversation's sum of rewards, as a TRL reward function; None where a conversation is missing."""
     return list(conversation_return)
 
 
@@ -176,7 +179,7 @@ def _digest(trajectory: Any) -> str | None:
 
 def _only(group: ConversationGroup, chosen: Sequence[bool]) -> ConversationGroup:
     def pick(values: Sequence[Any]) -> tuple[Any, ...]:
-        return tuple(value for value, is_in in zip(values, chosen, strict=True) if is_in)
+        return tuple(value for value, is_chosen in zip(values, chosen, strict=True) if is_chosen)
 
     weights = pick(group.turn_weights) if group.turn_weights else ()
     return group.model_copy(update={"trajectories": pick(group.trajectories), "turn_weights": weights})

@@ -1,1 +1,1 @@
-"""Training of the discriminator and its controls (Eq. 3)."""
+"""Training of the discriminator and of its controls (Eq. 3)."""

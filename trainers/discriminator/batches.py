@@ -1,4 +1,4 @@
-"""What a batch of the discriminator's training is made of, and what each of its log-odds weighs (Eq. 3)."""
+"""The batches of discriminator training and the weight of each log-odds in the loss (Eq. 3)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rlenv.discriminator.rows import DiscriminatorRow
 
 
 def turn_weights(rows: Sequence[DiscriminatorRow], average: Literal["session", "turn"]) -> list[float]:
-    """Returns the weight of each position of a batch, in order; they sum to 1."""
+    """Returns the loss weight of each position of a batch, in order; the weights sum to 1."""
     total = sum(len(row.positions) for row in rows)
     if average == "turn":
         return [1 / total] * total
@@ -18,13 +18,16 @@ def turn_weights(rows: Sequence[DiscriminatorRow], average: Literal["session", "
 
 
 def class_weights(labels: Sequence[bool]) -> tuple[float, float]:
-    """Returns (simulated, real) weights under which both classes count the same; 1 and 1 where they are balanced."""
+    """Returns weights (simulated, real) that make both classes count the same; (1, 1) if they are balanced."""
     real = sum(labels)
     return len(labels) / (2 * (len(labels) - real)), len(labels) / (2 * real)
 
 
 def epoch_batches(lengths: Sequence[int], batch_size: int, world_size: int, seed: int) -> list[list[int]]:
-    """Returns an epoch's batches of indices: shuffled, of like length within pools, a multiple of ``world_size``."""
+    """Returns an epoch's batches of indices: shuffled, each of sessions of similar length.
+
+    Some batches are repeated if necessary, so that their number is a multiple of ``world_size``.
+    """
     rng = random.Random(seed)
     order = list(range(len(lengths)))
     rng.shuffle(order)

@@ -1,4 +1,4 @@
-"""The settings of discriminator training (Eq. 3), and the records that go in and come out."""
+"""The settings of discriminator training (Eq. 3), and the records of its input and result."""
 
 from __future__ import annotations
 
@@ -18,59 +18,59 @@ from trainers.backend.config import Schedule
 
 @settings
 class DiscriminatorConfig(Settings):
-    """Discriminator training. The paper gives the numbers of sessions (4.3.3); the rest is ours, measured on ESConv."""
+    """Discriminator training. The numbers of sessions are the paper's (4.3.3); the rest was tuned on ESConv."""
 
     num_train_sessions: PositiveInt = 1600
     """Real and simulated together."""
     num_validation_sessions: PositiveInt = 400
-    """Real and simulated together; their contexts are not in training."""
+    """Real and simulated together; their contexts do not occur in training."""
     epochs: PositiveInt = 1
     batch_size: PositiveInt = 8
-    """Sessions a step and worker."""
+    """Sessions per step and worker."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """``muon`` for a small backbone that is trained whole (``lora_rank`` null); see ``backend.optimization``."""
+    """``muon`` is for a small backbone trained in full (``lora_rank`` null); see ``trainers.backend.optimization``."""
     learning_rate: PositiveFloat = 2e-4
     schedule: Schedule = "linear"
     warmup: NonNegativeFloat = 0.1
-    """Below 1 a share of the steps, else a number of them."""
+    """Warm-up: a share of the steps if below 1, otherwise a number of steps."""
     weight_decay: NonNegativeFloat = 0.0
     max_grad_norm: PositiveFloat = 1.0
     lora_rank: PositiveInt | None = 8
-    """None trains the whole backbone (small ones)."""
+    """Rank of the LoRA adapter; None trains the whole backbone (for small ones)."""
     lora_alpha: PositiveInt = 16
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Before the score head."""
+    """Dropout before the score head."""
     evidence: Evidence = "last"
-    """``last``: the head at a message's end alone, as in the paper; ``sum``: at every token, added up. For a small
-    backbone that is trained whole."""
+    """``last`` applies the head at a message's last token only, as in the paper. ``sum`` adds up the head's output at
+    every token; it is for a small backbone trained in full."""
     average: Literal["session", "turn"] = "session"
-    """``session``: mean over a session's turns, then over sessions. A session is one draw of the data, its turns are
-    not independent of one another; under ``turn`` one 50-turn session would outweigh ten short ones in its batch."""
+    """``session``: mean over a session's turns, then over sessions. The turns of a session are not independent samples;
+    with ``turn``, one session of 50 turns would outweigh ten short ones in its batch."""
     view: View = "full"
-    """``full`` reads both seats, ``user_only`` the user's messages alone."""
+    """``full`` reads both seats, ``user_only`` only the user's messages."""
     use_context: bool = True
     """Read the user context as the system message (Eq. 2's c)."""
     max_tokens: PositiveInt = 32_768
-    """Longer sessions are cut after a whole turn. The context comes first, so with ``use_context`` this is more than
-    its budget (``context.budget_tokens``)."""
+    """Longer sessions are cut after a whole turn. The context comes first, so with ``use_context`` this must exceed
+    the context's budget (``context.budget_tokens``)."""
     dtype: Precision = "auto"
-    """Of the backbone's computation; the score head and the adapter's weights are float32 always. "auto": bfloat16
-    where the hardware has it."""
+    """Precision of the backbone's computation; the score head and the adapter's weights are always float32. "auto" is
+    bfloat16 where the hardware supports it."""
     batch_tokens: PositiveInt = 16384
-    """Padded tokens in one forward pass; a batch above it is split and its gradients are added up."""
+    """Padded tokens in one forward pass; a larger batch is split and its gradients are accumulated."""
     gradient_checkpointing: bool = False
     save_every: NonNegativeInt = 100
-    """Steps between checkpoints to resume from; 0 is only between discriminators."""
+    """Steps between checkpoints to resume from; 0 saves only after each finished discriminator."""
     seed: int = 0
 
     def problems(self) -> list[str]:
-        """Returns which rules between fields do not hold."""
+        """Returns the violated rules across fields, one line each."""
         if self.optimizer == "muon" and self.lora_rank:
             return ["optimizer: 'muon' trains a whole backbone; set discriminator.lora_rank to null"]
         return []
 
     def layout(self, *, blank_user: bool = False) -> DiscriminatorLayout:
-        """Returns what a discriminator of these settings reads."""
+        """Returns the token layout that a discriminator with these settings reads."""
         return DiscriminatorLayout(self.view, self.use_context, blank_user, self.max_tokens)
 
 
@@ -84,7 +84,7 @@ class DiscriminatorJob:
     train: Sequence[LabelledSession]
     validation: Sequence[LabelledSession]
     blank_user: bool = False
-    """The leak control: user messages become empty."""
+    """Train the leak control: user messages are blanked."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class DiscriminatorResult:
     validation: tuple[ScoredSession, ...]
     num_train: int
     num_cut: int
-    """Training and validation sessions of which turns were cut at ``max_tokens``."""
+    """Training and validation sessions that were cut at ``max_tokens``."""
     loss_first: float
     loss_last: float
-    """Mean of the last tenth of the steps."""
+    """Mean over the last tenth of the steps."""

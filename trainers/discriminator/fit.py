@@ -1,9 +1,8 @@
-"""The discriminators: real against simulated after every user message (Section 3.4, Eq. 3; protocol of 4.3.3).
+"""Trains discriminators to tell real from simulated after every user message (Section 3.4, Eq. 3; Section 4.3.3).
 
-Several are trained one after the other in one launch (the iteration's own and its controls), each fresh from the
-backbone, with identical settings, so that differences in accuracy are differences of what they read. What is read and
-where the log-odds stand is ``rlenv.discriminator.rows``'s; this file holds the settings and the call,
-``trainers.discriminator.loop`` the loop.
+One launch trains several, one after the other: an iteration's own discriminator and its controls. Each starts afresh
+from the backbone, with the same settings, so that a difference in accuracy can only come from what they read. The token
+layout is in ``rlenv.discriminator.rows``, the training loop in ``trainers.discriminator.loop``.
 """
 
 from __future__ import annotations
@@ -33,14 +32,15 @@ def fit_discriminators(
     """Returns the trained discriminators, each written to its ``out_dir``, in the order of ``jobs``.
 
     Args:
-        jobs: what to train on; settings are the same for all.
-        config: hyper-parameters.
-        base_model: a folder with a causal model and its tokenizer.
-        context_text: a session's context as text; must be what serving uses. None reads no context.
-        options: see ``TrainOptions``; ``storage_path`` goes by the first job, progress lines have a ``job`` from 0.
+        jobs: the discriminators to train and their data.
+        config: hyper-parameters, the same for all.
+        base_model: a folder with a causal language model and its tokenizer.
+        context_text: returns a session's context as text; must be the function used in serving. None reads no context.
+        options: see ``TrainOptions``; the default ``storage_path`` is that of the first job. Progress lines have the
+            job's number as ``job``, from 0.
 
     Raises:
-        PhaseError: training failed, or a job lacks one of the classes.
+        PhaseError: training failed, a job has only one class, or its training and validation share contexts.
     """
     from trainers.discriminator.loop import Task, train_discriminators
 
@@ -80,6 +80,6 @@ def _check(jobs: Sequence[DiscriminatorJob]) -> None:
                 )
         shared = {i.context_id for i in job.train} & {i.context_id for i in job.validation}
         if shared:
-            problems.append(f"discriminator {job.name}: {len(shared)} contexts stand in training and in validation")
+            problems.append(f"discriminator {job.name}: {len(shared)} contexts are in both training and validation")
     if problems:
         raise PhaseError("\n".join(problems))

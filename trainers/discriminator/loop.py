@@ -1,6 +1,6 @@
-"""The loop behind ``fit_discriminators``: each task fresh from the backbone, Eq. 3 at every user message, validation.
+"""The training loop of ``fit_discriminators``: trains each task afresh from the backbone (Eq. 3) and validates it.
 
-Runs on Ray Train's workers. A restart skips finished tasks and goes on within an unfinished one at its last checkpoint.
+Runs on Ray Train's workers. A restart skips finished tasks and resumes an unfinished one from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 Item = tuple[LabelledSession, "str | None"]
 """A session and its context's text."""
 STATE = "state.pt"
-"""File of a checkpoint: how far the task under way has come."""
+"""File in a checkpoint: the training state of the current task."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A ``DiscriminatorJob`` with its contexts' texts."""
+    """A ``DiscriminatorJob`` with the texts of its contexts."""
 
     name: str
     train: Sequence[Item]
@@ -52,16 +52,16 @@ class Task:
 def train_discriminators(
     payload: tuple[Sequence[Task], DiscriminatorConfig, str, Sequence[str]], worker: Worker
 ) -> list[dict[str, Any]]:
-    """Returns one summary a task; their folders are written on rank 0."""
+    """Returns one summary per task; rank 0 writes the task folders."""
     tasks, config, base_model, folders = payload
     loop = DiscriminatorLoop(worker, config, base_model, len(tasks))
     with worker.resume() as folder:
         if folder:
             loop.summaries = json.loads((folder / "summaries.json").read_text())
         for index in range(len(loop.summaries), len(tasks)):
-            begun = folder / STATE if folder and (folder / STATE).exists() else None
-            loop.run(tasks[index], begun)
-            folder = None  # the state is of the first task alone
+            state_file = folder / STATE if folder and (folder / STATE).exists() else None
+            loop.run(tasks[index], state_file)
+            folder = None  # the saved state belongs to the first unfinished task only
     if worker.rank == 0:
         for index, target in enumerate(folders):
             shutil.copytree(loop.saved(index), target, dirs_exist_ok=True)
@@ -69,7 +69,7 @@ def train_discriminators(
 
 
 class DiscriminatorLoop:
-    """What the tasks of one launch share, and the summaries of those that are done."""
+    """What the tasks of one launch share, and the summaries of the finished ones."""
 
     def __init__(self, worker: Worker, config: DiscriminatorConfig, base_model: str, num_tasks: int) -> None:
         from transformers import AutoTokenizer
@@ -82,11 +82,11 @@ class DiscriminatorLoop:
         self.summaries: list[dict[str, Any]] = []
 
     def saved(self, index: int) -> Path:
-        """The folder of a finished task, kept across restarts."""
+        """Returns the folder of a finished task, which is kept across restarts."""
         return self.worker.scratch / f"task{index}"
 
-    def run(self, task: Task, begun: Path | None) -> None:
-        """Trains, validates and saves one discriminator; ``begun`` is the state to go on from."""
+    def run(self, task: Task, state_file: Path | None) -> None:
+        """Trains, validates and saves one discriminator; ``state_file`` is the state to resume from."""
         seed_everything(self.config.seed)
         layout = self.config.layout(blank_user=task.blank_user)
 
@@ -104,7 +104,7 @@ class DiscriminatorLoop:
             )
         held_out = lay_out(task.validation)
         scorer = TurnScorer(self._classifier(), self.autocast, self.config.evidence)
-        losses = self._train(scorer, [rows[i] for i in usable], [labels[i] for i in usable], begun)
+        losses = self._train(scorer, [rows[i] for i in usable], [labels[i] for i in usable], state_file)
         self._validate_and_save(task, scorer, held_out, layout)
         self.summaries.append(
             {
@@ -136,7 +136,7 @@ class DiscriminatorLoop:
         return get_peft_model(classifier, lora)
 
     def _train(
-        self, scorer: TurnScorer, rows: list[DiscriminatorRow], labels: list[bool], begun: Path | None
+        self, scorer: TurnScorer, rows: list[DiscriminatorRow], labels: list[bool], state_file: Path | None
     ) -> list[float]:
         """Returns the loss of each step."""
         config, worker = self.config, self.worker
@@ -144,8 +144,8 @@ class DiscriminatorLoop:
         batches = self._batches(rows)
         total = len(batches) // worker.world_size
         optimization = self._optimization(scorer, total)
-        if begun:
-            optimization.load(begun)
+        if state_file:
+            optimization.load(state_file)
         by_class = class_weights(labels)
         scorer.train()
         done = len(self.summaries)
@@ -161,7 +161,7 @@ class DiscriminatorLoop:
         return optimization.losses
 
     def _batches(self, rows: Sequence[DiscriminatorRow]) -> list[list[int]]:
-        """Returns the indices of every batch of every epoch; the workers take them in turn."""
+        """Returns the indices of every batch of every epoch; the workers take batches in turn."""
         config, lengths = self.config, [len(row.token_ids) for row in rows]
         seeds = [derive_seed(config.seed, "epoch", epoch) for epoch in range(config.epochs)]
         return [b for seed in seeds for b in epoch_batches(lengths, config.batch_size, self.worker.world_size, seed)]
@@ -185,7 +185,7 @@ class DiscriminatorLoop:
         labels: list[bool],
         by_class: tuple[float, float],
     ) -> float:
-        """Adds the gradient of Eq. 3 over one batch, in parts of at most ``batch_tokens``; returns the loss."""
+        """Accumulates the gradient of Eq. 3 over one batch, in parts of at most ``batch_tokens``; returns the loss."""
         weights = iter(turn_weights(rows, self.config.average))
         per_row = [
             [next(weights) * by_class[label] for _ in row.positions] for row, label in zip(rows, labels, strict=True)
@@ -228,7 +228,7 @@ class DiscriminatorLoop:
             )
 
     def _checkpoint(self, state: dict[str, Any] | None) -> None:
-        """Saves what is done, and with ``state`` how far the task under way has come."""
+        """Saves the summaries of finished tasks and, with ``state``, the current task's training state."""
 
         def write(folder: Path) -> None:
             (folder / "summaries.json").write_text(json.dumps(self.summaries))

@@ -1,4 +1,4 @@
-"""The settings of DPO (Eq. 5, Table 6), and the record that comes out."""
+"""The settings of DPO (Eq. 5, Table 6), and the record of its result."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class DpoConfig(AdapterTraining):
     beta: PositiveFloat = 1.0
     learning_rate: PositiveFloat = 1e-5
     schedule: AdapterSchedule = "constant_with_warmup"
-    """Table 6 names a constant schedule and a warmup: transformers' ``constant`` would ignore the warmup."""
+    """Table 6 gives a constant schedule with a warm-up; transformers' ``constant`` would ignore the warm-up."""
     warmup: NonNegativeFloat = 0.1
     chosen_nll: NonNegativeFloat = 0.0
-    """Weight of the chosen reply's negative log-likelihood, a token's mean, added to Eq. 5; 0 is the paper's. DPO alone
-    may win by making both replies unlikely; with few pairs and a small model that is what it does."""
+    """Weight of the chosen reply's negative log-likelihood (mean per token), added to Eq. 5; 0 in the paper. DPO alone
+    can lower its loss by making both replies unlikely, and does so with few pairs and a small model."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class DpoResult:
     adapter: Adapter
     num_pairs: int
     loss_step0: float
-    """Loss before any update: ln 2, since policy and reference are equal then (and the term of ``chosen_nll``)."""
+    """Loss before any update: ln 2, because policy and reference are equal, plus the term of ``chosen_nll``."""
     loss_last: float
-    """Mean of the last tenth of the steps, as are margin and accuracy."""
+    """Mean over the last tenth of the steps, as are margin and accuracy."""
     margin: float
     """beta x (chosen minus rejected log-ratio)."""
     accuracy: float
     """Share of pairs whose chosen reply has the larger log-ratio."""
     rate_max: float
-    """Largest learning rate of any step; 0 where the warm-up swallowed them all, so that nothing was learnt."""
+    """Largest learning rate of any step; 0 if the warm-up covered all steps, so that nothing was learnt."""

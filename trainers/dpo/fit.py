@@ -1,10 +1,9 @@
 """One adversarial update: DPO with the previous iteration's simulator as reference (Section 3.5, Eq. 5).
 
-TRL's ``DPOTrainer``, with the smallest subclass that takes token ids as they were sampled instead of tokenising text.
-The reference is right because of how the policy is handed over: a trainable ``PeftModel`` and no ``peft_config`` make
-TRL copy the loaded adapter into a frozen one named ``ref``; with a ``peft_config`` the reference would silently be the
-bare base model. ``max_length`` is None: TRL's default cuts prompts from the right, and a row without completion tokens
-learns nothing.
+Uses TRL's ``DPOTrainer``, in a small subclass that takes the sampled token ids instead of tokenising text. The policy
+is passed as a trainable ``PeftModel`` without a ``peft_config``, so that TRL copies the loaded adapter into a frozen
+reference named ``ref``. With a ``peft_config`` the reference would silently be the bare base model. ``max_length`` is
+None, because TRL's default cuts prompts from the right, and a row without completion tokens teaches nothing.
 """
 
 from __future__ import annotations
@@ -43,16 +42,16 @@ def fit_dpo(
     """Returns the adapter after Eq. 5, written to ``out_dir`` (which must not exist).
 
     Args:
-        reference: the previous iteration's simulator: the policy begins as it, and is held to it.
-        pairs: the preference set; their ids are trained on as they are.
+        reference: the previous iteration's simulator: the policy's starting point and DPO's reference.
+        pairs: the preference set; its token ids are trained on unchanged.
         config: hyper-parameters.
-        base_model: the folder that ``reference`` was trained on.
+        base_model: folder of the model that ``reference`` was trained on.
         out_dir: the adapter's folder; appears whole or not at all.
         name: the new version's name.
         options: see ``TrainOptions``.
 
     Raises:
-        PhaseError: no pairs, a pair without tokens, or training failed.
+        PhaseError: there are no pairs, a pair has no tokens, or training failed.
     """
     check_pairs(pairs)
     rows = {key: [list(getattr(pair, key)) for pair in pairs] for key in KEYS}
@@ -61,7 +60,7 @@ def fit_dpo(
 
 
 def check_pairs(pairs: Sequence[PreferencePair]) -> None:
-    """Raises PhaseError, with every problem, where a pair lacks tokens or there is no pair at all."""
+    """Raises PhaseError if there is no pair, or if pairs lack tokens (naming each problem, up to 20)."""
     if not pairs:
         raise PhaseError(
             "dpo: no preference pairs; raise preferences.num_alternatives, or collect.num_contexts for more sessions"
@@ -77,7 +76,7 @@ def check_pairs(pairs: Sequence[PreferencePair]) -> None:
 
 
 def pairs_trainer() -> Any:
-    """Returns TRL's ``DPOTrainer`` taking ``prompt_ids``, ``chosen_ids`` and ``rejected_ids`` as they are."""
+    """Returns a subclass of TRL's ``DPOTrainer`` that takes ``prompt_ids``, ``chosen_ids`` and ``rejected_ids``."""
     from trl import DPOTrainer
 
     class PairsTrainer(DPOTrainer):
@@ -88,7 +87,7 @@ def pairs_trainer() -> Any:
 
 
 def dpo_arguments(worker: Worker, config: DpoConfig) -> Any:
-    """Returns the ``DPOConfig`` of ``config``."""
+    """Returns TRL's ``DPOConfig`` for ``config``."""
     from trl import DPOConfig
 
     loss: dict[str, Any] = {"loss_type": ["sigmoid"]}

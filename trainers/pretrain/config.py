@@ -1,4 +1,4 @@
-"""The settings of the small Llama's pretraining, and the record that comes out."""
+"""The settings of the small Llama's pretraining, and the record of its result."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from trainers.backend.config import Schedule
 
 @settings
 class PretrainConfig(Settings):
-    """Shape and training of the small model."""
+    """Shape and training settings of the small model."""
 
     vocab_size: int = Field(default=3072, ge=300)
-    """256 bytes, the special tokens and merges."""
+    """The 256 bytes, the special tokens and the merges together."""
     hidden_size: PositiveInt = 192
     num_layers: PositiveInt = 4
     num_heads: PositiveInt = 3
@@ -28,24 +28,24 @@ class PretrainConfig(Settings):
     """Length of the packed training sequences; at least as long as most conversations with their context."""
     epochs: PositiveFloat = 1.0
     batch_tokens: PositiveInt = 1536
-    """Tokens a step and worker. Small: where minutes are few, more steps teach more than steadier ones."""
+    """Tokens per step and worker. Small, because in a short training more steps help more than larger batches."""
     learning_rate: PositiveFloat = 5e-3
-    """Of Muon (scaled to AdamW's step size) and of AdamW."""
+    """Peak learning rate of Muon (scaled to AdamW's step size) and of AdamW."""
     schedule: Schedule = "wsd"
     warmup: NonNegativeFloat = 0.05
     weight_decay: NonNegativeFloat = 0.1
     max_grad_norm: PositiveFloat = 1.0
     dtype: Precision = "auto"
-    """Of the computation; weights are float32. "auto": bfloat16 where the hardware has it."""
+    """Precision of the computation; weights are float32. "auto" is bfloat16 where the hardware supports it."""
     save_every: NonNegativeInt = 100
-    """Steps between checkpoints to resume from; 0 is never."""
+    """Steps between checkpoints to resume from; 0 saves none."""
     seed: int = 0
 
     def problems(self) -> list[str]:
-        """Returns which rules between fields do not hold."""
+        """Returns the violated rules across fields, one line each."""
         problems = []
         if self.hidden_size % self.num_heads:
-            problems.append(f"hidden_size: {self.hidden_size} is no multiple of num_heads {self.num_heads}")
+            problems.append(f"hidden_size: {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
         if self.block_tokens > self.max_positions:
             problems.append(f"block_tokens: {self.block_tokens} exceeds max_positions {self.max_positions}")
         if self.batch_tokens < self.block_tokens:
@@ -60,7 +60,7 @@ class PretrainResult:
     path: Path
     num_parameters: int
     num_tokens: int
-    """Of one epoch."""
+    """Tokens of one epoch."""
     loss_last: float
-    """Nats a token, mean of the last tenth of the steps."""
+    """Nats per token, mean over the last tenth of the steps."""
     tokens_per_second: float

@@ -1,9 +1,8 @@
-"""The small Llama: a byte-level BPE tokenizer and a causal model of a few million parameters, made from sessions alone.
+"""Pretrains the small Llama: a byte-level BPE tokenizer and a model of a few million parameters, from sessions alone.
 
-For runs without a downloaded model: an iteration on a laptop, the tests, the tutorial. What comes out is an ordinary
-checkpoint (Llama class, ChatML template) that LoRA, the discriminator and every engine load like a large one. Whole
-conversations are learnt in ``ChatFormat``'s layout, both seats, so that fine-tuning has something to stand on. No part
-of the paper.
+For runs without a downloaded model: an iteration on a laptop, the tests, the tutorial. The result is an ordinary
+checkpoint (Llama class, ChatML template) that LoRA, the discriminator and every engine load like a large one. It learns
+whole conversations of both seats in ``ChatFormat``'s layout, as a basis for fine-tuning. Not part of the paper.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ def fit_base_model(
     out_dir: str | Path,
     **options: Unpack[TrainOptions],
 ) -> PretrainResult:
-    """Returns a small chat model trained from nothing, written to ``out_dir`` (which must not exist).
+    """Returns a small chat model trained from scratch, written to ``out_dir`` (which must not exist).
 
     Args:
-        examples: conversations with their system texts; give each once a seat to have both learnt.
+        examples: conversations with their system texts; to train both seats, pass each conversation once per seat.
         config: shape and training.
         out_dir: an ordinary transformers checkpoint with its tokenizer; appears whole or not at all.
         options: see ``TrainOptions``.

@@ -83,7 +83,11 @@ def new_llama(config: PretrainConfig, chat: ChatFormat) -> Any:
 
 
 def pack(examples: Sequence[SftExample], chat: ChatFormat, block: int, seed: int) -> np.ndarray:
-    """Returns all conversations as one shuffled stream cut into [blocks, block + 1] ids; end-of-session ends each."""
+    """Returns all conversations as one shuffled stream, cut into [blocks, block + 1] token ids.
+
+    Every conversation ends with the end-of-session token. Neighbouring blocks share one token: the last target of one
+    is the first input of the next.
+    """
     order = np.random.default_rng(seed).permutation(len(examples))
     stream: list[int] = []
     for i in order:
@@ -100,7 +104,7 @@ def pack(examples: Sequence[SftExample], chat: ChatFormat, block: int, seed: int
 
 
 def train_base_model(payload: tuple[Any, PretrainConfig, str], worker: Worker) -> dict[str, Any]:
-    """Returns the summary of a run; the checkpoint is written on rank 0."""
+    """Returns the summary of a run; rank 0 writes the checkpoint."""
     examples, config, out_dir = payload
     seed_everything(config.seed)
     tokenizer = train_tokenizer(_texts(examples), config.vocab_size, config.max_positions)
@@ -121,7 +125,7 @@ def train_base_model(payload: tuple[Any, PretrainConfig, str], worker: Worker) -
 def _train(
     model: Any, examples: Sequence[SftExample], chat: ChatFormat, config: PretrainConfig, worker: Worker
 ) -> tuple[list[float], float, int]:
-    """Returns (loss of each step, tokens a second since the last start, tokens of one epoch)."""
+    """Returns (loss of each step, tokens per second since the last start, tokens of one epoch)."""
     per_step = max(1, config.batch_tokens // config.block_tokens)
     epochs = [
         pack(examples, chat, config.block_tokens, derive_seed(config.seed, "pack", epoch))
@@ -130,7 +134,10 @@ def _train(
     blocks = np.concatenate(epochs)[: max(1, round(config.epochs * len(epochs[0])))]
     total = max(1, len(blocks) // (per_step * worker.world_size))
     if len(blocks) < per_step * worker.world_size and worker.world_size > 1:
-        raise PhaseError(f"pretrain: {len(blocks)} blocks of {config.block_tokens} tokens do not fill one step")
+        raise PhaseError(
+            f"pretrain: one step needs {per_step * worker.world_size} blocks of {config.block_tokens} tokens, got "
+            f"{len(blocks)}; give more conversations, or train with fewer workers"
+        )
     optimization = Optimization(
         model,
         muon_optimizers(model.named_parameters(), config.learning_rate, config.weight_decay),
@@ -143,7 +150,7 @@ def _train(
         if folder:
             optimization.load(folder / "state.pt")
     model.train()
-    began, resumed_at = time.monotonic(), len(optimization.losses)
+    started, resumed_at = time.monotonic(), len(optimization.losses)
     for step in range(resumed_at, total):
         start = (step * worker.world_size + worker.rank) * per_step
         ids = torch.from_numpy(blocks[start : start + per_step].copy()).to(worker.device)
@@ -154,13 +161,13 @@ def _train(
             worker.save_checkpoint(
                 {"step": float(step + 1)}, lambda to: torch.save(optimization.state(), to / "state.pt")
             )
-    seconds = max(1e-9, time.monotonic() - began)
+    seconds = max(1e-9, time.monotonic() - started)
     speed = (total - resumed_at) * per_step * config.block_tokens * worker.world_size / seconds
     return optimization.losses, speed, int(epochs[0].shape[0] * config.block_tokens)
 
 
 def _backward(model: Any, ids: torch.Tensor, dtype: str) -> float:
-    """Adds the gradient of the mean loss of a token, over blocks [B, n + 1]; returns the loss."""
+    """Accumulates the gradient of the mean loss per token over blocks [B, n + 1]; returns the loss."""
     device = ids.device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=resolve_precision(dtype, device) == "bfloat16"):
         logits = model(input_ids=ids[:, :-1], use_cache=False).logits

@@ -1,4 +1,4 @@
-"""The settings of supervised fine-tuning (Eq. 1), and the records that go in and come out."""
+"""The settings of supervised fine-tuning (Eq. 1), and the records of its input and result."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from trainers.backend.config import AdapterTraining
 
 
 class SftExample(Record):
-    """One session to learn a seat from."""
+    """One session from which a seat is learnt."""
 
     session_id: str
     system: str
-    """The built system text: instructions and context c."""
+    """The complete system text: instructions and context c."""
     messages: tuple[Message, ...]
     seat: Seat = "user"
 
@@ -29,18 +29,18 @@ class SftConfig(AdapterTraining):
     lora_alpha: PositiveInt = 16
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
     max_tokens: PositiveInt | None = None
-    """A longer session is cut after a whole message; None is the model's positions."""
+    """A longer session is cut after a whole message; None uses the model's number of positions."""
 
 
 @dataclass(frozen=True)
 class SftResult:
-    """The adapter and how its training went."""
+    """The adapter and its training figures."""
 
     adapter: Adapter
     num_sessions: int
     num_left_out: int
-    """Sessions of which not one own token fits ``max_tokens``."""
+    """Sessions in which no token of the trained seat fits ``max_tokens``."""
     num_trained_tokens: int
     loss_first: float
     loss_last: float
-    """Mean of the last tenth of the steps."""
+    """Mean over the last tenth of the steps."""

@@ -1,9 +1,9 @@
-"""The base user simulator: LoRA fine-tuning on what one seat really said (Section 3.3, Eq. 1, Table 6).
+"""Trains the base user simulator: LoRA fine-tuning on one seat's real messages (Section 3.3, Eq. 1, Table 6).
 
-One pass over a session trains all its turns: causal attention makes every message's prediction depend on what stood
-before it alone, and a mask leaves the loss to the seat's own tokens (its end-of-turn and end-of-session tokens
-included). Serves both seats: the user simulator, and an adapter for a supporter chatbot. Knows nothing of how the
-system text was built.
+One pass over a session trains all its turns: with causal attention a message is predicted from what comes before it
+only, and a mask restricts the loss to the seat's own tokens (including its end-of-turn and end-of-session tokens).
+Works for either seat: the user simulator, or an adapter for a supporter chatbot. Independent of how the system text was
+built.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def fit_sft(
     """Returns the adapter trained with Eq. 1, written to ``out_dir`` (which must not exist).
 
     Args:
-        examples: the sessions; or a JSON lines file of them that every worker sees, for large sets.
+        examples: the sessions, or for large sets a JSON lines file of them that every worker can read.
         config: hyper-parameters.
         base_model: a folder with a chat model and its tokenizer.
         out_dir: the adapter's folder; appears whole or not at all.
@@ -49,7 +49,7 @@ def fit_sft(
         options: see ``TrainOptions``.
 
     Raises:
-        PhaseError: training failed, or there is nothing to learn.
+        PhaseError: training failed, or there is no session to learn from.
     """
     source = str(Path(examples).resolve()) if isinstance(examples, (str, Path)) else tuple(examples)
     if not source:
@@ -71,7 +71,7 @@ def sft_rows(
 
 
 def pad_right(rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
-    """Returns rows as one batch of tensors, padded on the right; padding has no loss."""
+    """Returns the rows as one batch of tensors, padded on the right; padding has no loss."""
     import torch
 
     width = max(len(row["input_ids"]) for row in rows)
@@ -87,9 +87,10 @@ def pad_right(rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
 
 
 def own_positions(rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
-    """Returns a padded batch whose logits are computed only where some row has a loss.
+    """Returns a padded batch whose logits are computed only at positions where some row has a loss.
 
-    The loss is that of all logits. With 49,152 tokens of vocabulary the rest are a third of a small model's work.
+    The loss is the same as with all logits. With a vocabulary of 49,152 tokens, the other logits would be a third of a
+    small model's work.
     """
     batch = pad_right(rows)
     next_labels = batch["labels"][:, 1:]
@@ -98,7 +99,7 @@ def own_positions(rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
 
 
 def train_sft(payload: tuple[Any, SftConfig, str, str], worker: Worker) -> dict[str, Any]:
-    """Returns the summary of one run; the adapter is written on rank 0."""
+    """Returns the summary of one run; rank 0 writes the adapter."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoTokenizer, Trainer, TrainingArguments
 
@@ -110,7 +111,10 @@ def train_sft(payload: tuple[Any, SftConfig, str, str], worker: Worker) -> dict[
     chat = chat_format(AutoTokenizer.from_pretrained(base_model))
     rows, num_left_out = sft_rows(examples, chat, limit)
     if not rows:
-        raise PhaseError(f"sft: none of {len(examples)} sessions has a word to learn within {limit} tokens")
+        raise PhaseError(
+            f"sft: none of {len(examples)} sessions has a token of the trained seat within {limit} tokens; "
+            "raise max_tokens or shorten the context"
+        )
     require_positions(base_model, max(len(row["input_ids"]) for row in rows), "sft")
     lora = LoraConfig(
         r=config.lora_rank,
