@@ -1,11 +1,12 @@
-"""Controls of the discriminator: is it strong enough to mean something, and does it see only what it should?
+"""Controls of the discriminator: is it strong enough for its accuracy to mean anything, and does it see only text?
 
-* Power: a simulator that is bad on purpose (``shuffle_words_within_user``) must be caught; a judge that calls it real
-  proves nothing by a low accuracy.
+* Power: a deliberately bad simulator (``shuffle_words_within_user``) must be detected. If the discriminator misses it,
+  a low accuracy elsewhere proves nothing.
 * Referee: a cheap judge of another kind (TF-IDF and logistic regression) on the same split.
-* Leaks: lengths matched within pairs (``match_lengths``), and what trivial formatting alone tells (``leak_report``).
+* Leaks: lengths are matched within pairs (``match_lengths``), and ``leak_report`` measures how much trivial formatting
+  gives away.
 
-The paper has none of these; its accuracies (Table 2) are read against them.
+The paper has none of these. We read accuracies like those of Table 2 together with them.
 """
 
 from __future__ import annotations
@@ -22,23 +23,23 @@ _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 
 def shuffle_words_within_user(sessions: Sequence[Session], seed: int = 0) -> list[Session]:
-    """Returns the sessions with the user's words shuffled over all of that user's messages in the session.
+    """Returns the sessions with the user's words shuffled across all of the user's messages in the session.
 
-    What is no word (spaces, line breaks, punctuation) stays in place, so every message keeps its number of words and
-    its punctuation, and every session its words: length is no cue, sense and word order are. The chatbot's messages
-    stay.
+    Everything else (spaces, line breaks, punctuation) stays in place. Every message keeps its number of words and its
+    punctuation, and every session its words, so only word order and meaning can give it away. The chatbot's messages
+    are unchanged.
     """
     return [_shuffled(session, random.Random(derive_seed(seed, "shuffle", session.session_id))) for session in sessions]
 
 
 class Matched(Record):
-    """Pairs of equal length, and what it took."""
+    """Pairs of sessions of equal length, and what was cut or left out for it."""
 
     items: tuple[LabelledSession, ...]
-    """Real and simulated in turn."""
+    """The pairs, one after the other, the real session first."""
     num_pairs: int
     num_unpaired: int
-    """Sessions without a counterpart of the same context."""
+    """Sessions without a partner of the same context."""
     num_empty: int
     """Pairs left out because one side has no user message."""
     turns_cut_real: int
@@ -46,11 +47,11 @@ class Matched(Record):
 
 
 def match_lengths(real: Sequence[LabelledSession], simulated: Sequence[LabelledSession]) -> Matched:
-    """Returns pairs by context, both cut after the same user message: that of the shorter one.
+    """Returns pairs of the same context, both cut to the number of user messages of the shorter one.
 
-    At every turn there are then as many real as simulated sessions, and neither the number of turns (which a cap on
-    simulated sessions would give away) nor who spoke last says anything. Of several sessions of one context the first
-    real one goes with the first simulated one, and so on.
+    At every turn there are then as many real as simulated sessions, and neither the number of turns (which is capped
+    for simulated sessions) nor the last speaker gives the label away. If a context has several sessions, the first real
+    one is paired with the first simulated one, and so on.
     """
     waiting: dict[str, list[LabelledSession]] = {}
     for item in simulated:
@@ -91,9 +92,9 @@ class RefereeScore(Record):
 def referee_accuracy(
     train: Sequence[LabelledSession], validation: Sequence[LabelledSession], seed: int = 0
 ) -> RefereeScore:
-    """Returns how well TF-IDF (characters 3 to 5 and words 1 to 2) with logistic regression tells the sessions apart.
+    """Returns the accuracy of TF-IDF (character 3- to 5-grams, word 1- and 2-grams) with logistic regression.
 
-    It reads the user's messages of whole sessions. Lower-casing is off: case is a habit of people.
+    It reads the user's messages of whole sessions. Text is not lower-cased, because case is characteristic of people.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -105,23 +106,23 @@ def referee_accuracy(
     )
     judge = make_pipeline(features, LogisticRegression(C=10.0, max_iter=2000, random_state=seed))
     judge.fit([_user_text(item) for item in train], [item.real for item in train])
-    called = judge.predict([_user_text(item) for item in validation])
-    right = [bool(c) == item.real for c, item in zip(called, validation, strict=True)]
-    return RefereeScore(accuracy=sum(right) / len(right), num_train=len(train), num_validation=len(validation))
+    predicted = judge.predict([_user_text(item) for item in validation])
+    correct = [bool(p) == item.real for p, item in zip(predicted, validation, strict=True)]
+    return RefereeScore(accuracy=sum(correct) / len(correct), num_train=len(train), num_validation=len(validation))
 
 
 def leak_report(items: Sequence[LabelledSession]) -> dict[str, float | None]:
-    """Returns for each trivial feature the AUC of telling real from simulated by it alone.
+    """Returns, for each trivial feature, the AUC of separating real from simulated sessions by that feature alone.
 
-    0.5 is no leak; 1 means that real sessions always have more of it, 0 that they always have less; None where a class
-    is missing. ``surrounding_space`` is of the text as stored: the discriminator's layout trims it.
+    0.5 is no leak; 1 means that real sessions always have more of it, 0 that they always have less. None if a class is
+    missing. ``surrounding_space`` is measured on the text as stored; the discriminator's layout trims it.
     """
     labels = [item.real for item in items]
     return {name: auc(labels, [feature(item.session) for item in items]) for name, feature in FEATURES.items()}
 
 
 def auc(labels: Sequence[bool], values: Sequence[float]) -> float | None:
-    """Returns the probability that a positive's value is above a negative's, ties counting half; None for one class.
+    """Returns the probability that a positive has a higher value than a negative; ties count half; None for one class.
 
     >>> auc([True, True, False], [2.0, 1.0, 1.0])
     0.75
@@ -163,15 +164,15 @@ FEATURES: dict[str, Callable[[Session], float]] = {
     "digit_rate": _density(lambda t: sum(c.isdigit() for c in t)),
     "upper_case_rate": _density(lambda t: sum(c.isupper() for c in t)),
 }
-"""Trivial features of a session's user side, and its shape."""
+"""Trivial features of a session's user messages and of its shape."""
 
 
 def _shuffled(session: Session, rng: random.Random) -> Session:
     words = [word for text in session.user_messages() for word in _WORD.findall(text)]
     rng.shuffle(words)
-    left = iter(words)
+    shuffled = iter(words)
     messages = tuple(
-        Message(role="user", content=_WORD.sub(lambda _: next(left), m.content)) if m.role == "user" else m
+        Message(role="user", content=_WORD.sub(lambda _: next(shuffled), m.content)) if m.role == "user" else m
         for m in session.messages
     )
     return session.model_copy(
@@ -180,7 +181,7 @@ def _shuffled(session: Session, rng: random.Random) -> Session:
 
 
 def cut_after_turn(session: Session, turns: int) -> Session:
-    """Returns the session up to and with user message ``turns``; whole where it has fewer."""
+    """Returns the session up to and including user message ``turns``; the whole session if it has fewer."""
     users = [i for i, m in enumerate(session.messages) if m.role == "user"]
     if len(users) < turns:
         return session

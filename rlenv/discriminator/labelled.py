@@ -1,7 +1,7 @@
-"""Sessions labelled real or simulated, and their split: a context never stands on both sides.
+"""Sessions labelled real or simulated, and their split by context into training and validation.
 
-A simulated session shares its ``context_id`` with the real session whose context it was simulated from. A discriminator
-(or referee) that saw one of the two in training could recognise the other by its topic, so the split is by context.
+A simulated session has the ``context_id`` of the real session whose context it was simulated from. A discriminator (or
+referee) that saw one of the two in training could recognise the other by its topic, so the two sides share no context.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rlenv.core.types import Record, Session
 
 
 class LabelledSession(Record):
-    """One session and where it comes from."""
+    """One session, whether it is real, and its context's id."""
 
     context_id: str
     real: bool
@@ -23,13 +23,13 @@ class LabelledSession(Record):
 
 
 class ScoredSession(Record):
-    """One validation session's log-odds, as the discriminator was just after training."""
+    """The log-odds of one validation session, computed right after training."""
 
     session_id: str
     context_id: str
     real: bool
     log_odds: tuple[float, ...]
-    """[T + 1], index 0 the prior; shorter than the session where it was cut at ``max_tokens``."""
+    """[T + 1], index 0 is the prior; shorter if the session was cut at ``max_tokens``."""
     num_turns: int
 
 
@@ -38,23 +38,23 @@ def split_by_context(
 ) -> tuple[list[LabelledSession], list[LabelledSession]]:
     """Returns (training, validation) sessions with no context in common.
 
-    Contexts are drawn whole, in an order that depends on ``seed`` and the set of contexts alone, until a side is full;
-    a context whose sessions no longer fit a side is left out, so a side may stay a few sessions short of its number,
-    never above it.
+    All sessions of a context go to the same side. The order of contexts depends only on ``seed`` and the set of
+    contexts. A context whose sessions no longer fit is left out, so a side may be a few sessions short of its number
+    but never above it.
 
     Args:
-        items: real and simulated, in any order.
-        num_train: sessions, both classes together (4.3.3: 1,600).
-        num_validation: sessions, both classes together (4.3.3: 400).
-        seed: of the draw.
+        items: real and simulated sessions, in any order.
+        num_train: training sessions, both classes together (Section 4.3.3: 1,600).
+        num_validation: validation sessions, both classes together (Section 4.3.3: 400).
+        seed: seed of the split.
 
     Raises:
         ConfigError: there are too few sessions.
     """
     if num_train + num_validation > len(items):
         raise ConfigError(
-            f"discriminator: {num_train} training and {num_validation} validation sessions were asked for, "
-            f"there are {len(items)}; simulate more or lower num_train_sessions and num_validation_sessions"
+            f"discriminator: expected {num_train} training and {num_validation} validation sessions, but "
+            f"there are {len(items)}; simulate more, or lower num_train_sessions and num_validation_sessions"
         )
     groups: dict[str, list[LabelledSession]] = {}
     for item in items:

@@ -1,7 +1,7 @@
-"""The ``Discriminator`` protocol in this process: concurrent calls are gathered and scored in one batch.
+"""A ``Discriminator`` in the current process that scores concurrent calls in one batch.
 
-Knows nothing of Ray; an actor that serves a discriminator may hold one of these. The model works in a thread, so that
-the conversations of the event loop go on.
+Independent of Ray; an actor that serves a discriminator may wrap one of these. The model runs in a thread, so that it
+does not block the event loop's conversations.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from rlenv.core.types import Branch, Session, SessionScores
 from rlenv.discriminator.rows import DiscriminatorTree
 
 ContextText = Callable[[Session], "str | None"]
-"""Builds the system message that a session's context becomes."""
+"""Returns a session's context as the text of a system message."""
 
 
 class TreeScorer(Protocol):
-    """What scores: ``rlenv.discriminator.model.LoadedDiscriminator``, or a stand-in."""
+    """The model: ``rlenv.discriminator.model.LoadedDiscriminator`` or a stand-in."""
 
     def tree(self, session: Session, branches: Sequence[Branch] = (), system: str | None = None) -> DiscriminatorTree:
-        """Returns a session and its branches laid out."""
+        """Returns the token layout of a session and its branches."""
         ...
 
     def score_trees(self, trees: Sequence[DiscriminatorTree]) -> list[SessionScores]:
-        """Returns their scores, in order."""
+        """Returns the scores of ``trees``, in order."""
         ...
 
 
 class LocalDiscriminator:
-    """D_phi in this process.
+    """The discriminator D_phi in the current process.
 
     Args:
         scorer: the model.
-        context_text: the context's text of a session; None reads no context. Must be what training used.
-        max_sessions: sessions (with their branches) scored together.
-        max_wait_s: how long a first call waits for others.
+        context_text: returns a session's context as text; must be the function used in training. None reads no context.
+        max_sessions: the most sessions (with their branches) scored together.
+        max_wait_s: how long a batch that is not full waits for more calls, in seconds.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class LocalDiscriminator:
         """Returns log(p_t / (1 - p_t)) after each user message, and after each alternative of each branch.
 
         Raises:
-            OverlongError: a turn does not fit the discriminator's positions; its other callers go on.
+            OverlongError: a turn exceeds the discriminator's ``max_tokens``; other calls are not affected.
         """
         system = self.context_text(session) if self.context_text else None
         tree = self.scorer.tree(session, branches, system)

@@ -1,12 +1,12 @@
-"""The discriminator's model: a token classifier on a causal backbone, its checkpoint folder, and how it scores (Eq. 2).
+"""The discriminator's model: a token classifier on a causal backbone, its checkpoint folder, and its scoring (Eq. 2).
 
-``AutoModelForTokenClassification`` with one label; the logit at a user message's end-of-turn token is the log-odds of
-*real* there, or the sum of the logits up to it (``Evidence``). The backbone may compute in bfloat16, the score head and
-the logits are float32 always: Eq. 4 takes differences of log-odds, and bfloat16's eight bits would make them coarse.
-Causal attention and padding on the right together mean that a position never sees padding or what comes after it, so
-no attention mask is passed.
+``AutoModelForTokenClassification`` with one label. The log-odds of *real* at a user message are the logit at its
+end-of-turn token, or the sum of the logits up to it (``Evidence``). The backbone may compute in bfloat16; the score
+head and the logits are always float32, because Eq. 4 takes differences of log-odds, for which bfloat16 is too coarse.
+With causal attention and padding on the right, a position never sees padding or later tokens, so no attention mask is
+passed.
 
-Needs torch and transformers (peft for a LoRA checkpoint). Knows nothing of training loops or of who calls it; the
+Needs torch and transformers (and peft for a LoRA checkpoint). Independent of training loops and callers; the token
 layout is in ``rlenv.discriminator.rows``.
 """
 
@@ -38,18 +38,19 @@ from rlenv.discriminator.rows import (
 from rlenv.prompting.chat_format import ChatFormat, chat_format
 
 CARD = "discriminator.json"
-"""The file that makes a folder a discriminator: layout, evidence, backbone, dtype."""
+"""The file that describes a discriminator's folder: layout, evidence, backbone, dtype."""
 TOKENS_OF_ONE = 64.0
-"""With ``sum``, tokens' logits are divided by this: a step of the head then moves a session about as with ``last``."""
+"""With ``sum``, logits are divided by this, so that a step of the head changes a session about as much as with
+``last``."""
 
 
 class TurnScorer(nn.Module):
-    """A token classifier read only at the positions asked for: [P] float32 log-odds.
+    """A token classifier evaluated only at the requested positions: [P] float32 log-odds.
 
     Args:
         classifier: ``AutoModelForTokenClassification`` with one label, or a PeftModel around one.
-        autocast: compute the backbone in this dtype; None computes in the weights' own.
-        evidence: what the log-odds of a turn are.
+        autocast: dtype of the backbone's computation; None uses the dtype of the weights.
+        evidence: how the log-odds of a turn are computed.
     """
 
     def __init__(self, classifier: nn.Module, autocast: torch.dtype | None = None, evidence: Evidence = "last") -> None:
@@ -69,17 +70,17 @@ class TurnScorer(nn.Module):
         """Returns the log-odds [P] at ``hidden[rows, positions]`` of hidden states [B, n, d].
 
         Args:
-            hidden: of tokens that come after those of ``before``.
-            rows: [P].
-            positions: [P].
-            before: with ``sum``, what the tokens before came to.
+            hidden: hidden states of the tokens that follow those counted in ``before``.
+            rows: [P] row indices.
+            positions: [P] positions in these rows.
+            before: with ``sum``, the sum over the tokens before ``hidden``.
         """
         if self.evidence == "last":
             return self.head(hidden[rows, positions])
         return before + self.sums(hidden)[rows, positions]
 
     def sums(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Returns what the tokens of each row [B, n] come to, up to and with each, of hidden states [B, n, d]."""
+        """Returns the running sums of the scaled logits [B, n], for hidden states [B, n, d]."""
         return self.head(hidden).cumsum(dim=1) / TOKENS_OF_ONE
 
     def hidden(self, input_ids: torch.Tensor, past: Any | None = None, keep: bool = False) -> tuple[torch.Tensor, Any]:
@@ -87,8 +88,8 @@ class TurnScorer(nn.Module):
 
         Args:
             input_ids: [B, n], right-padded.
-            past: the cache of what stands before, of the same batch size; None for nothing.
-            keep: return the cache extended by ``input_ids``; else None.
+            past: key-value cache of the preceding tokens, of the same batch size; None if there are none.
+            keep: return the cache extended by ``input_ids``; otherwise None is returned in its place.
         """
         inner = self._inner()
         with torch.autocast(
@@ -111,7 +112,7 @@ class TurnScorer(nn.Module):
 
 @dataclass(frozen=True)
 class RowBatch:
-    """Rows padded on the right, with where their log-odds stand."""
+    """Rows padded on the right, with the positions of their log-odds."""
 
     input_ids: torch.Tensor
     rows: torch.Tensor
@@ -123,7 +124,7 @@ class RowBatch:
 
 
 def pad_rows(rows: Sequence[DiscriminatorRow]) -> RowBatch:
-    """Returns rows as one batch."""
+    """Returns the rows as one batch."""
     width = max(len(row.token_ids) for row in rows)
     input_ids = torch.zeros((len(rows), width), dtype=torch.long)
     index: list[int] = []
@@ -136,7 +137,7 @@ def pad_rows(rows: Sequence[DiscriminatorRow]) -> RowBatch:
 
 
 def length_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Returns indices in batches of like length, each of at most ``batch_tokens`` padded tokens (or one row)."""
+    """Returns indices in batches of similar length, each of at most ``batch_tokens`` padded tokens (or one row)."""
     batches: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= batch_tokens:
@@ -148,7 +149,7 @@ def length_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]
 
 @torch.no_grad()
 def score_rows(scorer: TurnScorer, rows: Sequence[DiscriminatorRow], *, batch_tokens: int = 16384) -> list[np.ndarray]:
-    """Returns per row the log-odds [T'] at its positions, float32, in the order of ``rows``."""
+    """Returns for each row the log-odds [T'] at its positions, float32, in the order of ``rows``."""
     device = next(scorer.parameters()).device
     scores: list[np.ndarray] = [np.zeros(0, np.float32)] * len(rows)
     was_training = scorer.training
@@ -182,13 +183,13 @@ class LoadedDiscriminator:
         """Returns the discriminator saved in the folder ``path``.
 
         Args:
-            path: what ``trainers.discriminator.fit`` wrote.
-            device: None takes a GPU where there is one.
-            dtype: compute dtype; None is the one it was trained in.
+            path: a folder written by ``trainers.discriminator.fit``.
+            device: None uses a GPU if there is one.
+            dtype: compute dtype; None uses that of training.
             batch_tokens: padded tokens in one forward pass.
 
         Raises:
-            ConfigError: the folder is no discriminator, or its backbone is gone.
+            ConfigError: the folder is not a discriminator's, or its backbone is missing.
         """
         from transformers import AutoTokenizer
 
@@ -202,25 +203,25 @@ class LoadedDiscriminator:
         return cls(scorer, chat, DiscriminatorLayout(**card["layout"]), batch_tokens)
 
     def score(self, rows: Sequence[DiscriminatorRow]) -> list[np.ndarray]:
-        """Returns per row the log-odds after each of its positions [T'], without the prior."""
+        """Returns for each row the log-odds at its positions [T'], without the prior."""
         return score_rows(self.scorer, rows, batch_tokens=self.batch_tokens)
 
     def log_odds(self, rows: Sequence[DiscriminatorRow]) -> list[np.ndarray]:
-        """Returns per row the log-odds [T + 1], index 0 the prior.
+        """Returns for each row the log-odds [T + 1]; index 0 is the prior.
 
         Raises:
-            OverlongError: a row was cut, so that some turns have no log-odds.
+            OverlongError: a row was cut, so some turns have no log-odds.
         """
         for row in rows:
             require_whole(row, self.layout.max_tokens)
         return [np.concatenate([[PRIOR_LOG_ODDS], s]) for s in self.score(rows)]
 
     def tree(self, session: Session, branches: Sequence[Branch] = (), system: str | None = None) -> DiscriminatorTree:
-        """Returns a session and its branches laid out for :meth:`score_trees`."""
+        """Returns the token layout of a session and its branches, for :meth:`score_trees`."""
         return discriminator_tree(self.chat, self.layout, session, branches, system)
 
     def score_trees(self, trees: Sequence[DiscriminatorTree]) -> list[SessionScores]:
-        """Returns the scores of sessions with their branches; what branches share with their session is read once."""
+        """Returns the scores of sessions with their branches; tokens that branches share are processed once."""
         plain = [tree.trunk for tree in trees if not tree.branches]
         log_odds = iter(score_rows(self.scorer, plain, batch_tokens=self.batch_tokens))
         return [
@@ -233,9 +234,9 @@ class LoadedDiscriminator:
 
 @torch.no_grad()
 def score_tree(scorer: TurnScorer, tree: DiscriminatorTree) -> SessionScores:
-    """Returns the scores of one session with its branches: the trunk is read once, each branch goes on from its cache.
+    """Returns the scores of one session with its branches, each continued from the session's key-value cache.
 
-    An alternative costs its own tokens, not its past's: the gain grows with the length of the conversation.
+    An alternative costs only its own tokens, so the gain grows with the length of the conversation.
     """
     device = next(scorer.parameters()).device
     was_training = scorer.training
@@ -250,7 +251,7 @@ def score_tree(scorer: TurnScorer, tree: DiscriminatorTree) -> SessionScores:
         if not rows:
             branches.append(())
             continue
-        shared = min(shared, *(row.positions[-1] for row in rows))  # the scored token itself is always read
+        shared = min(shared, *(row.positions[-1] for row in rows))  # the scored token itself is always computed
         past = copy.deepcopy(cache)
         if surplus := len(tree.trunk.token_ids) - shared:
             past.crop(-surplus)
@@ -269,9 +270,9 @@ def score_tree(scorer: TurnScorer, tree: DiscriminatorTree) -> SessionScores:
 
 
 def new_classifier(base_model: str, dtype: str, dropout: float = 0.0) -> Any:
-    """Returns a token classifier with one label on the causal model ``base_model``, its head float32 and zero.
+    """Returns a token classifier with one label on the causal model ``base_model``; its head is float32 and zero.
 
-    A zero head gives log-odds 0 everywhere: before it has learned, the discriminator says the prior.
+    A zero head gives log-odds 0 everywhere: an untrained discriminator predicts the prior.
     """
     classifier = _from_pretrained(base_model, dtype)
     classifier.dropout.p = dropout
@@ -282,7 +283,7 @@ def new_classifier(base_model: str, dtype: str, dropout: float = 0.0) -> Any:
 
 
 def load_classifier(root: Path, card: dict[str, Any], dtype: str) -> nn.Module:
-    """Returns the classifier of a checkpoint folder: whole, or an adapter and head on its backbone."""
+    """Returns the classifier of a checkpoint folder: the full model, or an adapter and head on its backbone."""
     if not card["lora"]:
         from safetensors.torch import load_file
 
@@ -294,7 +295,7 @@ def load_classifier(root: Path, card: dict[str, Any], dtype: str) -> nn.Module:
 
     backbone = Path(card["base_model"])
     if backbone.is_absolute() and not backbone.exists():
-        raise ConfigError(f"{root / CARD}: the backbone {backbone} is gone; put it back or train again")
+        raise ConfigError(f"{root / CARD}: the backbone {backbone} does not exist; restore it or train again")
     return PeftModel.from_pretrained(new_classifier(card["base_model"], dtype), str(root))
 
 
@@ -329,7 +330,9 @@ def save_classifier(
 
 def _read_card(root: Path) -> dict[str, Any]:
     if not (root / CARD).is_file():
-        raise ConfigError(f"{root}: expected a discriminator's folder ({CARD} is missing); train one first")
+        raise ConfigError(
+            f"{root}: expected a discriminator's folder, but {CARD} is missing; train a discriminator first"
+        )
     return json.loads((root / CARD).read_text())
 
 
@@ -338,7 +341,7 @@ def _from_pretrained(path: str, dtype: str) -> Any:
     from transformers.utils import logging as transformers_logging
 
     before = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # else it warns that the head is new, which is the point
+    transformers_logging.set_verbosity_error()  # it would warn that the head is new, as intended
     try:
         classifier = AutoModelForTokenClassification.from_pretrained(path, num_labels=1, dtype=getattr(torch, dtype))
     finally:

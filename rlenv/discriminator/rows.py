@@ -1,11 +1,11 @@
-"""The discriminator's token layout: which ids it reads and at which positions it speaks (Section 3.4, Eq. 2).
+"""The discriminator's token layout: its input ids and the positions of its log-odds (Section 3.4, Eq. 2).
 
-Training and serving both read this file, hence the very same positions. A session is laid out from its text, real and
-simulated alike: user messages as the template's user, the chatbot's as its assistant, the context (if any) as the
-system message. Messages are trimmed by ``spoken`` and nothing marks the end of a session, so that formatting says
-nothing of where a session came from. The log-odds of turn t stand at the end-of-turn token of user message t.
+Training and serving both use this module, so they read the same positions. Real and simulated sessions are both laid
+out from their text: user messages as the chat template's user, the chatbot's as its assistant, the context (if any) as
+the system message. Messages are trimmed by ``spoken`` and nothing marks the end of a session, so that formatting does
+not give a session's origin away. The log-odds of turn t are at the end-of-turn token of user message t.
 
-Knows nothing of models; needs only ``ChatFormat``.
+Independent of models; needs only ``ChatFormat``.
 """
 
 from __future__ import annotations
@@ -23,28 +23,29 @@ from rlenv.prompting.chat_format import ChatFormat
 
 View = Literal["full", "user_only"]
 Evidence = Literal["last", "sum"]
-"""What the log-odds of a turn are. ``last``: the head at its end-of-turn token alone, as in the paper. ``sum``: the
-head at every token up to there, added up: the form that the log-odds of two language models have, since both write
-token by token. A small backbone learns far more from it: each token hears of the label (400 sessions of the population,
-three epochs: 0.82 over all turns against 0.72, word counts 0.85 on whole sessions)."""
+"""How the log-odds of a turn are computed. ``last``: the head's output at its end-of-turn token, as in the paper.
+``sum``: the sum of the head's outputs at all tokens up to there. The log-odds of two language models have this form
+too, since both generate token by token. A small backbone learns far more with it, because every token receives a
+gradient from the label. (400 sessions of the population, three epochs: accuracy over all turns 0.82 against 0.72 with
+``last``; a word-count classifier on whole sessions has 0.85.)"""
 
 
 @settings
 class DiscriminatorLayout(Settings):
-    """What the discriminator sees of a session. Saved in its checkpoint, so that serving cannot differ."""
+    """What the discriminator reads of a session. Saved in its checkpoint, so that serving cannot differ."""
 
     view: View = "full"
-    """``full`` reads both seats; ``user_only`` leaves the chatbot's messages out entirely."""
+    """``full`` reads both seats; ``user_only`` leaves the chatbot's messages out."""
     use_context: bool = True
     """Read the user context as the system message (the c of Eq. 2)."""
     blank_user: bool = False
-    """Control: user messages become empty while their end-of-turn positions stay. What such a discriminator learns
-    comes from the chatbot's side and from turn counts: a leak."""
+    """Leak control: user messages are blanked, but their end-of-turn positions stay. What such a discriminator learns
+    comes from the chatbot's messages and from the number of turns: a leak."""
     max_tokens: int = Field(default=8192, ge=1)
-    """A longer session is cut after the last whole turn that fits; turns after the cut get no log-odds."""
+    """A longer session is cut after the last whole turn that fits; later turns have no log-odds."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the fields as JSON-able values."""
+        """Returns the fields as values that JSON can store."""
         return to_dict(self)
 
 
@@ -55,20 +56,21 @@ class DiscriminatorRow:
     session_id: str
     token_ids: tuple[int, ...]
     positions: tuple[int, ...]
-    """[T'] where the log-odds of turns 1..T' stand; T' is below ``num_turns`` where the session was cut."""
+    """[T'] positions of the log-odds of turns 1..T'; T' is below ``num_turns`` if the session was cut."""
     num_turns: int
     """User messages before the cut."""
 
 
 @dataclass(frozen=True)
 class DiscriminatorTree:
-    """A session and its branches: the unit of scoring, so that a scorer may read the shared past once."""
+    """A session and its branches, scored together so that the tokens they share are processed once."""
 
     trunk: DiscriminatorRow
     branches: tuple[tuple[DiscriminatorRow, ...], ...] = ()
-    """Per branch, per alternative: the past up to the turn, and the alternative. Its last position is to be scored."""
+    """For each branch and alternative: the messages before the turn and the alternative. Its last position is
+    scored."""
     num_shared: tuple[int, ...] = ()
-    """Per branch: how many leading ids its alternatives share with the trunk."""
+    """For each branch: the number of leading ids that its alternatives share with the trunk."""
 
 
 def discriminator_row(
@@ -81,11 +83,11 @@ def discriminator_row(
     """Returns the ids and positions of one session, cut after the last whole turn that fits ``layout.max_tokens``.
 
     Args:
-        chat: the template's pieces.
+        chat: the chat template.
         layout: what is read.
-        messages: both seats', in order.
-        system: the context's text; read only with ``layout.use_context``.
-        session_id: goes into errors.
+        messages: the messages of both seats, in order.
+        system: the context as text; read only with ``layout.use_context``.
+        session_id: the id named in errors.
     """
     ids: list[int] = list(chat.system_ids(system)) if layout.use_context and system else list(chat.begin)
     positions: list[int] = []
@@ -107,7 +109,7 @@ def discriminator_row(
                 break
             positions.append(position)
             kept = position + 1
-    # What follows the last position is never read by any log-odds.
+    # No log-odds depends on what follows the last position.
     return DiscriminatorRow(session_id, tuple(ids[:kept]), tuple(positions), num_turns)
 
 
@@ -117,7 +119,7 @@ def discriminator_rows(
     sessions: Sequence[Session],
     systems: Sequence[str | None] | None = None,
 ) -> list[DiscriminatorRow]:
-    """Returns one row a session, in order; ``systems`` are the contexts' texts, None for none."""
+    """Returns one row per session, in order; ``systems`` are the contexts as texts, None if there are none."""
     texts = [None] * len(sessions) if systems is None else systems
     return [
         discriminator_row(chat, layout, s.messages, text, s.session_id) for s, text in zip(sessions, texts, strict=True)
@@ -131,11 +133,11 @@ def discriminator_tree(
     branches: Sequence[Branch] = (),
     system: str | None = None,
 ) -> DiscriminatorTree:
-    """Returns a session with its branches, every turn of which has a position.
+    """Returns the layout of a session with its branches, in which every turn has a position.
 
     Raises:
-        OverlongError: the session, or an alternative, does not fit ``layout.max_tokens``.
-        IndexError: a branch names a turn that the session does not have.
+        OverlongError: the session or an alternative exceeds ``layout.max_tokens``.
+        IndexError: a branch is at a turn that the session does not have.
     """
     trunk = discriminator_row(chat, layout, session.messages, system, session.session_id)
     require_whole(trunk, layout.max_tokens)
@@ -143,7 +145,9 @@ def discriminator_tree(
     rows, shared = [], []
     for branch in branches:
         if branch.turn > len(indices):
-            raise IndexError(f"session {session.session_id}: branch at turn {branch.turn} of {len(indices)}")
+            raise IndexError(
+                f"session {session.session_id}: a branch is at turn {branch.turn}, but there are {len(indices)} turns"
+            )
         past = session.messages[: indices[branch.turn - 1]]
         alternatives = tuple(
             discriminator_row(
@@ -159,7 +163,7 @@ def discriminator_tree(
 
 
 def require_whole(row: DiscriminatorRow, max_tokens: int) -> None:
-    """Raises OverlongError where turns of the row were cut: fewer than T log-odds are never returned in silence."""
+    """Raises OverlongError if turns of the row were cut, so that fewer than T log-odds are never returned silently."""
     if len(row.positions) < row.num_turns:
         raise OverlongError(
             f"session {row.session_id}: only {len(row.positions)} of {row.num_turns} user turns fit the "

@@ -1,1 +1,1 @@
-"""What is learnt from: preference pairs, advantages and training rows, made of conversations."""
+"""Turns conversations into training data: preference pairs, advantages and training rows."""

@@ -1,9 +1,8 @@
-"""The same conversations offline: preference pairs of the chatbot, for DPO on it (the paper's own treatment, B.5).
+"""Makes preference pairs of the chatbot from its conversations, for offline training with DPO (Appendix B.5).
 
-``fork_preferences``: at the critical turns of a conversation other replies are sampled, and each is followed by the
-same user under the same seeds; the reward over the next steps says which was best. ``group_preferences``: conversations
-that share their beginning are compared whole, by the first message in which they differ. Pairs are
-``rlenv.learning.preferences``'; knows nothing of training.
+``fork_preferences`` samples other replies at the critical turns of a conversation. Each is continued with the same user
+under the same seeds, and the reward over the next steps ranks the replies. ``group_preferences`` compares whole
+conversations that begin alike, by the first message in which they differ. Independent of training.
 """
 
 from __future__ import annotations
@@ -31,18 +30,19 @@ class ChatbotPairsConfig(Settings):
     """How preference pairs of the chatbot are made."""
 
     num_alternatives: int = Field(default=8, ge=1)
-    """Replies sampled at each critical turn, beside the one that was said."""
+    """Replies sampled at each critical turn, in addition to the original one."""
     horizon: int | None = Field(default=3, ge=1)
-    """Steps over which a reply is judged, its own included; None is to the end of the conversation."""
+    """Steps over which a reply's reward is summed, including its own; None is to the end of the conversation."""
     min_margin: float = Field(default=0.0, ge=0)
-    """Pairs are kept whose rewards differ by more. There is no sign to ask for: some rewards are never above 0."""
+    """A pair is kept if its rewards differ by more than this. Their signs do not matter: some rewards are never
+    positive."""
     concurrency: int = Field(default=64, ge=1)
-    """Conversations worked on at the same time."""
+    """Conversations processed at the same time."""
 
 
 @dataclass(frozen=True)
 class ChatbotPairs:
-    """The pairs that are kept, and what was counted on the way."""
+    """The pairs kept, and counts of what was made and left out."""
 
     pairs: list[PreferencePair]
     counts: dict[str, int]
@@ -54,41 +54,41 @@ async def fork_preferences(
     make_core: Callable[[], ConversationCore],
     config: ChatbotPairsConfig = ChatbotPairsConfig(),
 ) -> ChatbotPairs:
-    """Returns pairs at the turns of the highest and the lowest reward of every conversation, in their order.
+    """Returns pairs at the turns with the highest and the lowest reward of every conversation, in order.
 
-    All alternatives of a turn meet the same user under the conversation's own seeds, so what differs is what was said.
-    A turn at which an alternative fails (an engine died, it does not fit) is left out and counted.
+    All alternatives of a turn are continued with the same user and the conversation's own seeds, so only the reply
+    differs. A turn at which an alternative fails (the engine died, or it is too long) is left out and counted.
 
     Args:
-        results: of ``rlenv.env.collect`` with ``chatbot`` as the agent; failed ones are left out.
-        chatbot: the version that is to be trained, which samples the alternatives.
-        make_core: as ``collect`` takes it, with the reward that judges.
-        config: how many, how far, how different.
+        results: episodes from ``rlenv.env.collect`` with ``chatbot`` as the agent; failed ones are left out.
+        chatbot: the version to be trained, which also samples the alternatives.
+        make_core: as in ``collect``, with the reward that ranks the replies.
+        config: number of alternatives, horizon, margin and concurrency.
     """
 
     async def one(item: tuple[Collected, ConversationState]) -> tuple[list[PreferencePair], Counter[str]]:
         return await _conversation_pairs(*item, chatbot, make_core, config)
 
     ended = [(r, r.state) for r in results if r.state is not None and r.rewards]
-    found = await all_of(one, ended, config.concurrency)
+    per_conversation = await all_of(one, ended, config.concurrency)
     names = ("critical_turns", "alternatives", "failed_turns", "too_few", "made", "kept", "dropped_margin")
-    counts = Counter({"conversations": len(found)} | dict.fromkeys(names, 0))
-    for _, counted in found:
+    counts = Counter({"conversations": len(per_conversation)} | dict.fromkeys(names, 0))
+    for _, counted in per_conversation:
         counts.update(counted)
-    return ChatbotPairs([pair for pairs, _ in found for pair in pairs], dict(counts))
+    return ChatbotPairs([pair for pairs, _ in per_conversation for pair in pairs], dict(counts))
 
 
 def group_preferences(
     results: Sequence[Collected], chatbot: EngineSpeaker, config: ChatbotPairsConfig = ChatbotPairsConfig()
 ) -> ChatbotPairs:
-    """Returns one pair for each set of conversations of one context that were the same before the first message.
+    """Returns one pair for each group of conversations that are equal up to the chatbot's first message.
 
-    The first messages of the best and the worst conversation by their sum of rewards, so a pair costs nothing more to
-    sample; what the later messages earned is credited to the first.
+    The pair consists of the first messages of the conversations with the highest and the lowest sum of rewards. It
+    needs no further sampling; the reward of later messages is credited to the first one.
 
     Args:
-        results: as for ``fork_preferences``, several of a context under different seeds.
-        chatbot: who held them.
+        results: as in ``fork_preferences``, with several episodes per context under different seeds.
+        chatbot: the chatbot that had these conversations.
         config: the margin.
     """
     groups: dict[object, list[tuple[Collected, ConversationState, Utterance]]] = defaultdict(list)
@@ -102,8 +102,8 @@ def group_preferences(
     for members in groups.values():
         result, state, _ = members[0]
         rewards = [sum(r.rewards) for r, _, _ in members]
-        said = [utterance for _, _, utterance in members]
-        pairs += _kept(result, state, 1, "first", said, rewards, chatbot, config, counts)
+        replies = [utterance for _, _, utterance in members]
+        pairs += _kept(result, state, 1, "first", replies, rewards, chatbot, config, counts)
     return ChatbotPairs(pairs, dict(counts))
 
 
@@ -121,31 +121,31 @@ async def _conversation_pairs(
         fork = before_message(state, chatbot.seat, turn)
         try:
             sampled = await sample_alternatives(state, turn, chatbot, config.num_alternatives)
-            said = [own[turn - 1], *sampled]
-            worth = partial(_worth, fork, result.episode.counterpart, chatbot, make_core, config.horizon)
-            rewards = await all_of(worth, said)
+            replies = [own[turn - 1], *sampled]
+            value = partial(_value, fork, result.episode.counterpart, chatbot, make_core, config.horizon)
+            rewards = await all_of(value, replies)
         except (EngineError, OverlongError):
             counts["failed_turns"] += 1
             continue
         counts["alternatives"] += len(sampled)
-        pairs += _kept(result, state, turn, critical, said, rewards, chatbot, config, counts)
+        pairs += _kept(result, state, turn, critical, replies, rewards, chatbot, config, counts)
     return pairs, counts
 
 
-async def _worth(
+async def _value(
     fork: ConversationState,
     counterpart: str,
     chatbot: EngineSpeaker,
     make_core: Callable[[], ConversationCore],
     horizon: int | None,
-    said: Utterance,
+    first: Utterance,
 ) -> float:
-    """Returns the reward of ``said`` as the next message of ``fork``, and of the steps that follow it."""
+    """Returns the reward of ``first`` as the next message of ``fork``, plus that of the steps that follow it."""
     core = make_core()
     core.restore(
         {"counterpart": counterpart, "drawn": False, "seeds": [fork.seed], "state": fork.model_dump(mode="json")}
     )
-    total, steps, reply = 0.0, 0, said
+    total, steps, reply = 0.0, 0, first
     while True:
         _, reward, _, _, _ = await core.step(reply)
         total, steps = total + reward, steps + 1
@@ -160,22 +160,22 @@ def _kept(
     state: ConversationState,
     turn: int,
     critical: Compared,
-    said: Sequence[Utterance],
+    replies: Sequence[Utterance],
     rewards: Sequence[float],
     chatbot: EngineSpeaker,
     config: ChatbotPairsConfig,
     counts: Counter[str],
 ) -> list[PreferencePair]:
-    """Returns the pair, or nothing where its sides do not differ enough; counts either."""
-    if not all(u.token_ids for u in said):
+    """Returns the pair, or an empty list if its sides do not differ enough; updates ``counts`` in both cases."""
+    if not all(u.token_ids for u in replies):
         raise ConfigError(
-            f"conversation {state.context_id}: the chatbot's message {turn} has no sampled tokens; only a model on an "
-            "engine has them"
+            f"conversation {state.context_id}: the chatbot's message {turn} has no sampled tokens; use a chatbot whose "
+            "model runs on an engine"
         )
-    if len({u.token_ids for u in said}) < 2:
+    if len({u.token_ids for u in replies}) < 2:
         counts["too_few"] += 1
         return []
-    pair = preference_pair(state, result.episode.episode_id, turn, critical, said, rewards, chatbot)
+    pair = preference_pair(state, result.episode.episode_id, turn, critical, replies, rewards, chatbot)
     counts["made"] += 1
     if pair.reward_chosen - pair.reward_rejected <= config.min_margin:
         counts["dropped_margin"] += 1

@@ -1,14 +1,14 @@
-"""Who earned what: advantages of whole conversations or of their turns, inside a group. Numpy alone.
+"""Credit assignment: advantages of whole conversations or of their turns, relative to their group. Needs only numpy.
 
-A *group* is several conversations of the same context and persona under different seeds; each is the list of its
-rewards, one for each own message. ``advantages`` gives every own message its advantage.
+A *group* is several conversations of the same context and persona under different seeds. Each is given as its rewards,
+one per own message (a message of the trained seat). ``advantages`` returns the advantage of every own message.
 
-What a conversation earned counts until it ended, whoever ended it: a speaker, or a cap. So the objective is the
-expected reward within the caps, *truncated* means no more than "nothing is earned from here on", and every baseline
-counts a return-to-go of 0 from there on.
+Rewards count until the conversation ends, whether a speaker or a cap ended it. So the objective is the expected reward
+within the caps: a truncated conversation has no reward after its end, and every baseline counts a return-to-go of 0
+there.
 
-Failed episodes are no rewards of 0: they are left out of their group before they come here. A group of fewer than two
-has nobody to be compared with, and gets advantages of 0.
+A failed episode is not an episode with reward 0: it is left out of its group beforehand. A group of fewer than two
+conversations has no baseline, and its advantages are 0.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SCALE_EPSILON = 1e-4
 """Added to a standard deviation before dividing by it, as TRL does."""
 
 Rewards = Sequence[Sequence[float]]
-"""A group's: [N], of each conversation the [T] rewards of its own messages."""
+"""The rewards of a group: for each of its N conversations, the [T] rewards of its own messages."""
 
 
 @settings
@@ -33,47 +33,48 @@ class CreditConfig(Settings):
     """How rewards become advantages."""
 
     level: Literal["session", "turn"] = "session"
-    """session: one advantage for all own messages of a conversation. turn: each message's reward-to-go."""
+    """session: one advantage for all own messages of a conversation. turn: one for each message, of its
+    return-to-go."""
     estimator: Literal["grpo", "rloo"] = "grpo"
-    """The baseline: grpo is the group's mean, rloo the mean of the others."""
+    """The baseline. grpo: the mean of the group. rloo: the mean of the other conversations of the group."""
     scale: Literal["group", "batch", "none"] = "group"
-    """Divide by the standard deviation of the returns of the group or of all groups (TRL's ``scale_rewards``). RLOO
-    proper is "none"; so is an unbiased gradient."""
+    """Divide by the standard deviation of the returns in the group or in all groups (TRL's ``scale_rewards``). RLOO as
+    published uses "none", which alone gives an unbiased gradient."""
     discount: float = Field(default=1.0, ge=0, le=1)
-    """Of a reward one own message later; as everywhere, the gradient's own factor discount^t is left out."""
+    """Discount per own message. As usual, the factor discount^t of the policy gradient itself is left out."""
 
 
 def returns_to_go(rewards: Rewards, discount: float = 1.0) -> np.ndarray:
     """Returns G[i, t] = sum over s >= t of discount^(s - t) r[i, s], [N, H]; 0 after a conversation's end.
 
-    The horizon H is that of the group's longest conversation: beyond it, all that is compared is 0.
+    The horizon H is the length of the group's longest conversation, beyond which all returns are 0.
 
     >>> returns_to_go([[1.0, 2.0, 3.0], [5.0]], discount=0.5).tolist()
     [[2.75, 3.5, 3.0], [5.0, 0.0, 0.0]]
     """
     horizon = max((len(r) for r in rewards), default=0)
     padded = np.zeros((len(rewards), horizon))
-    for i, earned in enumerate(rewards):
-        padded[i, : len(earned)] = earned
+    for i, row in enumerate(rewards):
+        padded[i, : len(row)] = row
     for turn in range(horizon - 2, -1, -1):
         padded[:, turn] += discount * padded[:, turn + 1]
     return padded
 
 
 def session_returns(rewards: Rewards, discount: float = 1.0) -> np.ndarray:
-    """Returns what each conversation is worth as a whole, [N]: its return-to-go at the first own message."""
-    found = returns_to_go(rewards, discount)
-    return found[:, 0] if found.shape[1] else np.zeros(len(rewards))
+    """Returns the return of each conversation, [N]: its return-to-go at the first own message."""
+    to_go = returns_to_go(rewards, discount)
+    return to_go[:, 0] if to_go.shape[1] else np.zeros(len(rewards))
 
 
 def above_baseline(values: np.ndarray, estimator: Literal["grpo", "rloo"]) -> np.ndarray:
-    """Returns ``values`` minus their baseline along the first axis, of the same shape; 0 where there is one alone.
+    """Returns ``values`` minus their baseline along the first axis, in the same shape; 0 if there is only one row.
 
-    The others of a group know nothing of what this conversation says, so the mean over all of them, ended ones
-    included, leaves the policy gradient as it is. The mean with oneself in it multiplies it by (N - 1) / N. What must
-    not be done is to centre each turn's *reward* over those that still talk at that turn: how often that is subtracted
-    depends on when the conversation ends, which the chatbot's words decide, and so each decision to go on is charged
-    with the mean reward of the turns to come (verl #7244).
+    The other conversations of a group are independent of this one, so their mean (including those that have ended) is
+    an unbiased baseline. The mean over the whole group multiplies the policy gradient by (N - 1) / N. Centring each
+    turn's *reward* over the conversations still running at that turn would be wrong: how many such baselines are
+    subtracted depends on when the conversation ends, which the chatbot's messages influence, so every decision to go on
+    would be charged the mean reward of the turns to come (verl #7244).
 
     >>> above_baseline(np.array([1.0, 2.0, 6.0]), "grpo").tolist()
     [-2.0, -1.0, 3.0]
@@ -88,25 +89,25 @@ def above_baseline(values: np.ndarray, estimator: Literal["grpo", "rloo"]) -> np
 
 
 def advantages(groups: Sequence[Rewards], config: CreditConfig) -> list[list[np.ndarray]]:
-    """Returns, of each conversation of each group, the [T] advantages of its own messages.
+    """Returns the [T] advantages of the own messages of each conversation, by group.
 
     Args:
-        groups: their rewards.
+        groups: the rewards of each group.
         config: level, baseline, scale and discount.
     """
     returns = [session_returns(rewards, config.discount) for rewards in groups]
-    found = []
+    by_group = []
     for rewards, total in zip(groups, returns, strict=True):
         values = returns_to_go(rewards, config.discount) if config.level == "turn" else total[:, None]
         above = above_baseline(values, config.estimator) / _scale(total, returns, config)
         width = max((len(r) for r in rewards), default=0)
         above = np.broadcast_to(above, (len(rewards), width))
-        found.append([above[i, : len(r)].copy() for i, r in enumerate(rewards)])
-    return found
+        by_group.append([above[i, : len(r)].copy() for i, r in enumerate(rewards)])
+    return by_group
 
 
 def _scale(group: np.ndarray, batch: Sequence[np.ndarray], config: CreditConfig) -> float:
-    """Returns what a group's advantages are divided by: a standard deviation with Bessel's correction, or 1."""
+    """Returns the divisor of a group's advantages: a standard deviation with Bessel's correction, or 1."""
     if config.scale == "none":
         return 1.0
     sample = group if config.scale == "group" else np.concatenate(batch)

@@ -1,7 +1,7 @@
-"""Which conversations a round of reinforcement learning holds, and which ones measure a chatbot before and after.
+"""Plans the episodes of a round of reinforcement learning, and those that evaluate a chatbot before and after.
 
-A *group* is one context with its persona and one user, under several seeds. Everything follows from the seed and the
-round's number, so a round that is held again is the same round. Knows nothing of who holds them.
+A *group* is one context with its persona and one user, under several seeds. A plan depends only on the seed and the
+round's number, so a repeated round has the same episodes. Independent of who plays them.
 """
 
 from __future__ import annotations
@@ -17,24 +17,27 @@ from rlenv.env.ensemble import Ensemble
 def plan_groups(
     context_ids: Sequence[str], counterparts: Ensemble, number: int, num_groups: int, group_size: int, seed: int
 ) -> list[list[Episode]]:
-    """Returns the episodes of a round by group.
+    """Returns the episodes of a round, by group.
 
-    Contexts come in passes, each in an order of its own, so that none comes again before all others did; the user of
-    a group is drawn from the ensemble.
+    Contexts are used in passes, each pass in a new order; a context is not repeated within a pass. The user of a group
+    is drawn from the ensemble.
 
     Args:
-        context_ids: to take from; one round has no context twice.
-        counterparts: who may sit in the user's seat.
-        number: of the round, from 0.
-        num_groups: of the round.
-        group_size: conversations a group.
-        seed: of the run.
+        context_ids: the contexts to choose from; a round has no context twice.
+        counterparts: the users to draw from.
+        number: the round's number, from 0.
+        num_groups: groups per round.
+        group_size: conversations per group.
+        seed: the run's seed.
 
     Raises:
         ConfigError: fewer contexts than groups.
     """
     if len(context_ids) < num_groups:
-        raise ConfigError(f"a round has {num_groups} groups of a context each, and there are {len(context_ids)}")
+        raise ConfigError(
+            f"a round has {num_groups} groups with one context each, but there are only {len(context_ids)} contexts; "
+            "lower num_groups or give more contexts"
+        )
     groups = []
     for context_id in _of_round(context_ids, number, num_groups, seed):
         user = counterparts.draw(derive_seed(seed, "group", number, context_id))
@@ -55,13 +58,13 @@ def plan_groups(
 def plan_evaluation(
     context_ids: Sequence[str], users: Ensemble, conversations_per_context: int, seed: int
 ) -> list[Episode]:
-    """Returns the episodes that measure a chatbot with a group of users: the same ones for every version of it.
+    """Returns the episodes that evaluate a chatbot with a set of users: the same ones for every version of it.
 
     Args:
-        context_ids: each is talked about ``conversations_per_context`` times.
+        context_ids: the contexts; each is used ``conversations_per_context`` times.
         users: one is drawn for each conversation.
-        conversations_per_context: under a seed each.
-        seed: of the run.
+        conversations_per_context: conversations per context, each with its own seed.
+        seed: the run's seed.
     """
     episodes = []
     for context_id in context_ids:
@@ -75,7 +78,7 @@ def plan_evaluation(
 
 
 def _of_round(context_ids: Sequence[str], number: int, num_groups: int, seed: int) -> list[str]:
-    """Returns the contexts of round ``number``: what is left of a pass too short for a round is left out of it."""
+    """Returns the contexts of round ``number``; contexts at the end of a pass that do not fill a round are skipped."""
     rounds_a_pass = len(context_ids) // num_groups
     which, place = divmod(number, rounds_a_pass)
     order = sorted(context_ids, key=lambda context_id: derive_seed(seed, "pass", which, context_id))

@@ -1,11 +1,11 @@
-"""Section 3.5: critical turns, alternatives by forking the conversation there, and preference pairs.
+"""Makes preference pairs: critical turns, and alternatives sampled by forking the conversation there (Section 3.5).
 
 scores = discriminator.log_odds(session)                     [T + 1]
 turns  = critical_turns(turn_rewards(scores))                highest and lowest reward
 alternatives = sample_alternatives(conversation, turn, ...)  8, from the current simulator
 pair   = best and worst of them by their own Eq. 4 reward, kept if r_chosen > 0 > r_rejected
 
-Critical turns, alternatives and pairs serve either seat; the chatbot's, by the env's reward, are made in
+The building blocks work for either seat. Pairs of the chatbot, ranked by the env's reward, are made in
 ``rlenv.learning.chatbot_preferences``.
 """
 
@@ -42,21 +42,21 @@ class PreferencesConfig(Settings):
     num_alternatives: int = Field(default=8, ge=2)
     """Alternatives sampled at each critical turn."""
     concurrency: int = Field(default=256, ge=1)
-    """Sessions worked on at the same time."""
+    """Sessions processed at the same time."""
 
 
 @dataclass(frozen=True)
 class PreferenceSet:
-    """The pairs that are kept, the scores they rest on, and what was counted on the way."""
+    """The pairs kept, the scores they are based on, and counts of what was made and left out."""
 
     pairs: list[PreferencePair]
     scores: list[SessionScores]
-    """One record a session that fits the discriminator, its branches in the order highest, lowest."""
+    """One record per session that fits the discriminator; branches are in the order highest, lowest."""
     counts: dict[str, int] = field(default_factory=dict)
 
 
 def critical_turns(rewards: Sequence[float]) -> dict[Critical, int]:
-    """Returns the turns (from 1) of the highest and the lowest reward; one entry where they are the same.
+    """Returns the turns (from 1) with the highest and the lowest reward; one entry if they are the same turn.
 
     >>> critical_turns([0.1, -2.0, 1.3])
     {'highest': 3, 'lowest': 2}
@@ -70,14 +70,14 @@ def critical_turns(rewards: Sequence[float]) -> dict[Critical, int]:
 
 
 def keep(pair: PreferencePair) -> bool:
-    """Returns whether the pair is a confident one: r_chosen > 0 and r_rejected < 0."""
+    """Returns whether the pair is kept: r_chosen > 0 > r_rejected."""
     return pair.reward_chosen > 0 and pair.reward_rejected < 0
 
 
 async def sample_alternatives(
     conversation: ConversationState, turn: int, speaker: EngineSpeaker, count: int
 ) -> list[Utterance]:
-    """Returns ``count`` alternatives for the speaker's message ``turn``: the conversation forked there, a seed each."""
+    """Returns ``count`` alternatives to the speaker's message ``turn``, sampled from a fork there with a seed each."""
     fork = before_message(conversation, speaker.seat, turn)
     return await all_of(lambda i: speaker.reply(fork, reply_seed(fork, "alternative", i)), range(count))
 
@@ -91,20 +91,20 @@ def preference_pair(
     rewards: Sequence[float],
     speaker: EngineSpeaker,
 ) -> PreferencePair:
-    """Returns the best alternative over the worst (first one on ties), with the prompt they share.
+    """Returns the pair of the best and the worst alternative (the first on ties), with their common prompt.
 
     Args:
-        conversation: in which the speaker said its message ``turn``.
-        session_id: its id in the records.
-        turn: of the speaker's own messages, from 1.
-        critical: what makes the turn one to compare at.
+        conversation: the conversation with the speaker's original message ``turn``.
+        session_id: the conversation's id in the records.
+        turn: the number of the message among the speaker's own, from 1.
+        critical: why alternatives are compared at this turn.
         alternatives: [n], each with sampled token ids.
-        rewards: [n], of each: Eq. 4 at ``turn``, or what the env gives.
-        speaker: who said them.
+        rewards: [n], the reward of each: Eq. 4 at ``turn``, or the env's.
+        speaker: the speaker that sampled them.
     """
     best, worst = int(np.argmax(rewards)), int(np.argmin(rewards))
     prompt_ids = tuple(speaker.prompt(before_message(conversation, speaker.seat, turn)))
-    begin = len(speaker.format.begin)  # tokenizers that begin a text with it add it themselves
+    begin = len(speaker.format.begin)  # a tokenizer that needs it adds it to the decoded text again
     decode = speaker.format.tokenizer.decode
     return PreferencePair(
         prompt=decode(prompt_ids[begin:]),
@@ -133,12 +133,12 @@ async def build_preferences(
 ) -> PreferenceSet:
     """Returns the preference set of Algorithm 1, lines 6 to 8, in the order of ``conversations``.
 
-    Left out and counted: a session that is too long for the discriminator, alternatives that leave without a word (they
-    have no message to score), and a critical turn with fewer than two that can be ranked.
+    Left out and counted: sessions too long for the discriminator, alternatives that end the session without a message
+    (there is nothing to score), and critical turns with fewer than two alternatives to rank.
 
     Raises:
-        OverlongError: no session at all fits the discriminator.
-        EngineError: a model failed and could not be brought back; what was under way is cancelled.
+        OverlongError: no session fits the discriminator.
+        EngineError: a model failed and could not be restarted; pending work is cancelled.
     """
     too_long: list[OverlongError] = []
 
@@ -153,7 +153,7 @@ async def build_preferences(
 
     results = await all_of(one, conversations, config.concurrency)
     if too_long:
-        log.warning("%d of %d sessions are too long; the first: %s", len(too_long), len(results), too_long[0])
+        log.warning("left out %d of %d sessions as too long; the first: %s", len(too_long), len(results), too_long[0])
         if len(too_long) == len(results):
             raise too_long[0]
     counts: Counter[str] = Counter(sessions=len(results), too_long=len(too_long))

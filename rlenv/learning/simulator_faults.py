@@ -1,8 +1,8 @@
-"""Turns in which the simulator was at fault: its answer looks far less real than its answers usually do.
+"""Finds turns in which the simulator was at fault: its answer looks far less real than its answers usually do.
 
-The step of such an answer tells nothing of the chatbot's message, so that message is masked or counts less in
-training. An answer is judged by its Eq. 4 reward, not by the log-odds: those add up, and one bad answer would convict
-all that follow. What the conversation earned stays as it is: masking chooses what is learnt from, not what is worth.
+The reward of such a turn says nothing about the chatbot's message before it, so that message is masked or gets a lower
+weight in training. An answer is judged by its Eq. 4 reward and not by its log-odds, which accumulate: one bad answer
+would count against all later ones. The conversation's return is unchanged: masking only selects what is trained on.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ MIN_REFERENCE = 100
 
 @settings
 class FaultConfig(Settings):
-    """When an answer is the simulator's fault, and what becomes of the message that it answers."""
+    """When the simulator's answer is at fault, and the weight of the chatbot's message before it."""
 
     quantile: float = Field(default=0.01, ge=0, le=1)
-    """An answer is at fault below this quantile of the reference sample; 0 switches it off."""
+    """An answer is at fault if its Eq. 4 reward is below this quantile of the reference sample; 0 switches this off."""
     weight: float = Field(default=0.0, ge=0, le=1)
-    """Of the chatbot's message that was answered so: 0 masks it, 1 changes nothing."""
+    """Weight of the chatbot's message before such an answer: 0 masks it, 1 changes nothing."""
 
 
 def fault_threshold(reference: Sequence[Sequence[float]], config: FaultConfig) -> float:
-    """Returns the Eq. 4 reward below which an answer is at fault; minus infinity where that is switched off.
+    """Returns the Eq. 4 reward below which an answer is at fault; minus infinity if switched off.
 
     Args:
-        reference: [n] sessions' log-odds, [T + 1] each, of the simulator when it is as it should be: those of the
+        reference: the log-odds, [T + 1] each, of n sessions in which the simulator behaves normally: those of the
             discriminator's validation, for example.
         config: the quantile.
 
     Raises:
-        ConfigError: fewer than ``MIN_REFERENCE`` user messages.
+        ConfigError: there are fewer than ``MIN_REFERENCE`` user messages.
     """
     if config.quantile == 0:
         return -np.inf
@@ -55,30 +55,32 @@ def fault_threshold(reference: Sequence[Sequence[float]], config: FaultConfig) -
 def message_weights(
     state: ConversationState, log_odds: Sequence[float], threshold: float, config: FaultConfig
 ) -> tuple[float, ...]:
-    """Returns a weight for each of the chatbot's messages, leaving without a word included: ``turn_weights``.
+    """Returns the ``turn_weights`` of a conversation: one for each message of the chatbot.
+
+    If the chatbot ended the session without a message, that counts as a message.
 
     Args:
-        state: the conversation, ended.
+        state: the finished conversation.
         log_odds: [T + 1] of its T user messages.
-        threshold: of ``fault_threshold``.
+        threshold: from ``fault_threshold``.
         config: the weight.
 
     Raises:
-        ConfigError: log-odds of another number of user messages.
+        ConfigError: the number of log-odds does not match the number of user messages.
     """
     rewards = turn_rewards(log_odds)
     if len(rewards) != state.num_user_turns:
         raise ConfigError(
             f"conversation {state.context_id}: {len(rewards) + 1} log-odds for {state.num_user_turns} user messages; "
-            "expected one more than messages"
+            f"expected {state.num_user_turns + 1}: the prior and one for each message"
         )
     weights: list[float] = []
-    heard = 0
+    answers = 0
     for turn in state.turns:
         if turn.role == "user":
-            if weights and rewards[heard] < threshold:
+            if weights and rewards[answers] < threshold:
                 weights[-1] = config.weight
-            heard += 1
+            answers += 1
         else:
             weights.append(1.0)
     if state.end is not None and state.end.by == "chatbot" and state.end.said is not None:

@@ -1,4 +1,4 @@
-"""Accuracy, F1 and MCC against scikit-learn, and what has no score."""
+"""Accuracy, F1 and MCC against scikit-learn, and the cases without a score."""
 
 import numpy as np
 import pytest
@@ -18,13 +18,13 @@ def test_scores_equal_scikit_learns(seed: int) -> None:
     real, log_odds = random_sessions(seed)
     table = turn_table(real, log_odds)
     for turn in (1, 5, 10, 25):
-        there = [(r, v[turn] > 0) for r, v in zip(real, log_odds, strict=True) if len(v) > turn]
-        truth, called = [r for r, _ in there], [c for _, c in there]
+        pairs = [(r, v[turn] > 0) for r, v in zip(real, log_odds, strict=True) if len(v) > turn]
+        truth, predicted = [r for r, _ in pairs], [c for _, c in pairs]
         scores = table.turns[turn]
         assert scores.num == len(truth) and scores.num_real == sum(truth)
-        assert scores.accuracy == pytest.approx(accuracy_score(truth, called))
-        assert scores.f1 == pytest.approx(f1_score(truth, called))
-        assert scores.mcc == pytest.approx(matthews_corrcoef(truth, called))
+        assert scores.accuracy == pytest.approx(accuracy_score(truth, predicted))
+        assert scores.f1 == pytest.approx(f1_score(truth, predicted))
+        assert scores.mcc == pytest.approx(matthews_corrcoef(truth, predicted))
     everywhere = [(r, v > 0) for r, values in zip(real, log_odds, strict=True) for v in values[1:]]
     assert table.overall.accuracy == pytest.approx(np.mean([r == c for r, c in everywhere]))
     assert table.overall.mcc == pytest.approx(matthews_corrcoef(*zip(*everywhere, strict=True)))

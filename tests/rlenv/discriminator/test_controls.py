@@ -1,4 +1,4 @@
-"""The power control keeps lengths, pairs are cut alike, leaks show as numbers, and the referee judges."""
+"""The power control keeps lengths, pairs are cut alike, leaks are measured, and the referee detects differences."""
 
 import random
 import re
@@ -98,22 +98,26 @@ def test_auc_equals_scikit_learns_with_ties() -> None:
     assert auc(list(labels), list(values)) == pytest.approx(roc_auc_score(labels, values))
 
 
-def test_the_referee_catches_other_words_and_is_blind_to_none() -> None:
+def test_the_referee_detects_other_words_and_is_at_chance_without_a_difference() -> None:
     same = [labelled(f"c{i}", real, 5) for i in range(120) for real in (True, False)]
     train, validation = split_by_context(same, 160, 80)
     assert referee_accuracy(train, validation).accuracy == pytest.approx(0.5, abs=0.15)
     fake = [
-        item.model_copy(update={"session": session(item.session.session_id, 5).model_copy(update={"messages": told})})
+        item.model_copy(
+            update={"session": session(item.session.session_id, 5).model_copy(update={"messages": messages})}
+        )
         for item in same
         if not item.real
-        for told in [tuple(m.model_copy(update={"content": "as an assistant I feel"}) for m in item.session.messages)]
+        for messages in [
+            tuple(m.model_copy(update={"content": "as an assistant I feel"}) for m in item.session.messages)
+        ]
     ]
     train, validation = split_by_context([*[i for i in same if i.real], *fake], 160, 80)
     score = referee_accuracy(train, validation)
     assert score.accuracy > 0.95 and (score.num_train, score.num_validation) == (160, 80)
 
 
-def test_no_context_stands_on_both_sides_whatever_the_order() -> None:
+def test_no_context_is_on_both_sides_in_any_order_of_the_items() -> None:
     items = [labelled(f"c{i}", real, 2) for i in range(50) for real in (True, False)]
     train, validation = split_by_context(items, 60, 40, seed=1)
     assert (len(train), len(validation)) == (60, 40)

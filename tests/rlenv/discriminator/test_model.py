@@ -1,4 +1,4 @@
-"""The discriminator's layout and scores: positions, controls, causality, batching, and the protocol in this process."""
+"""The discriminator's layout and scores: positions, controls, causality, batching, and the local implementation."""
 
 import asyncio
 from pathlib import Path
@@ -73,7 +73,7 @@ def test_positions_are_the_end_of_turn_tokens_of_the_users_messages(chat: ChatFo
     assert row.num_turns == 3
 
 
-def test_what_ends_a_session_and_white_space_leave_no_trace(chat: ChatFormat) -> None:
+def test_the_end_of_a_session_and_surrounding_white_space_are_not_read(chat: ChatFormat) -> None:
     spaced = session("talk", " I feel low\n", "Since when?", "Since May", "What happened?", "My dog died ")
     assert (
         discriminator_row(chat, FULL, spaced.messages).token_ids
@@ -94,7 +94,7 @@ def test_user_only_leaves_the_chatbot_out_and_blank_user_keeps_the_positions(cha
     )
 
 
-def test_context_is_read_only_where_the_layout_says_so(chat: ChatFormat) -> None:
+def test_context_is_read_only_if_the_layout_includes_it(chat: ChatFormat) -> None:
     without = discriminator_row(chat, DiscriminatorLayout(use_context=False), TALK.messages, "she is 30")
     assert without.token_ids == discriminator_row(chat, FULL, TALK.messages, None).token_ids
 
@@ -151,7 +151,7 @@ def test_summed_evidence_is_the_head_on_every_token(tiny_llama: Path, tmp_path: 
     assert np.allclose(summing.score([row])[0], by_hand, atol=1e-5)
 
 
-def test_a_fresh_discriminator_says_the_prior(tiny_llama: Path, loaded: LoadedDiscriminator) -> None:
+def test_an_untrained_discriminator_predicts_the_prior(tiny_llama: Path, loaded: LoadedDiscriminator) -> None:
     fresh = LoadedDiscriminator(TurnScorer(new_classifier(str(tiny_llama), "float32")), loaded.chat, FULL)
     assert fresh.score(discriminator_rows(loaded.chat, FULL, [TALK]))[0].tolist() == [0.0] * 3
 
@@ -167,7 +167,7 @@ def test_the_head_and_the_logits_are_float32_under_a_bfloat16_backbone(tiny_llam
     assert not torch.equal(flat, flat.bfloat16().float())
 
 
-def test_branches_are_scored_as_the_sessions_they_would_be(either: LoadedDiscriminator, chat: ChatFormat) -> None:
+def test_branches_are_scored_like_whole_sessions(either: LoadedDiscriminator, chat: ChatFormat) -> None:
     branches = [Branch(turn=2, texts=("Since June", "I do not know")), Branch(turn=3, texts=("My cat died",))]
     tree = either.tree(TALK, branches, "c")
     scores, plain = either.score_trees([tree, either.tree(OTHER)])

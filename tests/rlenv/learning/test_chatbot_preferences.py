@@ -1,4 +1,4 @@
-"""Pairs of the chatbot: forks with the same user, rewards against a conversation gone on by hand, groups, margins."""
+"""Pairs of the chatbot: forks with the same user, rewards against a continuation by hand, groups, margins."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def hold(chatbot, contexts=(0, 1, 2, 3), seeds=(1,)) -> list[Collected]:
 
 
 @pytest.mark.parametrize("horizon", [1, 2, None])
-def test_an_alternative_is_worth_what_the_same_user_makes_of_it(chatbot, horizon):
+def test_an_alternatives_reward_is_that_of_continuing_with_the_same_user(chatbot, horizon):
     results = hold(chatbot)
     config = ChatbotPairsConfig(num_alternatives=3, horizon=horizon)
     found = asyncio.run(fork_preferences(results, chatbot, core().sibling, config))
     assert found.pairs and found.counts["alternatives"] == 3 * found.counts["critical_turns"]
     states = {r.episode.episode_id: r.state for r in results}
 
-    async def worth(state, turn, reply):
+    async def value(state, turn, reply):
         after = apply(before_message(state, "chatbot", turn), reply, LIMITS)
         final = await converse(after, PopulationUser(), chatbot, LIMITS)
         issues = issues_of(final)[turn - 1 :][:horizon]
@@ -78,22 +78,22 @@ def test_an_alternative_is_worth_what_the_same_user_makes_of_it(chatbot, horizon
         state = states[pair.session_id]
         fork = before_message(state, "chatbot", pair.turn)
         own = [t.utterance for t in state.turns if t.role == "assistant"][pair.turn - 1]
-        said = [own, *(asyncio.run(chatbot.reply(fork, reply_seed(fork, "alternative", i))) for i in range(3))]
-        by_hand = [asyncio.run(worth(state, pair.turn, reply)) for reply in said]
+        replies = [own, *(asyncio.run(chatbot.reply(fork, reply_seed(fork, "alternative", i))) for i in range(3))]
+        by_hand = [asyncio.run(value(state, pair.turn, reply)) for reply in replies]
         assert list(pair.rewards) == by_hand
         assert pair.reward_chosen == max(by_hand) > min(by_hand) == pair.reward_rejected
-        assert pair.chosen_ids == said[by_hand.index(max(by_hand))].token_ids
+        assert pair.chosen_ids == replies[by_hand.index(max(by_hand))].token_ids
         assert pair.prompt_ids == tuple(chatbot.prompt(fork))
         assert (pair.seat, pair.simulator) == ("chatbot", "rl")
 
 
-def test_the_reply_that_was_said_is_worth_what_it_earned(chatbot):
+def test_the_original_reply_has_the_reward_it_had(chatbot):
     results = hold(chatbot, contexts=range(6))
     found = asyncio.run(fork_preferences(results, chatbot, core().sibling, ChatbotPairsConfig(horizon=1)))
-    earned = {r.episode.episode_id: r.rewards for r in results}
+    rewards = {r.episode.episode_id: r.rewards for r in results}
     assert found.pairs
     for pair in found.pairs:
-        own = earned[pair.session_id]
+        own = rewards[pair.session_id]
         assert pair.rewards[0] == own[pair.turn - 1]
         assert pair.rewards[0] == (max(own) if pair.critical == "highest" else min(own))
 
@@ -135,7 +135,7 @@ def test_a_turn_that_fails_is_counted_and_the_others_go_on(chatbot):
     assert [p for p in whole.pairs if p.session_id != results[0].episode.episode_id] == found.pairs
 
 
-def test_failed_episodes_and_speakers_without_tokens_are_no_pairs(chatbot):
+def test_failed_episodes_give_no_pairs_and_speakers_without_tokens_are_refused(chatbot):
     failed = Collected(episode=Episode(episode_id="e", context_id="c", counterpart="w", seed=1), failure="engine")
     assert group_preferences([failed], chatbot).counts["groups"] == 0
     assert asyncio.run(fork_preferences([failed], chatbot, core().sibling)).counts["conversations"] == 0

@@ -111,7 +111,7 @@ def test_leave_one_out_gives_the_exact_policy_gradient_where_the_chatbot_decides
 
 
 def centred_by_turn(rewards: list[list[float]]) -> list[np.ndarray]:
-    """The naive way: each turn's reward minus its mean over those that still talk there, then summed to go."""
+    """The naive way: each turn's reward minus its mean over the conversations still running, then summed to go."""
     means = [np.mean([r[t] for r in rewards if len(r) > t]) for t in range(max(map(len, rewards)))]
     centred = [np.array(r) - means[: len(r)] for r in rewards]
     return [c[::-1].cumsum()[::-1] for c in centred]
@@ -125,7 +125,7 @@ def centred_among_the_going(rewards: list[list[float]]) -> list[np.ndarray]:
     return [(to_go[i] - means)[: len(r)] for i, r in enumerate(rewards)]
 
 
-def test_baselines_by_turn_index_over_those_that_still_talk_are_biased():
+def test_baselines_by_turn_index_over_conversations_still_running_are_biased():
     exact = exact_gradient()
     by_turn = expected_gradient(centred_by_turn)
     assert exact[0] < -0.1 and by_turn[0] > 0.03  # it would learn to go on where stopping is better
@@ -136,7 +136,7 @@ def test_baselines_by_turn_index_over_those_that_still_talk_are_biased():
 
 
 @pytest.mark.parametrize("estimator", ("grpo", "rloo"))
-def test_a_baseline_is_of_the_others_or_of_all(estimator):
+def test_a_baseline_is_the_mean_of_the_others_or_of_all(estimator):
     values = np.random.default_rng(0).normal(size=(5, 3))
     found = above_baseline(values, estimator)
     for i in range(5):

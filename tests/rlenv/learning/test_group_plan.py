@@ -1,4 +1,4 @@
-"""Rounds and measuring sets: what is compared with what, and that a round held again is the same round."""
+"""Plans of rounds and of evaluation episodes: what is compared with what, and that a repeated round is the same."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def test_no_context_comes_again_before_the_others_of_its_pass_and_passes_differ_
     assert rounds[0] != rounds[2]
 
 
-def test_users_come_as_often_as_their_weights_say() -> None:
+def test_users_are_drawn_in_proportion_to_their_weights() -> None:
     drawn = Counter(g[0].counterpart for n in range(200) for g in plan_groups(CONTEXTS, USERS, n, 5, 2, seed=0))
     assert drawn["it2"] / 1000 == pytest.approx(0.5, abs=0.05) and drawn["base"] / 1000 == pytest.approx(0.25, abs=0.05)
 
 
 def test_a_round_larger_than_the_contexts_is_refused() -> None:
-    with pytest.raises(ConfigError, match="11 groups of a context each, and there are 10"):
+    with pytest.raises(ConfigError, match="11 groups with one context each, but there are only 10 contexts"):
         plan_groups(CONTEXTS, USERS, 0, 11, 2, seed=0)
 
 
-def test_measuring_takes_the_same_seeds_whoever_the_users_are() -> None:
+def test_evaluation_uses_the_same_seeds_with_any_users() -> None:
     one, two = (plan_evaluation(CONTEXTS, Ensemble({n: PopulationUser()}), 3, seed=1) for n in ("it3", "true"))
     assert len(one) == 30 == len({e.seed for e in one})
     assert [(e.context_id, e.seed) for e in one] == [(e.context_id, e.seed) for e in two]

@@ -70,7 +70,7 @@ class Scores:
         )
 
 
-def test_rewards_telescope_to_what_the_whole_session_did_to_the_log_odds():
+def test_rewards_telescope_to_the_sessions_change_in_log_odds():
     rng = random.Random(0)
     for length in (1, 2, 30):
         scores = [0.0] + [rng.gauss(0, 3) for _ in range(length)]
@@ -82,7 +82,7 @@ def test_an_alternative_is_rewarded_against_the_turn_before_it():
     trunk = [0.0, 2.0, -1.0]
     assert branch_rewards(trunk, 2, [3.0, 1.0]).tolist() == [1.0, -1.0]
     assert branch_rewards(trunk, 1, [3.0, -1.0]).tolist() == [3.0, -1.0]
-    assert branch_rewards(trunk, 2, [trunk[2]])[0] == turn_rewards(trunk)[1]  # what was said keeps its reward
+    assert branch_rewards(trunk, 2, [trunk[2]])[0] == turn_rewards(trunk)[1]  # the original message keeps its reward
 
 
 def test_critical_turns_are_the_first_highest_and_the_first_lowest():
@@ -93,8 +93,8 @@ def test_critical_turns_are_the_first_highest_and_the_first_lowest():
 
 def pair_of(chosen: float, rejected: float, simulator, conversations):
     session, state = conversations[0]
-    said = [Utterance(text="a", token_ids=(5,)), Utterance(text="b", token_ids=(6,))]
-    return preference_pair(state, session.session_id, 1, "highest", said, [chosen, rejected], simulator)
+    sampled = [Utterance(text="a", token_ids=(5,)), Utterance(text="b", token_ids=(6,))]
+    return preference_pair(state, session.session_id, 1, "highest", sampled, [chosen, rejected], simulator)
 
 
 def test_a_pair_is_kept_only_where_zero_lies_strictly_between(simulator, conversations):
@@ -120,11 +120,11 @@ def test_alternatives_share_the_past_tokens_and_the_simulators_version(simulator
         prompts, seeds, adapters, keys = (set(column) for column in zip(*asked, strict=True))
         assert len(alternatives) == len(seeds) == 8 and len(prompts) == len(adapters) == len(keys) == 1
         assert prompts == {tuple(simulator.prompt(before_user_turn(state, turn)))}
-        said = [t for t in state.turns if t.role == "user"][turn - 1].utterance
+        sampled = [t for t in state.turns if t.role == "user"][turn - 1].utterance
         (prompt,) = prompts
         index = [i for i, t in enumerate(state.turns) if t.role == "user"][turn - 1]
         later = simulator.prompt(state.model_copy(update={"turns": state.turns[: index + 1], "end": None}))
-        body = said.token_ids[:-1] if said.token_ids[-1] in simulator.format.stop_token_ids else said.token_ids
+        body = sampled.token_ids[:-1] if sampled.token_ids[-1] in simulator.format.stop_token_ids else sampled.token_ids
         assert tuple(later[: len(prompt) + len(body)]) == (*prompt, *body)
 
 
@@ -138,9 +138,9 @@ def test_alternatives_are_the_same_whenever_they_are_sampled(simulator, conversa
 
 def test_the_pair_holds_the_best_over_the_worst_with_their_sampled_tokens(simulator, conversations):
     session, state = conversations[0]
-    said = asyncio.run(sample_alternatives(state, 1, simulator, 4))
-    pair = preference_pair(state, session.session_id, 1, "lowest", said, [0.5, -2.0, 3.0, 3.0], simulator)
-    assert pair.chosen_ids == said[2].token_ids and pair.rejected_ids == said[1].token_ids
+    sampled = asyncio.run(sample_alternatives(state, 1, simulator, 4))
+    pair = preference_pair(state, session.session_id, 1, "lowest", sampled, [0.5, -2.0, 3.0, 3.0], simulator)
+    assert pair.chosen_ids == sampled[2].token_ids and pair.rejected_ids == sampled[1].token_ids
     assert (pair.reward_chosen, pair.reward_rejected, pair.rewards) == (3.0, -2.0, (0.5, -2.0, 3.0, 3.0))
     assert (pair.simulator, pair.turn, pair.critical) == ("it2", 1, "lowest")
     decode = simulator.format.tokenizer.decode
@@ -148,7 +148,7 @@ def test_the_pair_holds_the_best_over_the_worst_with_their_sampled_tokens(simula
     assert pair.prompt_ids == tuple(simulator.prompt(before_user_turn(state, 1)))
 
 
-def test_a_whole_session_by_hand(format, simulator, monkeypatch):
+def test_the_pairs_of_a_session_worked_by_hand(format, simulator, monkeypatch):
     state = begin("c", SessionContext(), seed=0)
     for text in ("one", "why", "two", "so", "three"):
         state = apply(state, Utterance(text=text, token_ids=format.reply_ids(text)), Limits(max_turns=3))
@@ -214,7 +214,7 @@ def test_sessions_that_are_too_long_for_the_discriminator_are_counted_and_the_ot
     assert len(progress) == len(conversations)
 
 
-def test_where_no_session_fits_the_discriminator_the_phase_says_so(simulator, conversations):
+def test_an_error_is_raised_if_no_session_fits_the_discriminator(simulator, conversations):
     reads = Reads(OverlongError("raise discriminator.max_tokens"), [s.session_id for s, _ in conversations])
     with pytest.raises(OverlongError, match=r"raise discriminator\.max_tokens"):
         asyncio.run(build_preferences(conversations, simulator, reads, PreferencesConfig()))
@@ -244,17 +244,19 @@ def test_pairs_are_the_same_whatever_the_concurrency(simulator, conversations):
 
 
 def test_the_stand_in_discriminator_is_causal_and_agrees_with_itself_on_branches():
-    said = [Message(role=("user", "assistant")[i % 2], content=f"m{i}") for i in range(7)]
-    session = Session(session_id="s", messages=tuple(said))
+    messages = [Message(role=("user", "assistant")[i % 2], content=f"m{i}") for i in range(7)]
+    session = Session(session_id="s", messages=tuple(messages))
     judge = ScriptedDiscriminator(seed=1)
     scores = asyncio.run(judge.log_odds(session, [Branch(turn=3, texts=("m4", "else"))]))
     assert len(scores.log_odds) == 5 and scores.log_odds[0] == 0.0
     assert scores.branches[0][0] == scores.log_odds[3] != scores.branches[0][1]
     for cut in range(1, 7):
-        edited = session.model_copy(update={"messages": (*said[:cut], Message(role=said[cut].role, content="edited"))})
-        ours = asyncio.run(judge.log_odds(edited)).log_odds
-        untouched = 1 + sum(m.role == "user" for m in said[:cut])
-        assert ours[:untouched] == scores.log_odds[:untouched]
+        edited = session.model_copy(
+            update={"messages": (*messages[:cut], Message(role=messages[cut].role, content="edited"))}
+        )
+        edited_log_odds = asyncio.run(judge.log_odds(edited)).log_odds
+        untouched = 1 + sum(m.role == "user" for m in messages[:cut])
+        assert edited_log_odds[:untouched] == scores.log_odds[:untouched]
     with pytest.raises(IndexError, match="turn 9"):
         asyncio.run(judge.log_odds(session, [Branch(turn=9, texts=("x",))]))
 
@@ -285,12 +287,12 @@ def test_the_stand_ins_latency_has_a_long_tail():
         Latency(median_s=-1)
 
 
-def test_one_alternative_is_no_choice():
+def test_fewer_than_two_alternatives_are_refused():
     with pytest.raises(ConfigError, match="num_alternatives"):
         PreferencesConfig(num_alternatives=1)
 
 
-def test_forks_differ_from_one_another_and_from_what_was_said(simulator, conversations):
+def test_forks_differ_from_one_another_and_from_the_original_message(simulator, conversations):
     _, state = conversations[0]
     fork = before_user_turn(state, 1)
     seeds = [reply_seed(fork), *(reply_seed(fork, "alternative", i) for i in range(8))]

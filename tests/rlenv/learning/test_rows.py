@@ -1,4 +1,4 @@
-"""What is trained on: the trained seat's own tokens alone, and not those that a faulty simulator answered."""
+"""Training rows: only the trained seat's tokens are trained on, and no message whose answer was at fault."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_masked_message_leaves_the_mask_and_a_lighter_one_has_a_smaller_advant
     group = ConversationGroup(group_id="g", trajectories=pair, turn_weights=((0.0, 0.25), (1.0,)))
     rows, counts = training_rows([group], PLAIN)
     assert rows[0].mask == (0, 0, 0, 0, 0, 1, 1) and rows[0].advantages == (0, 0, 0, 0, 0, 0.5, 0.5)
-    assert rows[1].advantages == (2.0, 2.0)  # what is compared is what was earned, faults or not
+    assert rows[1].advantages == (2.0, 2.0)  # masking does not change the rewards that are compared
     assert (counts["own_turns"], counts["masked_turns"], counts["weighted_turns"]) == (3, 1, 1)
 
 
@@ -101,7 +101,8 @@ def test_a_group_of_fewer_than_two_gives_no_rows_and_is_counted():
 
 
 def test_a_message_without_tokens_counts_in_the_baseline_and_has_none():
-    """It was an end of session that ended nothing; leaving it out would make the baseline depend on what was said."""
+    """Its end-of-session token did not end the session; leaving it out would make the baseline depend on the
+    message."""
     silent = trajectory(4.0, completion_ids=(), action_mask=(), logprobs=(), turn_of_token=())
     group = ConversationGroup(group_id="g", trajectories=(silent, trajectory(1.0, seed=1)))
     rows, _ = training_rows([group], PLAIN)
@@ -115,14 +116,14 @@ def test_conversations_that_cannot_be_compared_are_no_group():
         )
 
     group(origin(0), origin(1))
-    for other, said in (
+    for other, expected in (
         (origin(1, context="d"), "2 different contexts"),
         (origin(1, simulator="base"), "2 different simulators"),
         (origin(0), "equal seeds"),
     ):
-        with pytest.raises(ConfigError, match=f"group g7: .*{said}"):
+        with pytest.raises(ConfigError, match=f"group g7: .*{expected}"):
             group(origin(0), other)
-    with pytest.raises(ConfigError, match="not one for each own message"):
+    with pytest.raises(ConfigError, match="expected one turn weight for each own message"):
         group(origin(0), turn_weights=((1.0, 1.0),))
     with pytest.raises(ConfigError, match="outside 0 to 1"):
         group(origin(0), turn_weights=((2.0,),))

@@ -45,11 +45,11 @@ class Recording(ScriptedEngine):
         self.seen: dict[str, list[tuple[tuple[int, ...], tuple[int, ...]]]] = {}
 
     async def generate(self, token_ids, sampling, adapter=None, conversation=None):
-        said = await super().generate(token_ids, sampling, adapter, conversation)
+        reply = await super().generate(token_ids, sampling, adapter, conversation)
         if conversation.startswith("user") and sampling.seed % 6 == 0:
-            said = said.model_copy(update={"token_ids": sampling.stop_token_ids[-1:], "logprobs": (-1.5,)})
-        self.seen.setdefault(conversation, []).append((tuple(token_ids), said.token_ids))
-        return said
+            reply = reply.model_copy(update={"token_ids": sampling.stop_token_ids[-1:], "logprobs": (-1.5,)})
+        self.seen.setdefault(conversation, []).append((tuple(token_ids), reply.token_ids))
+        return reply
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def speaker(chat: ChatFormat, seat="user", end_rate=0.15, mean_tokens=6) -> Engi
     return EngineSpeaker("it1", engine, chat, seat, lambda c: f"You are {c.profile}.", Sampling(max_tokens=9), ADAPTER)
 
 
-def held(agent: EngineSpeaker, count=24) -> list[Collected]:
+def collected(agent: EngineSpeaker, count=24) -> list[Collected]:
     if agent.seat == "user":
         counterparts, reward = {"w": ScriptedChatbot()}, RealismReward(ScriptedDiscriminator())
     else:
@@ -75,14 +75,14 @@ def held(agent: EngineSpeaker, count=24) -> list[Collected]:
 
 def own_messages(result: Collected, seat: str) -> list[Utterance]:
     role = {"user": "user", "chatbot": "assistant"}[seat]
-    said = [t.utterance for t in result.state.turns if t.role == role]
-    return [*said, result.state.end.said] if result.state.end.said and result.state.end.by == seat else said
+    messages = [t.utterance for t in result.state.turns if t.role == role]
+    return [*messages, result.state.end.said] if result.state.end.said and result.state.end.by == seat else messages
 
 
 @pytest.mark.parametrize("seat", SEATS)
 def test_prompt_and_completion_up_to_a_message_are_what_the_engine_saw_there_and_sampled(chat, seat):
     agent = speaker(chat, seat)
-    results = {r.episode.episode_id: r for r in held(agent)}
+    results = {r.episode.episode_id: r for r in collected(agent)}
     assert any(r.state.end.said for r in results.values()) == (seat == "user")  # some leave without a word
     cut = kept = dropped = 0
     trajectories = trajectories_of(results.values(), agent)
@@ -108,15 +108,15 @@ def test_prompt_and_completion_up_to_a_message_are_what_the_engine_saw_there_and
 @pytest.mark.parametrize("seat", SEATS)
 def test_mask_log_probs_and_turns_are_aligned_with_the_tokens_and_rewards_with_the_messages(chat, seat):
     agent = speaker(chat, seat)
-    results = [r for r in held(agent) if r.rewards]
+    results = [r for r in collected(agent) if r.rewards]
     for result, trajectory in zip(results, trajectories_of(results, agent), strict=True):
         size = len(trajectory.completion_ids)
         assert len(trajectory.action_mask) == len(trajectory.logprobs) == len(trajectory.turn_of_token) == size
         assert trajectory.action_mask == tuple(int(n > 0) for n in trajectory.turn_of_token)
         assert trajectory.action_mask[0] == trajectory.action_mask[-1] == 1
-        said = own_messages(result, seat)
-        assert len(trajectory.rewards) == len(trajectory.reward_parts) == len(said) == max(trajectory.turn_of_token)
-        for number, utterance in enumerate(said, 1):
+        messages = own_messages(result, seat)
+        assert len(trajectory.rewards) == len(trajectory.reward_parts) == len(messages) == max(trajectory.turn_of_token)
+        for number, utterance in enumerate(messages, 1):
             places = [i for i, n in enumerate(trajectory.turn_of_token) if n == number]
             assert places == list(range(places[0], places[-1] + 1))
             own = tuple(trajectory.completion_ids[i] for i in places)
@@ -141,8 +141,8 @@ def ended(*turns: Turn, by="limit", reason="max_turns") -> ConversationState:
 
 
 def sampled(ids, logprob=-0.5, adapter=ADAPTER, text=None, chat=None) -> Utterance:
-    said = text if text is not None else chat.read_reply(ids)[0]
-    return Utterance(text=said, token_ids=tuple(ids), logprobs=(logprob,) * len(ids), adapter=adapter)
+    text = text if text is not None else chat.read_reply(ids)[0]
+    return Utterance(text=text, token_ids=tuple(ids), logprobs=(logprob,) * len(ids), adapter=adapter)
 
 
 def test_a_split_that_the_tokenizer_would_not_make_is_kept_as_it_was_sampled(chat):
@@ -173,7 +173,7 @@ def test_a_split_that_the_tokenizer_would_not_make_is_kept_as_it_was_sampled(cha
     assert text(other.completion_ids) == text(trajectory.completion_ids)
 
 
-def test_leaving_without_a_word_is_a_message_of_its_own(chat):
+def test_ending_the_session_without_a_message_counts_as_a_message(chat):
     say = sampled((*chat.encode("hm"), chat.end_of_turn), chat=chat)
     leave = sampled((chat.end_of_session,), logprob=-2.0, text="")
     state = ended(Turn(role="user", utterance=say), Turn(role="assistant", utterance=Utterance(text="Why?")))
@@ -194,7 +194,7 @@ def test_an_episode_without_an_own_message_has_a_prompt_and_nothing_to_learn(cha
     assert trajectories_of([result, failed], speaker(chat, "chatbot")) == []
 
 
-def test_what_cannot_be_a_trajectory_is_told_with_ids_and_all_of_it(chat):
+def test_every_reason_why_an_episode_has_no_trajectory_is_reported_with_ids(chat):
     other = ADAPTER.model_copy(update={"digest": "b" * 64})
     good = sampled((*chat.encode("hm"), chat.end_of_turn), chat=chat)
     wrong = [
@@ -216,7 +216,7 @@ def test_what_cannot_be_a_trajectory_is_told_with_ids_and_all_of_it(chat):
 
 def test_trajectories_against_different_simulators_are_not_pooled_unless_asked(chat):
     agent = speaker(chat, "chatbot")
-    first = held(agent, 6)
+    first = collected(agent, 6)
     other = [
         r.model_copy(
             update={
