@@ -86,7 +86,7 @@ class Supervised:
     def launch(self) -> Any:
         """Starts the process; returns the reference that ``start_all`` waits for."""
         kind = getattr(self._make, "func", self._make).__name__  # what the process is called in ps
-        process = ray.remote(type(kind, (Process,), {}))
+        process: Any = ray.remote(type(kind, (Process,), {}))
         self._actor = process.options(**self._options).remote(self._make, self.log)
         return self._start()
 
