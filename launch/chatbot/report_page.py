@@ -14,9 +14,9 @@ from pathlib import Path
 
 from launch.chatbot.report_sheets import chatbot_sheets
 from launch.chatbot.report_transcripts import paired_transcripts
+from launch.reports.captions import share
 from launch.reports.figures import Picture
 from launch.reports.pages import REPORT, Section, section, write_page
-from launch.reports.readings import share
 from launch.reports.sheets import Sheet, to_csv
 from rlenv.core.files import write_json, write_text
 from rlenv.core.types import Record

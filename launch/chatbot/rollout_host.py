@@ -1,11 +1,11 @@
-"""The Ray actor that holds a chatbot's conversations: rounds for its learner, and the measurements of its versions.
+"""The Ray actor that collects a chatbot's episodes: the rounds of its training, and the evaluations of its versions.
 
     driver ──starts──> RolloutHost ──owns──> engines, discriminator
     learner's worker ──round(number, adapter folder)──> RolloutHost ──> [ConversationGroup]
 
-It is the driver's, not the learner's, so engines outlive a worker that dies, and a worker that comes back finds them
-by the handle it was given. It reserves no CPU and runs one call at a time. When it dies itself, it is started again and
-the call repeated: its engines died with it, and are started anew.
+The driver owns it, not the learner. So its engines survive the death of a learner's worker, and the restarted worker
+uses the same handle. It reserves no CPU and runs one call at a time. If the host itself dies, it and its engines are
+started again and the call is repeated.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ log = logging.getLogger(__name__)
 
 RESTARTS = 2
 START_TIMEOUT_S = 3600.0
-"""Each of its engines has its own, shorter one."""
+"""Each of its engines has its own, shorter limit."""
 
 
 class RolloutHost:
-    """Holds conversations of one chatbot's versions with the users of one env.
+    """Collects episodes of one chatbot's versions with the users of one env.
 
     Args:
-        config: the run's, with the chatbot's model resolved to a folder.
+        config: the run's settings, with the chatbot's model resolved to a folder.
         root: the run directory.
     """
 
@@ -72,11 +72,11 @@ class RolloutHost:
         _ = self._served
 
     def round(self, number: int, adapter_folder: str) -> list[ConversationGroup]:
-        """Returns the conversations of a round by group, and leaves its records; from the records where they are there.
+        """Returns the conversations of a round by group, and records them; reads them if they are recorded already.
 
         Args:
-            number: of the round, over the whole run.
-            adapter_folder: of the chatbot's version that holds them.
+            number: the round's number, counted over the whole run.
+            adapter_folder: the adapter of the chatbot's version.
 
         Raises:
             PhaseError: more conversations failed than ``max_failed_share``.
@@ -85,7 +85,7 @@ class RolloutHost:
         speaker = self._speaker(adapter)
         plan = plan_groups(
             self._contexts(config.split),
-            self._world,
+            self._users,
             number,
             config.rl.num_groups,
             config.rl.group_size,
@@ -93,29 +93,29 @@ class RolloutHost:
         )
         results = self._records.read(number, adapter)
         if results is None:
-            results = self._hold_round(number, plan, adapter)
-        found = {result.episode: result for result in results}
-        return [self._group([found[episode] for episode in episodes], speaker) for episodes in plan]
+            results = self._collect_round(number, plan, adapter)
+        result_of = {result.episode: result for result in results}
+        return [self._group([result_of[episode] for episode in episodes], speaker) for episodes in plan]
 
     def measure(self, adapter_folder: str, users: Mapping[str, Mapping[str, float]], out_dir: str) -> None:
-        """Holds the conversations that measure a version, the same ones for all; writes them by group of users.
+        """Collects the evaluation episodes of a version, the same for all versions, and writes them by group of users.
 
         Args:
-            adapter_folder: the version's.
-            users: of each group the weights of who is in it.
-            out_dir: ``{group}.jsonl.gz`` are written there.
+            adapter_folder: the version's adapter.
+            users: the weights of the users in each group.
+            out_dir: the folder of the files ``{group}.jsonl.gz``.
         """
         evaluation = self._config.evaluation
         contexts = self._contexts(evaluation.split)[: evaluation.num_contexts]
         for group, weights in users.items():
-            held = self._measured(_version(adapter_folder), weights, contexts, evaluation.conversations_per_context)
-            write_episodes(Path(out_dir) / f"{group}.jsonl.gz", held)
+            episodes = self._evaluate(_version(adapter_folder), weights, contexts, evaluation.conversations_per_context)
+            write_episodes(Path(out_dir) / f"{group}.jsonl.gz", episodes)
 
     def close(self) -> None:
-        """Ends the engines."""
+        """Stops the engines."""
         self._open.close()
 
-    # ------------------------------------------------------------------------------------- who is there
+    # ------------------------------------------------------------------------- speakers and contexts
 
     @cached_property
     def _served(self) -> Served:
@@ -129,7 +129,7 @@ class RolloutHost:
         return self._open.enter_context(serving)
 
     @property
-    def _world(self) -> Ensemble:
+    def _users(self) -> Ensemble:
         counterparts = self._served.parts.counterparts
         assert isinstance(counterparts, Ensemble)
         return counterparts
@@ -152,11 +152,11 @@ class RolloutHost:
 
     # ----------------------------------------------------------------------------------- conversations
 
-    def _hold(self, episodes: Sequence[Episode], speaker: EngineSpeaker) -> list[Collected]:
+    def _collect(self, episodes: Sequence[Episode], speaker: EngineSpeaker) -> list[Collected]:
         parts, config = self._served.parts, self._config
-        core = ConversationCore(parts.scenarios, self._world, "chatbot", parts.limits, parts.reward)
-        held = collect(speaker, core.sibling, episodes, concurrency=config.settings.collect.concurrency)
-        results = run_async(in_order(held, episodes))
+        core = ConversationCore(parts.scenarios, self._users, "chatbot", parts.limits, parts.reward)
+        collected = collect(speaker, core.sibling, episodes, concurrency=config.settings.collect.concurrency)
+        results = run_async(in_order(collected, episodes))
         failures = [result for result in results if result.failure]
         if len(failures) > config.max_failed_share * len(results):
             kinds = dict(Counter(result.failure for result in failures))
@@ -166,27 +166,27 @@ class RolloutHost:
             )
         return results
 
-    def _hold_round(self, number: int, plan: Sequence[Sequence[Episode]], adapter: Adapter) -> list[Collected]:
+    def _collect_round(self, number: int, plan: Sequence[Sequence[Episode]], adapter: Adapter) -> list[Collected]:
         began = time.monotonic()
-        results = self._hold([episode for episodes in plan for episode in episodes], self._speaker(adapter))
+        results = self._collect([episode for episodes in plan for episode in episodes], self._speaker(adapter))
         rollouts = time.monotonic() - began
         held_out = {}
         evaluation = self._config.evaluation
         if evaluation.every and number % evaluation.every == 0:
             contexts = self._contexts(evaluation.split)[: evaluation.every_contexts]
             held_out = {
-                name: figures_of(self._measured(adapter, {name: 1.0}, contexts, 1)) for name in self._config.held_out
+                name: figures_of(self._evaluate(adapter, {name: 1.0}, contexts, 1)) for name in self._config.held_out
             }
         seconds = RoundSeconds(rollouts=rollouts, measuring=time.monotonic() - began - rollouts)
         self._records.write(number, adapter, results, figures_of(self._labelled(results)), held_out, seconds)
         return results
 
-    def _measured(
+    def _evaluate(
         self, adapter: Adapter, weights: Mapping[str, float], contexts: Sequence[str], conversations: int
     ) -> list[EvaluationEpisode]:
-        users = Ensemble({name: self._world[name] for name in weights}, weights)
+        users = Ensemble({name: self._users[name] for name in weights}, weights)
         episodes = plan_evaluation(contexts, users, conversations, self._config.seed)
-        return self._labelled(self._hold(episodes, self._speaker(adapter)))
+        return self._labelled(self._collect(episodes, self._speaker(adapter)))
 
     def _labelled(self, results: Sequence[Collected]) -> list[EvaluationEpisode]:
         issues = ISSUE_SOURCES[self._config.evaluation.labels]
@@ -197,19 +197,19 @@ class RolloutHost:
         return run_async(label())
 
     def _group(self, results: Sequence[Collected], speaker: EngineSpeaker) -> ConversationGroup:
-        there = [result for result in results if result.state is not None and result.rewards]
-        trajectories = trajectories_of(there, speaker)
+        complete = [result for result in results if result.state is not None and result.rewards]
+        trajectories = trajectories_of(complete, speaker)
         return ConversationGroup(
             group_id=results[0].episode.context_id,
             trajectories=tuple(trajectories),
-            turn_weights=self._weights(there),
+            turn_weights=self._weights(complete),
             num_failed=sum(result.failure is not None for result in results),
         )
 
     # ---------------------------------------------------------------------------- the simulator's faults
 
     def _weights(self, results: Sequence[Collected]) -> tuple[tuple[float, ...], ...]:
-        """Returns the weights of each conversation's messages; none where faults are not looked for."""
+        """Returns the weights of each conversation's messages; () where faults are not detected."""
         discriminator, faults = self._served.discriminator, self._config.faults
         if discriminator is None or faults.quantile == 0:
             return ()
@@ -220,7 +220,7 @@ class RolloutHost:
             try:
                 scores = await discriminator.log_odds(session)
             except OverlongError as error:
-                log.warning("faults are not looked for in a conversation that is too long: %s", error)
+                log.warning("a conversation is too long for the discriminator; its faults are not detected: %s", error)
                 return message_weights(result.state, [0.0] * (result.state.num_user_turns + 1), -math.inf, faults)
             return message_weights(result.state, scores.log_odds, self._threshold, faults)
 
@@ -228,7 +228,7 @@ class RolloutHost:
 
     @cached_property
     def _threshold(self) -> float:
-        """The simulator as it should be is that of the discriminator's validation."""
+        """The threshold of a fault, from the simulated sessions of the discriminator's validation."""
         config = self._config
         checkpoint = discriminator_checkpoint(RunDirectory(config.run), config.settings, config.discriminator)
         simulated = [scored.log_odds for scored in read_validation(checkpoint) if not scored.real]
@@ -239,17 +239,17 @@ def _version(adapter_folder: str) -> Adapter:
     return adapter_at(adapter_folder, Path(adapter_folder).name)
 
 
-# --------------------------------------------------------------------------------------- from elsewhere
+# -------------------------------------------------------------------------------- in the learner's worker
 
 
 @dataclass(frozen=True)
 class HostedRollouts:
-    """``trainers.chatbot_rl.rounds.Rollouts``: a round of the host's, asked for from the learner's worker."""
+    """A ``trainers.chatbot_rl.rounds.Rollouts`` that gets its rounds from the rollout host."""
 
     plan: ChatbotRunConfig
-    """What the conversations follow from; tells one run from another."""
+    """The settings that determine the conversations; two runs with equal settings are the same."""
     first_round: int
-    """The round of the whole run that the learner's first one is."""
+    """The learner's first round, counted over the whole run."""
     host: Supervised = field(compare=False)
 
     def __call__(self, number: int, adapter_folder: str) -> list[ConversationGroup]:
@@ -259,10 +259,10 @@ class HostedRollouts:
 
 
 def start_host(config: ChatbotRunConfig, root: Path) -> Supervised:
-    """Returns a running host; whoever started it closes it, and its engines with it.
+    """Returns a running host; the caller closes it, and its engines with it.
 
     Raises:
-        ConfigError: settings that cannot be served.
+        ConfigError: the settings cannot be served.
         EngineError: an engine did not start.
     """
     host = Supervised(

@@ -1,4 +1,4 @@
-"""The commands about labels: ``rlenv taxonomy``, ``rlenv annotate``, ``rlenv agreement``."""
+"""The commands for labels: ``rlenv taxonomy``, ``rlenv annotate``, ``rlenv agreement``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from launch.cli.data import show_counts, told
+from launch.cli.data import show_counts, user_errors
 from launch.serving.judges import JudgeConfig, JudgeName, What, serve_judge
 from launch.serving.language_models import (
     BaseUrl,
@@ -26,18 +26,20 @@ from rlenv.core.errors import ConfigError
 
 
 def taxonomy(
-    file: Annotated[Path | None, typer.Argument(help="a taxonomy of your own to check and show; none is ours")] = None,
-    copy_to: Annotated[Path | None, typer.Option(help="write ours there, to be edited")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="your own taxonomy to check and print; by default the package's")
+    ] = None,
+    copy_to: Annotated[Path | None, typer.Option(help="file to copy the taxonomy to, for editing")] = None,
 ) -> None:
-    """Show the categories of user actions and chatbot issues, or copy them to a file of your own."""
+    """Print the categories of user actions and chatbot issues, or copy them to a file of your own."""
     from rlenv.core.files import write_atomic
     from rlenv.core.taxonomy import DEFAULT_FILE, GROUP_NAMES, load_taxonomy
 
-    with told():
+    with user_errors():
         categories = load_taxonomy(file)
         if copy_to is not None:
             if copy_to.exists():
-                raise ConfigError(f"--copy-to {copy_to}: there is a file already; name a new one")
+                raise ConfigError(f"--copy-to {copy_to}: this file exists; choose a new one")
             write_atomic(copy_to, [(file or DEFAULT_FILE).read_bytes()])
     for kind in ("actions", "issues"):
         rows = getattr(categories, kind)
@@ -52,26 +54,26 @@ def taxonomy(
 def annotate(
     source: Annotated[Path, typer.Argument(metavar="IN", help="sessions file")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="sessions file to write; may be IN")],
-    judge: Annotated[JudgeName, typer.Option(help="who labels")],
-    what: Annotated[What | None, typer.Option(help="what; default is all that the judge can")] = None,
-    taxonomy: Annotated[Path | None, typer.Option(help="categories of your own (see rlenv taxonomy)")] = None,
+    judge: Annotated[JudgeName, typer.Option(help="the judge that labels")],
+    what: Annotated[What | None, typer.Option(help="what to label; by default all that the judge can label")] = None,
+    taxonomy: Annotated[Path | None, typer.Option(help="file of your own categories (see rlenv taxonomy)")] = None,
     base_url: BaseUrl = None,
     model: ModelName = None,
     key_env: KeyEnv = None,
-    reasoning_effort: Annotated[str | None, typer.Option(help="endpoint: of a reasoning model, as low")] = None,
+    reasoning_effort: Annotated[str | None, typer.Option(help="endpoint: effort of a reasoning model, as low")] = None,
     engine_model: EngineModel = None,
-    input_tokens: Annotated[int, typer.Option(help="engine: longest question")] = 8000,
-    max_tokens: Annotated[int, typer.Option(help="longest reply of a language model")] = 2048,
+    input_tokens: Annotated[int, typer.Option(help="engine: longest prompt, in tokens")] = 8000,
+    max_tokens: Annotated[int, typer.Option(help="longest reply of a language model, in tokens")] = 2048,
     concurrency: Concurrency = 8,
     seed: SamplingSeed = 0,
-    replace: Annotated[bool, typer.Option(help="also replace labels that people wrote")] = False,
+    replace: Annotated[bool, typer.Option(help="also replace labels given by people")] = False,
     cache: Cache = None,
 ) -> None:
-    """Label the users' actions and the chatbots' issues; what people labelled stays.
+    """Label the users' actions and the chatbots' issues. Labels given by people are kept.
 
-    A language model's answers are remembered: the same command goes on after a failure and asks nothing twice.
+    A language model's answers are cached, so the same command resumes after a failure and pays for no answer twice.
     """
-    with told():
+    with user_errors():
         from launch.run.progress import counting
         from rlenv.core import aio
         from rlenv.data.sessions import read_sessions, write_sessions
@@ -88,41 +90,47 @@ def annotate(
             max_tokens=max_tokens,
             seed=seed,
         )
-        with served as (who, cached), counting("sessions", len(sessions)) as advance:
-            annotations = aio.run(judged(sessions, who, concurrency=concurrency, advance=advance))
-        done, report = with_labels(sessions, annotations, who, replace=replace)
+        with served as (named_judge, cached), counting("sessions", len(sessions)) as advance:
+            annotations = aio.run(judged(sessions, named_judge, concurrency=concurrency, advance=advance))
+        done, report = with_labels(sessions, annotations, named_judge, replace=replace)
         write_sessions(out, done)
-    asked = {} if cached is None else {"answers asked for": cached.num_asked, "answers known": cached.num_cached}
+    answers = {}
+    if cached is not None:
+        answers = {"answers requested": cached.num_asked, "answers from the cache": cached.num_cached}
     rows = {
         "sessions": report.num_sessions,
-        "  too long for the judge, left as they were": report.num_too_long,
+        "  too long for the judge, unchanged": report.num_too_long,
         "messages labelled": report.num_labelled,
         "  with a label": report.num_with_label,
         "  labelled before": report.num_replaced,
-        "labels of people, kept": report.num_kept,
-        **asked,
+        "labels given by people, kept": report.num_kept,
+        **answers,
         **{f"  {label}": n for label, n in report.labels.most_common()},
     }
-    show_counts(f"{out} by {who.name}", rows)
+    show_counts(f"{out} by {named_judge.name}", rows)
 
 
 def agreement(
     first: Annotated[Path, typer.Argument(metavar="FILE", help="labelled sessions")],
-    second: Annotated[Path | None, typer.Argument(metavar="OTHER", help="the same, labelled by others")] = None,
+    second: Annotated[
+        Path | None, typer.Argument(metavar="OTHER", help="the same sessions, labelled by others")
+    ] = None,
     judge: Annotated[JudgeName | None, typer.Option(help="in place of OTHER: detectors or oracle")] = None,
-    label_map: Annotated[str | None, typer.Option("--map", help="FILE's label names: dbdc3, annomi, or a YAML")] = None,
+    label_map: Annotated[
+        str | None, typer.Option("--map", help="maps FILE's label names: dbdc3, annomi, or a YAML file")
+    ] = None,
 ) -> None:
-    """Show how far two annotators agree: Cohen's kappa by category, over the messages that both labelled."""
-    with told("nothing was compared"):
+    """Print the agreement of two annotators: Cohen's kappa by category, over the messages that both labelled."""
+    with user_errors("nothing was compared"):
         from rlenv.core import aio
         from rlenv.data.sessions import read_sessions
         from rlenv.judges.annotate import judged, with_labels
         from rlenv.judges.compare import KINDS, label_agreement, load_label_map, self_agreement
 
         if (second is None) == (judge is None):
-            raise ConfigError("name a second labelled file, or a judge with --judge")
+            raise ConfigError("give a second labelled file, or a judge with --judge")
         if second is not None and second.exists() and first.samefile(second):
-            raise ConfigError(f"{first} is compared with itself; name the same sessions, labelled by others")
+            raise ConfigError(f"{first} is compared with itself; give the same sessions, labelled by others")
         mapped = None if label_map is None else load_label_map(label_map)
         sessions = read_sessions(first, neighbours="keep")
         if second is not None:
@@ -133,14 +141,16 @@ def agreement(
                 raise ConfigError(
                     f"--judge {judge}: annotate a copy of the file first (rlenv annotate), then compare both"
                 )
-            with serve_judge(JudgeConfig(judge=judge), cache=first) as (who, _):
-                others, _report = with_labels(sessions, aio.run(judged(sessions, who)), who, replace=True)
-                kinds = tuple(who.kinds)
+            with serve_judge(JudgeConfig(judge=judge), cache=first) as (named_judge, _):
+                others, _report = with_labels(
+                    sessions, aio.run(judged(sessions, named_judge)), named_judge, replace=True
+                )
+                kinds = tuple(named_judge.kinds)
         rows, messages = label_agreement(sessions, others, mapped, kinds)
         if not rows:
             counts = " and ".join(f"{num} messages carry {kind}" for kind, num in messages.items())
             raise ConfigError(
-                f"no label to compare: {counts} in both; do the files share session ids, and is a --map needed?"
+                f"there are no labels to compare: {counts} in both; check that session ids are equal, or give --map"
             )
     for warning in self_agreement(sessions, others, kinds):
         Console().print(f"[bold red]{escape(warning)}[/]", highlight=False, soft_wrap=True)

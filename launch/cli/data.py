@@ -1,7 +1,7 @@
-"""The commands about data: ``rlenv import``, ``rlenv validate``, ``rlenv summarize``.
+"""The commands for data: ``rlenv import``, ``rlenv validate``, ``rlenv summarize``.
 
-Each reads everything, then writes one file whole or none. What is wrong is told on stderr, all of it at once, with
-exit code 1: by place, id and count, never by text.
+Each reads all its input and then writes its file, whole or not at all. Every problem is printed to stderr at once, by
+place, id and count and never with message text, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CONTEXT_FIELDS = ("profile", "situation", "long_term_context", "previous_summari
 
 
 class Form(StrEnum):
-    """What ``rlenv import`` reads."""
+    """The formats that ``rlenv import`` reads."""
 
     esconv = "esconv"
     annomi = "annomi"
@@ -46,23 +46,23 @@ class Form(StrEnum):
 
 
 def import_data(
-    form: Annotated[Form, typer.Argument(help="the form of IN: the authors' own, or the neutral JSON lines")],
-    source: Annotated[Path, typer.Argument(metavar="IN", help="the file, plain or gzipped")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="sessions file to write; .gz is gzipped")],
-    merge_neighbours: Annotated[bool, typer.Option(help="join messages in a row of one speaker")] = False,
-    drop_unknown: Annotated[bool, typer.Option(help="leave out the fields that rlenv does not know")] = False,
-    skip_bad: Annotated[bool, typer.Option(help="leave out sessions with problems, and tell them")] = False,
-    role: Annotated[list[str] | None, typer.Option(help="jsonl only: another name of a role, as seeker=user")] = None,
+    form: Annotated[Form, typer.Argument(help="format of IN: that of ESConv or AnnoMI, or generic JSON lines")],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="file to import, plain or gzipped")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="sessions file to write; gzipped if it ends in .gz")],
+    merge_neighbours: Annotated[bool, typer.Option(help="join consecutive messages of one speaker")] = False,
+    drop_unknown: Annotated[bool, typer.Option(help="leave out fields that rlenv does not know")] = False,
+    skip_bad: Annotated[bool, typer.Option(help="leave out sessions with problems, and list them")] = False,
+    role: Annotated[list[str] | None, typer.Option(help="jsonl only: maps a role's name, as seeker=user")] = None,
 ) -> None:
-    """Bring other people's conversations into a sessions file.
+    """Convert conversations of another format to a sessions file.
 
-    Messages in a row of one speaker stay as they are in IN unless --merge-neighbours is given: whatever reads OUT
-    joins them itself, and the file keeps what was really said.
+    Consecutive messages of one speaker stay separate unless --merge-neighbours is given. Commands that read OUT join
+    them when needed, and the file keeps the original messages.
     """
     from rlenv.data import importers
     from rlenv.data.sessions import write_sessions
 
-    with told():
+    with user_errors():
         options = importers.ImportOptions(
             merge_neighbours=merge_neighbours, drop_unknown=drop_unknown, skip_bad=skip_bad
         )
@@ -92,13 +92,13 @@ def import_data(
 def validate(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="sessions files, plain or gzipped")],
     neighbours: Annotated[
-        str, typer.Option(help="'merge' accepts messages in a row of one speaker, 'reject' does not")
+        str, typer.Option(help="'merge' accepts consecutive messages of one speaker, 'reject' does not")
     ] = ("merge"),
 ) -> None:
-    """Check sessions files, all of them together, and say what is in each."""
+    """Check sessions files together, and print a summary of each."""
     from rlenv.data.sessions import stream_sessions
 
-    with told("not OK"):
+    with user_errors("not OK"):
         if neighbours not in ("merge", "reject"):
             raise ConfigError(f"--neighbours is {neighbours!r}; use merge or reject")
         for _ in stream_sessions(files, neighbours="reject" if neighbours == "reject" else "keep"):
@@ -110,7 +110,7 @@ def validate(
             show_counts(str(file), rows)
     if num_empty:
         Console().print(
-            f"[bold yellow]warning: {num_empty:,} sessions have no messages; whatever uses them leaves them out[/]",
+            f"[bold yellow]warning: {num_empty:,} sessions have no messages; other commands leave them out[/]",
             highlight=False,
             soft_wrap=True,
         )
@@ -118,25 +118,30 @@ def validate(
 
 
 def summarize(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="sessions file; the order of a user's sessions is time")],
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="sessions file, with each user's sessions in order of time")
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="sessions file to write; may be IN")],
     base_url: BaseUrl = None,
     model: ModelName = None,
     key_env: KeyEnv = None,
     engine_model: EngineModel = None,
-    previous: Annotated[int, typer.Option(help="earlier summaries a session gets, at most (paper: 3 to 5)")] = 5,
-    recent_sessions: Annotated[int, typer.Option(help="earlier sessions added message by message, at most")] = 1,
-    input_tokens: Annotated[int, typer.Option(help="longest transcript that is shown to the model")] = 3000,
-    max_tokens: Annotated[int, typer.Option(help="longest summary")] = 300,
+    previous: Annotated[int, typer.Option(help="maximum number of earlier summaries per session (paper: 3 to 5)")] = 5,
+    recent_sessions: Annotated[
+        int, typer.Option(help="maximum number of earlier sessions to add with all messages")
+    ] = 1,
+    input_tokens: Annotated[int, typer.Option(help="longest transcript in the prompt, in tokens")] = 3000,
+    max_tokens: Annotated[int, typer.Option(help="longest summary, in tokens")] = 300,
     concurrency: Concurrency = 8,
     seed: SamplingSeed = 0,
     cache: Cache = None,
 ) -> None:
-    """Let a language model write what a session's context lacks: summaries of it, of earlier sessions, of the long run.
+    """Fill in missing summaries with a language model: of sessions, of earlier sessions and of the long-term context.
 
-    What a person wrote stays. Answers are remembered: the same command goes on after a failure and asks nothing twice.
+    Text written by people is kept. Answers are cached, so the same command resumes after a failure and pays for no
+    answer twice.
     """
-    with told():
+    with user_errors():
         from launch.run.progress import counting
         from rlenv.core import aio
         from rlenv.data.sessions import read_sessions, write_sessions
@@ -165,14 +170,14 @@ def summarize(
     rows = {
         "sessions": report.num_sessions,
         "users": report.num_users,
-        "answers asked for": report.num_asked,
-        "answers known from before": report.num_cached,
+        "answers requested": report.num_asked,
+        "answers from the cache": report.num_cached,
         "current summaries written": report.num_current,
         "sessions given earlier summaries": report.num_previous,
         "long-term contexts written": report.num_long_term,
         "sessions given earlier messages": report.num_recent,
-        "fields that people wrote, kept": report.num_kept,
-        "sessions without a word": report.num_empty,
+        "fields written by people, kept": report.num_kept,
+        "sessions without text": report.num_empty,
         "inputs cut to --input-tokens": report.num_cut,
     }
     show_counts(str(out), rows)
@@ -186,8 +191,8 @@ def register(app: typer.Typer) -> None:
 
 
 @contextmanager
-def told(outcome: str = "nothing was written") -> Iterator[None]:
-    """Tells an error for people on stderr and ends with exit code 1; other errors are ours and pass."""
+def user_errors(outcome: str = "nothing was written") -> Iterator[None]:
+    """Prints an error that the user can fix to stderr and exits with code 1; other errors pass, since they are bugs."""
     try:
         yield
     except DataError as error:
@@ -206,7 +211,7 @@ def _show_problems(problems: tuple[Problem, ...], outcome: str) -> None:
 
 
 def _contents(sessions: Iterable[Session]) -> tuple[dict[str, int | str], int]:
-    """Returns what is in a file, for people, and how many of its sessions have no messages."""
+    """Returns a summary of a file's sessions, and how many of them have no messages."""
     from rlenv.data.importers.report import near_known, unknown_fields
     from rlenv.data.sessions import num_neighbours, session_dict
 
@@ -245,7 +250,7 @@ def _contents(sessions: Iterable[Session]) -> tuple[dict[str, int | str], int]:
 
 def _roles(pairs: list[str], form: Form) -> dict[str, str]:
     if pairs and form is not Form.jsonl:
-        raise ConfigError(f"--role is for jsonl; the roles of {form} are known")
+        raise ConfigError(f"--role is for jsonl only; the role names of {form} are fixed")
     roles = dict(pair.partition("=")[::2] for pair in pairs)
     if bad := [name for name, role in roles.items() if not name or role not in ("user", "assistant")]:
         raise ConfigError(f"--role {bad[0]}={roles[bad[0]]}: expected NAME=user or NAME=assistant")
@@ -257,7 +262,7 @@ def _counted(label: str, counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def show_counts(title: str, rows: Mapping[str, int | str]) -> None:
-    """Prints a titled table of names and counts."""
+    """Prints a table of names and counts under a title."""
     table = Table(show_header=False, box=None)
     table.add_column(overflow="fold")
     table.add_column(justify="right", no_wrap=True)

@@ -1,1 +1,1 @@
-"""``rlenv evaluate``: tables, figures and pages of an evaluation, in one directory."""
+"""``rlenv evaluate``: the tables, figures and report of an evaluation, in one folder."""

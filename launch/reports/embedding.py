@@ -1,4 +1,4 @@
-"""Figure 3's embeddings as ``rlenv evaluate`` makes them: which model, its memory, and what there is without."""
+"""Makes the embeddings of Figure 3 for ``rlenv evaluate``: chooses the model and caches its vectors."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from rlenv.evaluation.subjects import REAL, Simulator
 
 @dataclass(frozen=True)
 class EmbeddingOptions:
-    """What the command line says of embeddings."""
+    """The command-line options of embeddings."""
 
     cache: Path
-    """Folder of the vectors that were made before."""
+    """Folder of cached vectors."""
     wanted: bool = True
-    """False makes no Figure 3."""
+    """Whether to make Figure 3."""
     base_url: str | None = None
-    """Of an OpenAI-compatible endpoint; None is MiniLM on this machine."""
+    """Root URL of an OpenAI-compatible endpoint; None is MiniLM on this machine."""
     model: str | None = None
     key_env: str | None = None
 
@@ -33,11 +33,11 @@ class EmbeddingOptions:
 def make_embeddings(
     simulators: Sequence[Simulator], real: Sequence[Session], options: EmbeddingOptions, config: EmbeddingConfig
 ) -> EmbeddingTable | str:
-    """Returns Figure 3's table, or a sentence that says why there is none and how to get it.
+    """Returns the table of Figure 3, or a sentence that says why there is none and how to get it.
 
     Raises:
-        ConfigError: settings of an endpoint that do not go together, or that it refuses.
-        EngineError: the endpoint failed, after retries; what it answered is kept.
+        ConfigError: the settings of an endpoint do not fit each other, or it refuses them.
+        EngineError: the endpoint failed after retries; its earlier answers are cached.
     """
     embedder = _embedder(options)
     if isinstance(embedder, str):
@@ -58,9 +58,9 @@ def make_embeddings(
 
 
 def vector_folder(source: Path, out: Path) -> Path:
-    """Returns where vectors are kept: beside the sessions that are evaluated, or beside ``out`` where nobody may write.
+    """Returns the folder of cached vectors: beside the evaluated sessions or, where that is read-only, beside ``out``.
 
-    They say much of a conversation, so they lie where it lies.
+    Vectors reveal much of a conversation, so they are kept where the conversation is.
     """
     beside = source / "embeddings" if source.is_dir() else source.with_name(source.name + ".embeddings")
     return beside if os.access(beside.parent, os.W_OK) else out.with_name(out.name + ".cache")
@@ -74,18 +74,18 @@ def _sample_notes(
     if not parts:
         return []
     return [f"Figure 3 embeds a sample of the sessions, drawn under seed {seed}: {', '.join(parts)}; --embed-sessions "
-            "takes more"]  # fmt: skip
+            "sets its size"]  # fmt: skip
 
 
 def _embedder(options: EmbeddingOptions) -> Embedder | str:
     if bool(options.base_url) != bool(options.model) or (options.key_env and not options.base_url):
         raise ConfigError("--embed-url and --embed-model go together (and --embed-key-env with them)")
     if not options.wanted:
-        return "it was switched off with --no-embeddings"
+        return "it is switched off with --no-embeddings"
     if options.base_url and options.model:
         return EndpointEmbedder(options.base_url, options.model, options.key_env)
     try:
         minilm_folder()
     except ConfigError as error:
-        return f"{error}, or name an endpoint with --embed-url and --embed-model"
+        return f"{error}, or give an endpoint with --embed-url and --embed-model"
     return MiniLM()

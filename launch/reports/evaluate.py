@@ -1,4 +1,4 @@
-"""The command ``rlenv evaluate``: simulators against real sessions, every table and figure of the paper."""
+"""The command ``rlenv evaluate``: compares simulators with real sessions in every table and figure of the paper."""
 
 from __future__ import annotations
 
@@ -15,39 +15,57 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="[NAME=]RUN_OR_SESSIONS...",
-            help="run directories (all their simulator versions) and sessions files, one simulator each",
+            help="run directories, with all their simulator versions, and sessions files of one simulator each",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="directory to write")],
+    out: Annotated[Path, typer.Option(help="folder to write the evaluation to")],
     real: Annotated[
-        list[Path] | None, typer.Option(help="real sessions; none is the evaluation users of the one run given")
+        list[Path] | None,
+        typer.Option(help="file of real sessions; by default those of the evaluation users of a single run"),
     ] = None,
     aggregate: Annotated[
-        list[str] | None, typer.Option(help="pool simulators: NAME=one,two, or NAME alone for all")
+        list[str] | None, typer.Option(help="pool simulators under a name: NAME=one,two, or NAME alone for all")
     ] = None,
-    ab: Annotated[Path | None, typer.Option(help="YAML list of {name, control, treatment}: A/B tests")] = None,
-    control: Annotated[str | None, typer.Option(help="chatbot: the control of an A/B test")] = None,
+    ab: Annotated[Path | None, typer.Option(help="A/B tests: YAML list of {name, control, treatment}")] = None,
+    control: Annotated[str | None, typer.Option(help="chatbot that is the control of an A/B test")] = None,
     treatment: Annotated[list[str] | None, typer.Option(help="chatbot to test against --control")] = None,
-    effect: Annotated[float, typer.Option(help="rise of an issue rate that A/B tests are planned for")] = 0.01,
+    effect: Annotated[
+        float, typer.Option(help="change of the issue rate that A/B tests should detect, for sample sizes")
+    ] = 0.01,
     max_turns: Annotated[
-        int | None, typer.Option(help="user messages read for diversity; default the runs' smallest cap, 0 is all")
+        int | None,
+        typer.Option(help="user messages used for diversity; by default the smallest cap of the runs, 0 is all"),
     ] = None,
-    taxonomy: Annotated[Path | None, typer.Option(help="YAML of actions and issues; default the package's")] = None,
-    all_users: Annotated[bool, typer.Option(help="of runs, also the sessions of users that were trained on")] = False,
-    allow_mixed: Annotated[bool, typer.Option(help="pool different simulators that stand in one file")] = False,
-    overwrite: Annotated[bool, typer.Option(help="replace an evaluation that is in --out")] = False,
-    transcripts: Annotated[int, typer.Option(min=0, help="simulated conversations to show, of each simulator")] = 3,
-    real_transcripts: Annotated[int, typer.Option(min=0, help="conversations of real users to show")] = 0,
-    embeddings: Annotated[bool, typer.Option(help="Figure 3, with MiniLM where it is installed")] = True,
-    embed_url: Annotated[str | None, typer.Option(help="Figure 3: root of an OpenAI-compatible embedding API")] = None,
-    embed_model: Annotated[str | None, typer.Option(help="the model's name there, as text-embedding-3-large")] = None,
-    embed_key_env: Annotated[str | None, typer.Option(help="NAME of the variable that holds its key")] = None,
-    embed_cache: Annotated[Path | None, typer.Option(help="folder of its vectors; default beside the sessions")] = None,
-    embed_sessions: Annotated[int, typer.Option(help="sessions of each simulator that are embedded, at most")] = 50,
-    perplexity: Annotated[float, typer.Option(help="of Figure 3's t-SNE")] = 30.0,
-    seed: Annotated[int, typer.Option(help="of intervals, draws and splits")] = 0,
+    taxonomy: Annotated[
+        Path | None, typer.Option(help="YAML file of actions and issues; by default the package's")
+    ] = None,
+    all_users: Annotated[bool, typer.Option(help="also use the runs' sessions of users that were trained on")] = False,
+    allow_mixed: Annotated[
+        bool, typer.Option(help="accept a file with sessions of different simulators, and pool them")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option(help="replace the evaluation in --out")] = False,
+    transcripts: Annotated[int, typer.Option(min=0, help="simulated conversations to show per simulator")] = 3,
+    real_transcripts: Annotated[int, typer.Option(min=0, help="real conversations to show")] = 0,
+    embeddings: Annotated[
+        bool, typer.Option(help="make Figure 3; without --embed-url, with MiniLM if it is installed")
+    ] = True,
+    embed_url: Annotated[
+        str | None, typer.Option(help="Figure 3: root URL of an OpenAI-compatible embedding API")
+    ] = None,
+    embed_model: Annotated[
+        str | None, typer.Option(help="the model's name at --embed-url, as text-embedding-3-large")
+    ] = None,
+    embed_key_env: Annotated[
+        str | None, typer.Option(help="name of the environment variable that holds its API key")
+    ] = None,
+    embed_cache: Annotated[
+        Path | None, typer.Option(help="folder of cached vectors; by default beside the sessions")
+    ] = None,
+    embed_sessions: Annotated[int, typer.Option(help="maximum number of sessions to embed per simulator")] = 50,
+    perplexity: Annotated[float, typer.Option(help="perplexity of Figure 3's t-SNE")] = 30.0,
+    seed: Annotated[int, typer.Option(help="seed of intervals, random choices and splits")] = 0,
 ) -> None:
-    """Compare simulators with real sessions: metrics.json, tables, figures and a report in one directory.
+    """Compare simulators with real sessions; writes metrics.json, tables, figures and a report to one folder.
 
     The report shows the text of a few simulated conversations, and of real ones only with --real-transcripts.
     """
@@ -70,7 +88,7 @@ def evaluate(
         effect=effect,
         allow_mixed=allow_mixed,
     )
-    check_subjects(inputs.simulators, inputs.real, allow_mixed)  # told before minutes are spent on embedding
+    check_subjects(inputs.simulators, inputs.real, allow_mixed)  # fails before minutes are spent on embedding
     cache = embed_cache or vector_folder(named_path(sources[0])[1], out)
     options = EmbeddingOptions(cache, embeddings, embed_url, embed_model, embed_key_env)
     figure3 = EmbeddingConfig(num_sessions=embed_sessions, perplexity=perplexity, seed=seed)

@@ -1,7 +1,9 @@
-"""The paper's figures as PNG files: issue rates (2), embeddings (3), category deltas (4), actions (5), chatbots (6),
-the discriminator by turn and its calibration. Bars are 95 % intervals, or standard errors where said.
+"""Draws the paper's figures as PNG files.
 
-A figure without data is not drawn. Nothing here computes: what is drawn is in ``metrics.json``.
+They are issue rates (2), embeddings (3), category deltas (4), actions (5), chatbots (6), and the discriminator's
+accuracy by turn and its calibration. Error bars are 95 % intervals, or standard errors where the axis says so.
+
+It only draws the numbers of ``metrics.json``. A figure without data is left out.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from rlenv.evaluation.subjects import REAL
 from rlenv.evaluation.suite import Evaluation
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f7f")
-"""Okabe and Ito's, readable without colour vision; the ninth simulator begins anew with another mark."""
+"""Okabe and Ito's palette for colour-blind readers; the ninth simulator has the first colour with another mark."""
 MARKS = ("o", "s", "^", "D", "v", "P")
 REAL_COLOUR = "#222222"
 MAX_PANELS = 6
@@ -31,7 +33,7 @@ DPI = 150
 
 @dataclass(frozen=True)
 class Picture:
-    """One figure that was drawn."""
+    """A figure and its file."""
 
     name: str
     title: str
@@ -39,7 +41,7 @@ class Picture:
 
 
 def draw(evaluation: Evaluation, folder: Path) -> list[Picture]:
-    """Returns the figures that there is data for, written to ``folder``."""
+    """Returns the figures that have data, written to ``folder``."""
     plans: tuple[tuple[str, str, Callable[[Evaluation], Figure | None]], ...] = (
         ("discriminator_by_turn", "Discriminator accuracy by turn (Table 2)", _by_turn),
         ("calibration", "Calibration of the discriminators", _calibration),
@@ -54,7 +56,7 @@ def draw(evaluation: Evaluation, folder: Path) -> list[Picture]:
 
 
 def save(figure: Figure | None, folder: Path, name: str, title: str) -> Picture | None:
-    """Returns the figure written as PNG, the same bytes for the same data; None for None."""
+    """Writes a figure as PNG, with the same bytes for the same data, and returns it; None for None."""
     if figure is None:
         return None
     path = folder / f"{name}.png"
@@ -63,12 +65,12 @@ def save(figure: Figure | None, folder: Path, name: str, title: str) -> Picture 
 
 
 def look(index: int) -> dict[str, Any]:
-    """Returns colour and mark of simulator number ``index``, the same in every figure."""
+    """Returns the colour and mark of simulator number ``index``, which are the same in every figure."""
     return {"color": COLOURS[index % len(COLOURS)], "marker": MARKS[index % len(MARKS)]}
 
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """Returns a figure in inches and its axes, row by row, without frames at the top and right."""
+    """Returns a figure, sized in inches, and its axes row by row, without the top and right frame lines."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = [figure.add_subplot(rows, columns, i + 1) for i in range(rows * columns)]
     for ax in axes:
@@ -77,10 +79,10 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> 
     return figure, axes
 
 
-def _error(found: Estimate) -> list[list[float]] | None:
-    if found.value is None or found.low is None or found.high is None:
+def _error(estimate: Estimate) -> list[list[float]] | None:
+    if estimate.value is None or estimate.low is None or estimate.high is None:
         return None
-    return [[max(0.0, found.value - found.low)], [max(0.0, found.high - found.value)]]
+    return [[max(0.0, estimate.value - estimate.low)], [max(0.0, estimate.high - estimate.value)]]
 
 
 def _by_turn(evaluation: Evaluation) -> Figure | None:
@@ -94,10 +96,10 @@ def _by_turn(evaluation: Evaluation) -> Figure | None:
         shift = 0.12 * (i - (len(rows) - 1) / 2)
         style = look(names.index(row.name))
         cells = [(x + shift, row.cells[t].accuracy) for x, t in enumerate(turns)]
-        there = [(x, found.value, found) for x, found in cells if found.value is not None]
-        ax.plot([x for x, _, _ in there], [y for _, y, _ in there], lw=1.2, label=row.name, **style)
-        for x, y, found in there:
-            ax.errorbar(x, y, yerr=_error(found), color=style["color"], lw=1, capsize=2)
+        known = [(x, accuracy.value, accuracy) for x, accuracy in cells if accuracy.value is not None]
+        ax.plot([x for x, _, _ in known], [y for _, y, _ in known], lw=1.2, label=row.name, **style)
+        for x, y, accuracy in known:
+            ax.errorbar(x, y, yerr=_error(accuracy), color=style["color"], lw=1, capsize=2)
     ax.axhline(0.5, color="#888888", lw=1, ls="--")
     ax.text(len(turns) - 0.55, 0.505, "chance", fontsize=8, color="#666666", ha="right", va="bottom")
     ax.set_xticks(range(len(turns)), turns)
@@ -122,7 +124,7 @@ def _calibration(evaluation: Evaluation) -> Figure | None:
         x, y = [b.mean_probability or 0.0 for b in bins], [b.share_real or 0.0 for b in bins]
         ax.plot(x, y, lw=1.2, ms=5, label=label, **look(names.index(row.name)))
     ax.set_xlabel("P(real) of the discriminator")
-    ax.set_ylabel("share that is real")
+    ax.set_ylabel("share of real sessions")
     ax.set_xlim(0, 1)
     ax.set_ylim(0, 1)
     ax.legend(frameon=False, fontsize=9)
@@ -137,14 +139,15 @@ def _embeddings(evaluation: Evaluation) -> Figure | None:
     real = {p.context_id: p for p in points if p.name == REAL}
     figure, (ax,) = new_figure(7.2, 6.0)
     for name in [n for n in names if any(p.name == n for p in points)]:
-        style, ours = look(names.index(name)), [p for p in points if p.name == name]
-        for p in ours:
+        style, simulated = look(names.index(name)), [p for p in points if p.name == name]
+        for p in simulated:
             if (own := real.get(p.context_id)) is not None:
                 ax.plot([p.x, own.x], [p.y, own.y], color=style["color"], lw=0.5, alpha=0.3, zorder=1)
-        ax.scatter([p.x for p in ours], [p.y for p in ours], s=22, alpha=0.8, lw=0, label=name, zorder=2, **style)
+        x, y = [p.x for p in simulated], [p.y for p in simulated]
+        ax.scatter(x, y, s=22, alpha=0.8, lw=0, label=name, zorder=2, **style)
     x, y = [p.x for p in real.values()], [p.y for p in real.values()]
     ax.scatter(x, y, s=90, color=REAL_COLOUR, marker="*", lw=0, label=REAL, zorder=3)
-    ax.axis("off")  # distances far apart mean nothing in this plane
+    ax.axis("off")  # large distances in a t-SNE plane have no meaning
     figure.legend(loc="outside lower center", ncols=min(6, len(names) + 1), frameon=False, fontsize=9)
     return figure
 
@@ -164,14 +167,14 @@ def _chatbots(evaluation: Evaluation) -> Figure | None:
     top = 108 * top or 1.0
     for ax, (i, row) in zip(axes, rows, strict=False):
         ax.plot([0, top], [0, top], color="#aaaaaa", lw=1, ls="--")
-        for real, ours in zip(table.real, row.rates, strict=True):
-            x, y = real.rate.estimate.value, ours.rate.estimate.value
+        for real, simulated in zip(table.real, row.rates, strict=True):
+            x, y = real.rate.estimate.value, simulated.rate.estimate.value
             if x is not None and y is not None:
-                xerr, yerr = 100 * (real.rate.standard_error or 0.0), 100 * (ours.rate.standard_error or 0.0)
+                xerr, yerr = 100 * (real.rate.standard_error or 0.0), 100 * (simulated.rate.standard_error or 0.0)
                 ax.errorbar(100 * x, 100 * y, xerr=xerr, yerr=yerr, ms=4, lw=0.8, **look(i))
-        found = row.correlation
-        said = "no correlation" if found.r is None else f"r = {found.r:.2f}, p = {found.p:.2g}, n = {found.num}"
-        ax.set_title(f"{row.name}\n{said}", fontsize=10)
+        c = row.correlation
+        subtitle = "no correlation" if c.r is None else f"r = {c.r:.2f}, p = {c.p:.2g}, n = {c.num}"
+        ax.set_title(f"{row.name}\n{subtitle}", fontsize=10)
         ax.set_xlim(0, top)
         ax.set_ylim(0, top)
         ax.set_aspect("equal")
@@ -208,7 +211,7 @@ def _issue_rates(evaluation: Evaluation) -> Figure | None:
 
 
 def shown_deltas(evaluation: Evaluation) -> IssueRow | None:
-    """Returns the simulator of Figure 4: the one with the lowest divergence, or None where none has one."""
+    """Returns the simulator that Figure 4 shows: the one with the lowest divergence, or None without divergences."""
     known = [
         (row.divergence.kl, i, row)
         for i, row in enumerate(evaluation.issues.rows)

@@ -1,4 +1,4 @@
-"""Everything that an evaluation leaves in its folder, written at once: metrics.json, tables, figures, the report."""
+"""Writes the folder of an evaluation: metrics.json, tables, figures and the report."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def write_evaluation(
     own_sheets: Sequence[Sheet] = (),
     own_sections: Sequence[Section] = (),
 ) -> tuple[int, int]:
-    """Returns the numbers of tables and figures that were written.
+    """Writes everything to ``folder``; returns the numbers of tables and figures.
 
     Args:
-        folder: is there, and is filled.
-        evaluation: all tables.
-        inputs: whose sessions they were made of.
-        transcripts: simulated conversations to show, of each simulator.
-        real_transcripts: conversations of real users to show.
-        seed: of their draw.
-        own_sheets: further tables, for the CSV files.
-        own_sections: what the report begins with.
+        folder: an existing folder.
+        evaluation: the evaluation.
+        inputs: the sessions that it was made from.
+        transcripts: number of simulated conversations to show per simulator.
+        real_transcripts: number of conversations of real users to show.
+        seed: the seed that chooses them.
+        own_sheets: further tables, written as CSV files.
+        own_sections: further sections, at the start of the report.
     """
     tables = sheets(evaluation)
     write_tables(folder, evaluation, [*tables, *own_sheets])
@@ -59,17 +59,17 @@ def write_evaluation(
 
 
 def check_free(out: Path, overwrite: bool = False) -> None:
-    """Returns if ``out`` may be written.
+    """Checks that ``out`` may be written.
 
     Raises:
-        ConfigError: ``out`` is there and ``overwrite`` is not given, or it is no evaluation of ours.
+        ConfigError: ``out`` exists and ``overwrite`` is false, or it is not an evaluation of rlenv.
     """
     if not out.exists():
         return
     if not (out / METRICS).is_file():
-        raise ConfigError(f"--out {out} is there and no evaluation; name another place")
+        raise ConfigError(f"--out {out} exists and is not an evaluation; choose another folder")
     if not overwrite:
-        raise ConfigError(f"--out {out} holds an evaluation; give --overwrite to replace it, or name another place")
+        raise ConfigError(f"--out {out} holds an evaluation; give --overwrite to replace it, or choose another folder")
 
 
 def write_tables(folder: Path, evaluation: Evaluation, tables: list[Sheet]) -> None:

@@ -1,7 +1,7 @@
-"""What every report is: one HTML file with everything in it, which opens from disk and asks no network for anything.
+"""Writes a report as one self-contained HTML file, which opens from disk and needs no network.
 
-Sections of a sentence, a figure and a table that sorts by its columns; a gap is a dash, never a zero. Knows nothing of
-what is reported.
+A section has a caption, a figure and a sortable table. A missing value is a dash, never a zero. Independent of the
+content of reports.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ REPORT = "report.html"
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A cell as the report shows it."""
+class TableCell:
+    """A table cell as text."""
 
     text: str
     interval: str = ""
     sort: str = ""
-    """What the column is sorted by; empty for a gap, which stays last."""
+    """The sort key of the cell; empty for a missing value, which is sorted last."""
     number: bool = False
 
 
 @dataclass(frozen=True)
 class Section:
-    """One heading with its sentence, figure and table."""
+    """One section: a heading with its caption, figure and table."""
 
     anchor: str
     title: str
-    reading: str
+    caption: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[Shown, ...], ...]
+    rows: tuple[tuple[TableCell, ...], ...]
     image: str
-    """Data URI, or empty."""
+    """The figure as a data URI, or empty."""
     alt: str
 
 
 def write_page(path: Path, template: str, **values: Any) -> None:
-    """Writes the page that a template of this folder makes of ``values``."""
+    """Renders a template of this folder with ``values`` and writes the page to ``path``."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -59,22 +59,22 @@ def write_page(path: Path, template: str, **values: Any) -> None:
 
 
 def section(
-    anchor: str, title: str, reading: str, sheet: Sheet | None = None, picture: Picture | None = None
+    anchor: str, title: str, caption: str, sheet: Sheet | None = None, picture: Picture | None = None
 ) -> Section:
-    """Returns one section; what it has not is left out.
+    """Returns one section.
 
     Args:
-        anchor: of the page's links.
+        anchor: the target of links to it.
         title: its heading.
-        reading: what it says, in a sentence.
-        sheet: its table.
-        picture: its figure.
+        caption: its main result in a sentence or two.
+        sheet: its table, if it has one.
+        picture: its figure, if it has one.
     """
-    columns, rows = _shown(sheet) if sheet else ((), ())
+    columns, rows = _table(sheet) if sheet else ((), ())
     return Section(
         anchor=anchor,
         title=title,
-        reading=reading,
+        caption=caption,
         columns=columns,
         rows=rows,
         image=data_uri(picture.path) if picture else "",
@@ -87,36 +87,37 @@ def data_uri(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
 
 
-def _shown(sheet: Sheet) -> tuple[tuple[str, ...], tuple[tuple[Shown, ...], ...]]:
-    places = [i for i, column in enumerate(sheet.columns) if column not in sheet.csv_only]
+def _table(sheet: Sheet) -> tuple[tuple[str, ...], tuple[tuple[TableCell, ...], ...]]:
+    indices = [i for i, column in enumerate(sheet.columns) if column not in sheet.csv_only]
     columns = tuple(
-        sheet.columns[i].replace("_", " ") + (", %" if sheet.columns[i] in sheet.percent else "") for i in places
+        sheet.columns[i].replace("_", " ") + (", %" if sheet.columns[i] in sheet.percent else "") for i in indices
     )
     rows = tuple(
-        tuple(show(row[i], 100 if sheet.columns[i] in sheet.percent else 1) for i in places) for row in sheet.rows
+        tuple(table_cell(row[i], 100 if sheet.columns[i] in sheet.percent else 1) for i in indices)
+        for row in sheet.rows
     )
     return columns, rows
 
 
-def show(value: Value, scale: int = 1) -> Shown:
-    """Returns a cell as the report shows it: a dash for a gap, never a zero.
+def table_cell(value: Value, scale: int = 1) -> TableCell:
+    """Returns a value as a table cell; a missing value is a dash, never a zero.
 
-    >>> show(None).text, show(0.25, 100).text, show(Estimate(value=0.5, low=0.25, high=0.75)).interval
+    >>> table_cell(None).text, table_cell(0.25, 100).text, table_cell(Estimate(value=0.5, low=0.25, high=0.75)).interval
     ('–', '25.00', '[0.250, 0.750]')
     """
     if isinstance(value, Estimate):
         if value.value is None:
-            return Shown("–", number=True)
-        known = value.low is not None and value.high is not None
-        interval = f"[{_number(value.low, scale)}, {_number(value.high, scale)}]" if known else ""
-        return Shown(_number(value.value, scale), interval, repr(value.value), number=True)
+            return TableCell("–", number=True)
+        has_interval = value.low is not None and value.high is not None
+        interval = f"[{_number(value.low, scale)}, {_number(value.high, scale)}]" if has_interval else ""
+        return TableCell(_number(value.value, scale), interval, repr(value.value), number=True)
     if value is None:
-        return Shown("–", number=True)
+        return TableCell("–", number=True)
     if isinstance(value, str):
-        return Shown(value.replace("_", " ") if value.islower() and " " not in value else value, sort=value)
+        return TableCell(value.replace("_", " ") if value.islower() and " " not in value else value, sort=value)
     if isinstance(value, int):
-        return Shown(f"{value:,}", sort=str(value), number=True)
-    return Shown(_number(value, scale), sort=repr(value), number=True)
+        return TableCell(f"{value:,}", sort=str(value), number=True)
+    return TableCell(_number(value, scale), sort=repr(value), number=True)
 
 
 def _number(value: float | None, scale: int) -> str:

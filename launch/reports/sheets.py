@@ -1,7 +1,7 @@
-"""Every table as rows and columns, made once for the CSV files and the report.
+"""The tables of an evaluation as rows and columns, for both the CSV files and the report.
 
-A cell is text, a number, a figure with its interval, or None: a gap, which stays empty in CSV and is a dash in the
-report, never a zero.
+A cell is text, a number, an estimate with its interval, or None for a missing value, which is empty in CSV and a dash
+in the report, never a zero.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ class Sheet:
     """One table."""
 
     name: str
-    """File name without ``.csv``, and anchor in the report."""
+    """The file name without ``.csv``, and the anchor in the report."""
     columns: tuple[str, ...]
     rows: tuple[tuple[Value, ...], ...]
     percent: tuple[str, ...] = ()
-    """Columns that the report shows in per cent; CSV keeps the fractions."""
+    """Columns that the report shows in per cent; the CSV file has fractions."""
     csv_only: tuple[str, ...] = ()
-    """Columns that the report leaves to the CSV file."""
+    """Columns that are only in the CSV file."""
 
 
 def sheets(evaluation: Evaluation) -> list[Sheet]:
-    """Returns all tables that there is something in, in the paper's order."""
-    made = [
+    """Returns all tables that have rows, in the paper's order."""
+    result = [
         _subjects(evaluation),
         _linguistic(evaluation),
         _embeddings(evaluation),
@@ -53,12 +53,12 @@ def sheets(evaluation: Evaluation) -> list[Sheet]:
         _chatbots(evaluation),
     ]
     if evaluation.ab:
-        made.append(_ab(evaluation.ab))
-    return [sheet for sheet in made if sheet.rows]
+        result.append(_ab(evaluation.ab))
+    return [sheet for sheet in result if sheet.rows]
 
 
 def to_csv(sheet: Sheet) -> str:
-    """Returns the table as CSV; a figure with an interval takes three columns: ``x``, ``x_low``, ``x_high``."""
+    """Returns the table as CSV; an estimate with an interval has three columns: ``x``, ``x_low``, ``x_high``."""
     wide = [any(isinstance(row[i], Estimate) for row in sheet.rows) for i in range(len(sheet.columns))]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

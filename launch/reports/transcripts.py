@@ -1,6 +1,6 @@
-"""The few conversations that a report shows, message by message with rewards (Eq. 4), actions and issues.
+"""Chooses the conversations that a report shows, message by message with rewards (Eq. 4), actions and issues.
 
-Message text goes nowhere else, and of real users only where it was asked for.
+No other part of an evaluation has message text, and real users' messages are shown only on request.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Line:
     role: str
     text: str
     reward: float | None
-    """Of a user message that a discriminator scored."""
+    """Reward of a user message, if a discriminator scored it."""
     labels: tuple[str, ...]
-    """A user's actions or a chatbot's issues."""
+    """The user's actions or the chatbot's issues."""
 
 
 @dataclass(frozen=True)
@@ -35,30 +35,30 @@ class Transcript:
     session_id: str
     chatbot: str
     scored_by: str | None
-    """The simulator whose discriminator gave the rewards; None where none did."""
+    """The simulator whose discriminator gave the rewards; None without rewards."""
     lines: tuple[Line, ...]
 
     @property
     def num_issues(self) -> int:
-        """Chatbot messages with an issue."""
+        """Number of chatbot messages with an issue."""
         return sum(bool(line.labels) for line in self.lines if line.role == "chatbot")
 
 
 def choose_transcripts(inputs: Inputs, num_simulated: int, num_real: int, seed: int = 0) -> list[Transcript]:
-    """Returns ``num_simulated`` conversations of each simulator and ``num_real`` real ones, drawn under the seed.
+    """Returns ``num_simulated`` conversations per simulator and ``num_real`` real ones, drawn under ``seed``.
 
-    Conversations that a discriminator scored come first. Aggregates have none of their own.
+    Conversations that a discriminator scored are preferred. Aggregates have no conversations of their own.
     """
-    made = []
+    transcripts = []
     for simulator in inputs.simulators:
         if not simulator.members:
             scores = inputs.log_odds.get(simulator.name, {})
             chosen = _draw(simulator.sessions, scores, num_simulated, seed)
-            made += [_transcript(simulator.name, s, simulator.name, scores.get(s.session_id)) for s in chosen]
+            transcripts += [_transcript(simulator.name, s, simulator.name, scores.get(s.session_id)) for s in chosen]
     judge = next(reversed(inputs.log_odds), None)
     scores = inputs.log_odds[judge] if judge is not None else {}
     chosen = _draw(inputs.real, scores, num_real, seed)
-    return made + [_transcript(REAL, s, judge, scores.get(s.session_id)) for s in chosen]
+    return transcripts + [_transcript(REAL, s, judge, scores.get(s.session_id)) for s in chosen]
 
 
 def _draw(sessions: Sequence[Session], scores: dict[str, tuple[float, ...]], number: int, seed: int) -> list[Session]:
@@ -74,7 +74,7 @@ def _transcript(name: str, session: Session, judge: str | None, log_odds: tuple[
         lines.append(
             Line(
                 role="user" if is_user else "chatbot",
-                # HTML holds no lone surrogates, which people's messages do
+                # HTML cannot hold lone surrogates, which real messages may have
                 text=message.content.encode("utf-8", "replace").decode(),
                 reward=next(rewards, None) if is_user else None,
                 labels=(message.actions if is_user else message.issues) or (),

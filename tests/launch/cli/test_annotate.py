@@ -1,4 +1,4 @@
-"""``rlenv taxonomy``, ``annotate`` and ``agreement`` as people run them."""
+"""The commands ``rlenv taxonomy``, ``annotate`` and ``agreement``, run as a user runs them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def rlenv(*args):
     return result.exit_code, result.stdout, result.stderr
 
 
-def test_the_taxonomy_is_copied_edited_and_shown(tmp_path):
+def test_the_taxonomy_is_copied_edited_and_printed(tmp_path):
     own = tmp_path / "own.yaml"
     assert rlenv("taxonomy", "--copy-to", own)[0] == 0
     assert load_taxonomy(own) == load_taxonomy()
@@ -33,21 +33,21 @@ def test_the_taxonomy_is_copied_edited_and_shown(tmp_path):
     code, out, _ = rlenv("taxonomy", own)
     assert code == 0 and "App Bugs" in out and "It crashes." in out
     code, _, err = rlenv("taxonomy", "--copy-to", own)
-    assert (code, "a file already" in err) == (1, True)
+    assert (code, "this file exists" in err) == (1, True)
     own.write_text(own.read_text().replace("app_bug", "bugs"))
     code, _, err = rlenv("taxonomy", own)
     assert code == 1 and "own.yaml" in err and "'user_distress'" in err
 
 
 def unlabelled(sessions: Sequence[Session]) -> list[Session]:
-    """The sessions without anybody's issues."""
+    """Returns the sessions without issue labels."""
     return [
         s.model_copy(update={"messages": tuple(m.model_copy(update={"issues": None}) for m in s.messages)})
         for s in sessions
     ]
 
 
-def test_annotate_labels_what_nobody_labelled_marks_it_and_keeps_what_people_wrote(tmp_path: Path) -> None:
+def test_annotate_adds_and_marks_missing_labels_and_keeps_labels_given_by_people(tmp_path: Path) -> None:
     truth = generate_sessions(8, 1, seed=3)
     bare, half, out = tmp_path / "bare.jsonl", tmp_path / "half.jsonl", tmp_path / "out.jsonl"
     write_sessions(bare, unlabelled(truth))
@@ -60,13 +60,13 @@ def test_annotate_labels_what_nobody_labelled_marks_it_and_keeps_what_people_wro
 
     write_sessions(half, [*truth[:4], *unlabelled(truth[4:])])
     code, shown, _ = rlenv("annotate", half, out, "--judge", "detectors")
-    assert code == 0 and "labels of people, kept" in shown
+    assert code == 0 and "labels given by people, kept" in shown
     again = read_sessions(out, neighbours="keep")
     assert [s.messages for s in again[:4]] == [s.messages for s in truth[:4]]
     assert all("issues" in m.generated for s in again[4:] for m in s.messages if m.role == "assistant")
 
 
-def test_agreement_with_a_judge_is_of_what_the_judge_labels_alone(tmp_path: Path) -> None:
+def test_agreement_with_a_judge_covers_only_what_the_judge_labels(tmp_path: Path) -> None:
     truth = generate_sessions(8, 1, seed=3)
     file, other = tmp_path / "truth.jsonl", tmp_path / "oracle.jsonl"
     write_sessions(file, truth)
@@ -79,14 +79,14 @@ def test_agreement_with_a_judge_is_of_what_the_judge_labels_alone(tmp_path: Path
     assert code == 0 and any(f" {action} " in shown for action in actions) and "1.000" in shown
 
 
-def test_labels_that_are_compared_with_themselves_are_refused_or_warned_of(tmp_path: Path) -> None:
+def test_comparing_labels_with_themselves_is_refused_or_warned_about(tmp_path: Path) -> None:
     truth = generate_sessions(4, 1, seed=3)
     file, copy, judged, again = (tmp_path / f"{name}.jsonl" for name in ("truth", "copy", "judged", "again"))
     write_sessions(file, truth)
     write_sessions(copy, truth)
     for same in (file, tmp_path / "." / file.name):
-        code, _, told = rlenv("agreement", file, same)
-        assert code == 1 and "is compared with itself" in told
+        code, _, error = rlenv("agreement", file, same)
+        assert code == 1 and "is compared with itself" in error
     code, shown, _ = rlenv("agreement", file, copy)
     assert code == 0 and "NOT EVIDENCE: all labels of the 4 sessions are the same in both files" in shown
     write_sessions(judged, unlabelled(truth))
@@ -98,7 +98,7 @@ def test_labels_that_are_compared_with_themselves_are_refused_or_warned_of(tmp_p
     assert "NOT EVIDENCE" not in rlenv("agreement", file, "--judge", "detectors")[1]
 
 
-def test_agreement_without_anything_in_common_is_an_error(tmp_path: Path) -> None:
+def test_agreement_without_common_messages_is_an_error(tmp_path: Path) -> None:
     file, other = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
     write_sessions(file, generate_sessions(2, 1, seed=3))
     write_sessions(other, generate_sessions(2, 1, seed=4))

@@ -1,4 +1,4 @@
-"""``rlenv import``, ``validate`` and ``summarize`` as people run them: counts, exit codes, and nothing half-written."""
+"""The commands ``rlenv import``, ``validate`` and ``summarize``: counts, exit codes, and no half-written files."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def rlenv(*args):
 
 
 def counts(stdout):
-    """The table's rows: name to number."""
+    """Returns the rows of the printed table: name to number."""
     rows = (line.strip().rpartition(" ") for line in stdout.splitlines())
     return {name.strip(): int(value.replace(",", "")) for name, _, value in rows if value.replace(",", "").isdigit()}
 
@@ -45,7 +45,7 @@ def esconv_file(path):
     return path
 
 
-def test_import_writes_sessions_and_shows_what_it_did(tmp_path):
+def test_import_writes_sessions_and_prints_counts(tmp_path):
     code, out, _ = rlenv("import", "esconv", esconv_file(tmp_path / "ESConv.json"), tmp_path / "out.jsonl.gz")
     assert code == 0
     assert counts(out) == {
@@ -59,14 +59,14 @@ def test_import_writes_sessions_and_shows_what_it_did(tmp_path):
     assert len(read_sessions(tmp_path / "out.jsonl.gz", neighbours="keep")[0].messages) == 3
 
 
-def test_import_joins_and_drops_where_asked(tmp_path):
+def test_import_joins_messages_and_drops_fields_on_request(tmp_path):
     source = esconv_file(tmp_path / "ESConv.json")
     code, out, _ = rlenv("import", "esconv", source, tmp_path / "o.jsonl", "--merge-neighbours", "--drop-unknown")
     assert (code, counts(out)["of them joined"], counts(out)["dropped: context.experience_type"]) == (0, 2, 2)
     assert len(read_sessions(tmp_path / "o.jsonl", neighbours="keep")[0].messages) == 2
 
 
-def test_import_of_jsonl_maps_roles_that_are_named(tmp_path):
+def test_import_of_jsonl_maps_the_given_roles(tmp_path):
     source = sessions_file(tmp_path / "in.jsonl", "ux")
     assert rlenv("import", "jsonl", source, tmp_path / "o.jsonl", "--role", "system=assistant")[0] == 0
     assert [m.role for m in read_sessions(tmp_path / "o.jsonl")[0].messages] == ["user", "assistant"]
@@ -75,7 +75,7 @@ def test_import_of_jsonl_maps_roles_that_are_named(tmp_path):
     assert rlenv("import", "annomi", source, tmp_path / "p.jsonl", "--role", "a=user")[0] == 1
 
 
-def test_a_bad_import_tells_every_problem_and_leaves_the_old_file(tmp_path):
+def test_a_failed_import_lists_every_problem_and_keeps_the_old_file(tmp_path):
     source = sessions_file(tmp_path / "in.jsonl", "ua", "x", "xu")
     old = sessions_file(tmp_path / "out.jsonl", "ua")
     before = old.read_bytes()
@@ -88,14 +88,14 @@ def test_a_bad_import_tells_every_problem_and_leaves_the_old_file(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["in.jsonl", "out.jsonl"]
 
 
-def test_an_import_can_leave_out_what_is_bad(tmp_path):
+def test_an_import_can_leave_out_sessions_with_problems(tmp_path):
     source = sessions_file(tmp_path / "in.jsonl", "ua", "x")
     code, out, err = rlenv("import", "jsonl", source, tmp_path / "o.jsonl", "--skip-bad")
     assert (code, counts(out)["sessions"]) == (0, 1)
     assert "1 problem in 1 place (left out of" in err
 
 
-def test_validate_says_what_is_in_each_file_and_ok(tmp_path):
+def test_validate_prints_a_summary_of_each_file_and_ok(tmp_path):
     one = sessions_file(tmp_path / "one.jsonl", "ua", "aau", "", context={"profile": "p", "situaton": 1}, split="x")
     two = tmp_path / "two[red].jsonl"
     two.write_text('{"session_id": "t", "messages": [{"role": "user", "content": "", "mood": 1}]}\n')
@@ -114,17 +114,17 @@ def test_validate_says_what_is_in_each_file_and_ok(tmp_path):
     assert counts(second)["without text"] == 1
 
 
-def test_validate_counts_sessions_without_messages_and_warns_of_them(tmp_path):
+def test_validate_counts_sessions_without_messages_and_warns(tmp_path):
     one, two = sessions_file(tmp_path / "one.jsonl", "ua", "", ""), tmp_path / "two.jsonl"
     two.write_text('{"session_id": "t", "messages": [{"role": "user", "content": "hello"}]}\n')
     code, out, _ = rlenv("validate", one, two)
     first, second = out.split(str(two))
     assert (code, counts(first)["without messages"], counts(second)["without messages"]) == (0, 2, 0)
-    assert "warning: 2 sessions have no messages; whatever uses them leaves them out" in out
+    assert "warning: 2 sessions have no messages; other commands leave them out" in out
     assert "warning" not in rlenv("validate", two)[1]
 
 
-def test_validate_tells_the_problems_of_all_files_together(tmp_path):
+def test_validate_lists_the_problems_of_all_files_together(tmp_path):
     one, two = sessions_file(tmp_path / "one.jsonl", "ua"), sessions_file(tmp_path / "two.jsonl", "uu", "x")
     code, out, err = rlenv("validate", one, two, tmp_path / "[bold]none.jsonl", "--neighbours", "reject")
     assert (code, out) == (1, "")
@@ -135,15 +135,15 @@ def test_validate_tells_the_problems_of_all_files_together(tmp_path):
     assert rlenv("validate", one, "--neighbours", "maybe")[0] == 1
 
 
-def test_summarize_writes_what_is_missing_and_asks_nothing_twice(tmp_path):
+def test_summarize_fills_in_what_is_missing_and_requests_no_answer_twice(tmp_path):
     source = sessions_file(tmp_path / "in.jsonl", "ua", "uau", "u", user_id="ann")
     args = ("summarize", source, tmp_path / "out.jsonl", "--model", "m")
     with serve(lambda body: f"Summary {len(body['messages'][1]['content'])}.") as endpoint:
         code, out, _ = rlenv(*args, "--base-url", endpoint.base_url)
         assert code == 0
-        assert counts(out)["answers asked for"] == len(endpoint.requests) == 4
+        assert counts(out)["answers requested"] == len(endpoint.requests) == 4
         again = rlenv(*args, "--base-url", endpoint.base_url)
-        assert counts(again[1])["answers known from before"] == 4
+        assert counts(again[1])["answers from the cache"] == 4
         assert len(endpoint.requests) == 4
     contexts = [s.context for s in read_sessions(tmp_path / "out.jsonl")]
     assert [len(c.previous_summaries) for c in contexts] == [0, 1, 2]
@@ -151,7 +151,7 @@ def test_summarize_writes_what_is_missing_and_asks_nothing_twice(tmp_path):
     assert rlenv("validate", tmp_path / "out.jsonl")[0] == 0
 
 
-def test_summarize_that_fails_writes_nothing_and_goes_on_later(tmp_path):
+def test_a_failed_summarize_writes_nothing_and_can_be_resumed(tmp_path):
     source, target = sessions_file(tmp_path / "in.jsonl", "ua", "uau"), tmp_path / "out.jsonl"
     refuse = (400, {"message": SECRET})
     with serve(lambda body: refuse if body["messages"][1]["content"].count("User") > 1 else "Said.") as endpoint:
@@ -162,7 +162,7 @@ def test_summarize_that_fails_writes_nothing_and_goes_on_later(tmp_path):
         assert not target.exists()
         endpoint.answer = lambda body: "Said."
         code, out, _ = rlenv("summarize", source, target, "--base-url", endpoint.base_url, "--model", "m")
-        assert (code, counts(out)["answers asked for"], counts(out)["answers known from before"]) == (0, 1, 1)
+        assert (code, counts(out)["answers requested"], counts(out)["answers from the cache"]) == (0, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -173,10 +173,13 @@ def test_summarize_that_fails_writes_nothing_and_goes_on_later(tmp_path):
         (("--base-url", "http://127.0.0.1:9/v1"), "needs --model"),
         (("--base-url", "http://127.0.0.1:9/v1", "--model", "m", "--key-env", "NO_SUCH_KEY"), "NO_SUCH_KEY is not set"),
         (("--engine-model", "no/such"), "this is not a checkpoint"),
-        (("--base-url", "http://127.0.0.1:9/v1", "--model", "m", "--previous", "0"), "SummaryConfig.num_previous: expected 1 or more, got 0"),
+        (
+            ("--base-url", "http://127.0.0.1:9/v1", "--model", "m", "--previous", "0"),
+            "SummaryConfig.num_previous: expected 1 or more, got 0",
+        ),
     ],
 )
-def test_summarize_says_which_setting_is_wrong(tmp_path, args, said):
+def test_summarize_names_the_wrong_setting(tmp_path, args, said):
     code, out, err = rlenv("summarize", sessions_file(tmp_path / "in.jsonl", "ua"), tmp_path / "out.jsonl", *args)
     assert (code, counts(out)) == (1, {})
     assert said in err

@@ -1,4 +1,4 @@
-"""Real and simulated sessions of the reference population, and a run directory as a run leaves it."""
+"""Real and simulated sessions of the reference population, and a directory like that of a finished run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ assert set(CHATBOTS) <= set(chatbot_names())
 
 @dataclass(frozen=True)
 class Files:
-    """What the tests evaluate."""
+    """The files that the tests evaluate."""
 
     real: Path
     good: Path
@@ -32,7 +32,7 @@ class Files:
 
 
 def write_run(root: Path, real: list[Session], versions: dict[str, list[Session]]) -> Path:
-    """Writes the files of a run that an evaluation reads; log-odds are drawn, further apart for earlier versions."""
+    """Writes the files of a run that an evaluation reads; log-odds are random, further apart for early versions."""
     rng = random.Random(0)
     (root / "data").mkdir(parents=True)
     write_sessions(root / "data/evaluation.jsonl.gz", real)
@@ -73,7 +73,7 @@ def write_run(root: Path, real: list[Session], versions: dict[str, list[Session]
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    """A few sessions a side with four chatbots; base is word salad, it1 other users of the same population."""
+    """A few real and simulated sessions with four chatbots; base is word salad, it1 is users of the same population."""
     root = tmp_path_factory.mktemp("evaluation")
     real, good, it1 = (generate_sessions(24, 1, seed, chatbots=CHATBOTS) for seed in (1, 2, 3))
     write_sessions(root / "real.jsonl.gz", real)

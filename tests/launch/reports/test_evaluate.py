@@ -1,4 +1,4 @@
-"""``rlenv evaluate`` from files to a directory: what is read, what is written, what is refused."""
+"""The command ``rlenv evaluate``: what it reads, what it writes, and what it refuses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.local_endpoint import serve
 
 
 def evaluate(*arguments: object, figure3: bool = False) -> None:
-    """Runs the command in this process; errors pass. Embedding takes the longest, so it is asked for."""
+    """Runs the command in this process and lets errors pass; without embeddings, which are slow, unless ``figure3``."""
     app = typer.Typer()
     register(app)
     app([*map(str, arguments), *(() if figure3 else ("--no-embeddings",))], standalone_mode=False)
@@ -41,19 +41,19 @@ def out(files, tmp_path_factory) -> Path:
     return folder
 
 
-def test_every_version_of_a_run_every_file_and_the_aggregate_is_a_row(out):
+def test_every_version_every_file_and_the_aggregate_has_a_row(out):
     assert [row["simulator"] for row in table(out, "subjects")] == ["real", "base", "it1", "salad", "both"]
     assert [row["simulator"] for row in table(out, "table2_discriminator")] == ["base", "it1"]
     assert {row["test"] for row in table(out, "table5_ab")} == {"brief", "echo"}
 
 
-def test_a_runs_sessions_that_were_trained_on_are_left_out(files):
+def test_sessions_of_a_run_that_were_trained_on_are_left_out(files):
     base = read_inputs([str(files.run)], []).simulators[0]
     assert len(base.sessions) == 24
     assert len(read_inputs([str(files.run)], [], part=None).simulators[0].sessions) == 25
 
 
-def test_a_single_run_brings_its_own_real_users_its_cap_and_its_controls(files):
+def test_a_single_run_provides_the_real_users_the_cap_and_the_controls(files):
     inputs = read_inputs([str(files.run)], [])
     assert len(inputs.real) == 24 and inputs.max_turns == 12
     assert any("power control: 0.97" in sentence for sentence in inputs.verdicts)
@@ -61,7 +61,7 @@ def test_a_single_run_brings_its_own_real_users_its_cap_and_its_controls(files):
         read_inputs([str(files.good)], [])
 
 
-def test_tables_hold_figures_with_intervals_and_gaps_are_empty(out):
+def test_tables_have_intervals_and_missing_values_are_empty(out):
     rows = {row["simulator"]: row for row in table(out, "table1_linguistic")}
     entropy = {name: float(row["entropy"]) for name, row in rows.items()}
     assert float(rows["real"]["entropy_low"]) < entropy["real"] < float(rows["real"]["entropy_high"])
@@ -72,7 +72,7 @@ def test_tables_hold_figures_with_intervals_and_gaps_are_empty(out):
     assert -1 <= float(validity["it1"]["pearson_r"]) <= 1 and validity["it1"]["chatbots"] == "4"
 
 
-def test_metrics_are_the_same_bytes_every_time_and_hold_no_message_text(files, out, tmp_path):
+def test_metrics_are_reproducible_and_contain_no_message_text(files, out, tmp_path):
     evaluate(files.good, "--real", files.real, "--out", tmp_path / "one")
     evaluate(files.good, "--real", files.real, "--out", tmp_path / "two")
     one, two = ((tmp_path / name / "metrics.json").read_bytes() for name in ("one", "two"))
@@ -82,10 +82,10 @@ def test_metrics_are_the_same_bytes_every_time_and_hold_no_message_text(files, o
     assert texts and not any(text in written for text in texts)
 
 
-def test_an_evaluation_is_not_overwritten_unasked_and_a_failure_leaves_it(files, out, tmp_path):
+def test_an_evaluation_is_overwritten_only_on_request_and_kept_on_failure(files, out, tmp_path):
     with pytest.raises(ConfigError, match="--overwrite"):
         evaluate(files.good, "--real", files.real, "--out", out)
-    with pytest.raises(ConfigError, match="no evaluation"):
+    with pytest.raises(ConfigError, match="is not an evaluation"):
         evaluate(files.good, "--real", files.real, "--out", tmp_path, "--overwrite")
     target = tmp_path / "kept"
     with new_folder(target) as folder:
@@ -99,12 +99,12 @@ def test_an_evaluation_is_not_overwritten_unasked_and_a_failure_leaves_it(files,
     assert (target / "metrics.json").read_text() == "3" and [p.name for p in tmp_path.iterdir()] == ["kept"]
 
 
-def test_what_cannot_be_read_is_told(files, tmp_path):
+def test_unreadable_sources_are_reported(files, tmp_path):
     empty = tmp_path / "empty.jsonl"
     write_sessions(empty, [])
     cases = {
-        "no run directory or sessions file": [str(tmp_path / "nowhere")],
-        "no run with simulated sessions": [str(tmp_path)],
+        "no such run directory or sessions file": [str(tmp_path / "nowhere")],
+        "not a run with simulated sessions": [str(tmp_path)],
         r"empty.jsonl: expected at least one line": [str(empty)],
     }
     for message, sources in cases.items():
@@ -118,27 +118,27 @@ def test_sessions_without_messages_are_left_out_of_an_evaluation_and_counted(fil
     whole = read_sessions(files.good)
     write_sessions(tmp_path / "gaps.jsonl", [*whole, Session(session_id="e1"), Session(session_id="e2")])
     evaluate(tmp_path / "gaps.jsonl", "--real", files.real, "--out", tmp_path / "out")
-    told = f"gaps: 2 of {len(whole) + 2} sessions have no messages and are left out"
-    assert told in capsys.readouterr().out
+    note = f"gaps: 2 of {len(whole) + 2} sessions have no messages and are left out"
+    assert note in capsys.readouterr().out
     found = json.loads((tmp_path / "out/metrics.json").read_text())
-    assert told in found["notes"] and found["simulators"][0]["num_sessions"] == len(whole)
+    assert note in found["notes"] and found["simulators"][0]["num_sessions"] == len(whole)
 
 
-def test_a_file_that_is_evaluated_against_itself_or_a_copy_is_said_to_be_no_evidence(files, tmp_path, capsys):
+def test_a_file_compared_with_itself_or_a_copy_is_no_evidence(files, tmp_path, capsys):
     renamed = [s.model_copy(update={"session_id": f"other-{s.session_id}"}) for s in read_sessions(files.real)]
     write_sessions(tmp_path / "copy.jsonl", renamed)
     for i, source in enumerate((files.real, tmp_path / "copy.jsonl")):
         evaluate(f"copy={source}", "--real", files.real, "--out", tmp_path / str(i))
-        told = "NOT EVIDENCE: 24 of the 24 different sessions of copy are also those of real, word for word"
-        assert told in capsys.readouterr().out
-        assert told in (tmp_path / str(i) / "report.html").read_text()
+        note = "NOT EVIDENCE: 24 of the 24 different sessions of copy are also those of real, word for word"
+        assert note in capsys.readouterr().out
+        assert note in (tmp_path / str(i) / "report.html").read_text()
     evaluate(files.good, f"twice={files.good}", "--real", files.real, "--out", tmp_path / "two")
     assert "sessions of twice are also those of good" in capsys.readouterr().out
     evaluate(files.good, "--real", files.real, "--out", tmp_path / "sound")
     assert "NOT EVIDENCE" not in capsys.readouterr().out
 
 
-def test_an_ab_test_of_a_chatbot_with_itself_is_refused_and_of_equal_sessions_is_no_evidence(files, tmp_path, capsys):
+def test_an_ab_test_of_a_chatbot_with_itself_is_refused_and_with_equal_sessions_is_no_evidence(files, tmp_path, capsys):
     names = ["--control", "steady", "--treatment"]
     with pytest.raises(ConfigError, match="control and treatment are both 'steady'"):
         evaluate(files.good, "--real", files.real, *names, "steady", "--out", tmp_path / "self")
@@ -150,7 +150,7 @@ def test_an_ab_test_of_a_chatbot_with_itself_is_refused_and_of_equal_sessions_is
 
 
 def vectors(body) -> dict:
-    """Answers as an embedding endpoint does, by the letters of each text."""
+    """Returns the answer of an embedding endpoint, with vectors made from the letters of each text."""
     found = [[text.count(letter) + 0.5 for letter in "aeiounst"] for text in body["input"]]
     data = [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(found)]
     return {
@@ -161,7 +161,7 @@ def vectors(body) -> dict:
     }
 
 
-def test_figure_3_comes_from_an_endpoint_which_is_paid_once(files, tmp_path, monkeypatch):
+def test_figure_3_uses_an_endpoint_and_pays_for_each_vector_once(files, tmp_path, monkeypatch):
     monkeypatch.setenv("KEY_OF_THE_TEST", "s3cret")
     with serve(vectors) as endpoint:
         asked = [files.run, "--embed-url", endpoint.base_url, "--embed-model", "large", "--embed-key-env"]
@@ -191,11 +191,11 @@ def test_a_second_evaluation_of_the_same_run_embeds_nothing_and_gives_the_same(f
         evaluate(*asked, "--out", tmp_path / "two", figure3=True)
     assert num == len(endpoint.requests) > 0 and any((run / "embeddings").rglob("*.npy"))
     assert (tmp_path / "one/metrics.json").read_bytes() == (tmp_path / "two/metrics.json").read_bytes()
-    told = "a sample of the sessions, drawn under seed 0: 20 of 24 of real, 20 of 24 of base, 20 of 24 of it1"
-    assert told in capsys.readouterr().out and told in (tmp_path / "one/report.html").read_text()
+    note = "a sample of the sessions, drawn under seed 0: 20 of 24 of real, 20 of 24 of base, 20 of 24 of it1"
+    assert note in capsys.readouterr().out and note in (tmp_path / "one/report.html").read_text()
 
 
-def test_without_a_model_or_with_too_few_sessions_figure_3_is_a_gap_with_the_way_out(
+def test_without_a_model_or_with_too_few_sessions_figure_3_is_missing_and_the_note_says_what_to_do(
     files, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr("rlenv.evaluation.embeddings.models.PACKAGE", "a_package_that_is_not_there")

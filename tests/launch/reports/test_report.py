@@ -1,4 +1,4 @@
-"""The report in a real browser, from disk and without a network: figures load, tables sort, a transcript opens."""
+"""The report in a real browser, from disk and without network: figures load, tables sort, transcripts open."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def out(files, tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_report_asks_no_network_and_shows_no_real_user_unasked(files, out):
+def test_the_report_needs_no_network_and_shows_real_users_only_on_request(files, out):
     html = unescape((out / "report.html").read_text())
     assert 'src="http' not in html and "<link" not in html and "@import" not in html
     real = {text for s in read_sessions(files.real) for text in s.user_messages() if len(text) > 40}
@@ -47,7 +47,7 @@ def test_every_figure_loads(page, out):
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec(PACKAGE) is None, reason="MiniLM is not installed (see launch/install.sh)")
-def test_session_embeddings_are_drawn_with_their_numbers_beside_them(page):
+def test_session_embeddings_have_a_figure_and_a_table(page):
     assert page.locator("section:has(#figure3_embeddings) img").evaluate("image => image.naturalWidth") > 300
     rows = page.locator("#figure3_embeddings ~ .table tbody tr").all_inner_texts()
     assert [row.split("\t")[0] for row in rows] == ["base", "it1", "real, one half against the other"]
@@ -55,7 +55,7 @@ def test_session_embeddings_are_drawn_with_their_numbers_beside_them(page):
 
 
 @pytest.mark.slow
-def test_a_click_on_a_column_sorts_by_it_both_ways_with_gaps_last(page):
+def test_a_click_on_a_column_sorts_it_both_ways_with_missing_values_last(page):
     table = page.locator("#figure2_issue_rates ~ .table table")
     table.locator("th button").nth(1).click()
 
@@ -69,7 +69,7 @@ def test_a_click_on_a_column_sorts_by_it_both_ways_with_gaps_last(page):
 
 
 @pytest.mark.slow
-def test_a_transcript_opens_with_its_rewards_and_issues(page):
+def test_a_transcript_opens_with_rewards_and_issues(page):
     transcript = page.locator("details.transcript").first
     assert not transcript.locator(".message").first.is_visible()
     transcript.locator("summary").click()

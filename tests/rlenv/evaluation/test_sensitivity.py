@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scipy import stats
 
-from launch.reports.readings import readings
+from launch.reports.captions import captions
 from launch.reports.sheets import sheets
 from rlenv.core.types import Message, Session
 from rlenv.evaluation.sensitivity import sensitivity_row
@@ -65,7 +65,7 @@ def test_the_population_hears_failures_and_users_who_answer_others_messages_do_n
         )
     ]
     assert stats.chi2_contingency(table).pvalue < 1e-6
-    assert "deaf comes nearest" in readings(found)["failure_sensitivity"]
+    assert "deaf is closest" in captions(found)["failure_sensitivity"]
     sheet = next(sheet for sheet in sheets(found) if sheet.name == "failure_sensitivity")
     assert [row[0] for row in sheet.rows] == ["real", "deaf"] and sheet.rows[0][5] == theirs.difference
 
@@ -74,4 +74,4 @@ def test_unlabelled_sessions_leave_gaps():
     real = [session(str(i), (None, None)) for i in range(3)]
     found = evaluate([Simulator(name="x", sessions=tuple(real))], real, EvaluationConfig(self_bleu_references=2))
     assert found.sensitivity.real.difference.value is None
-    assert "Nothing can be said" in readings(found)["failure_sensitivity"]
+    assert "There are no figures" in captions(found)["failure_sensitivity"]
