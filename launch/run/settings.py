@@ -31,6 +31,8 @@ RENAMED = {
     "rl.ratio": "rl.importance_sampling_level",
 }
 """Former keys, found in the files of older runs, and their present names."""
+FORMER_DEFAULTS = {("discriminator", "max_tokens"): 8192, ("engines", "simulator", "max_model_len"): 4096}
+"""Defaults that have changed: a run that was started with one is resumed with it unless its settings say otherwise."""
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -43,7 +45,30 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
     Raises:
         ConfigError: there is no such file; or it has unknown keys, wrong values or broken rules, all reported at once.
     """
-    return typed(RunConfig, [read_settings(path, overrides)], path or "defaults", new_run_problems)
+    given, where = read_settings(path, overrides), path or "defaults"
+    config = typed(RunConfig, [given], where, new_run_problems)
+    kept = former_defaults(config.out_dir, given)
+    return typed(RunConfig, [kept, given], where) if kept else config
+
+
+def former_defaults(out_dir: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the former defaults that the run in ``out_dir`` was started with and that ``given`` does not set."""
+    path = Path(out_dir) / "config.yaml"
+    saved = read_settings(path) if path.is_file() else {}
+    kept: dict[str, Any] = {}
+    for keys, former in FORMER_DEFAULTS.items():
+        if _value_at(saved, keys) == former and _value_at(given, keys) is None:
+            inside = kept
+            for key in keys[:-1]:
+                inside = inside.setdefault(key, {})
+            inside[keys[-1]] = former
+    return kept
+
+
+def _value_at(settings: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    for key in keys:
+        settings = settings.get(key) or {} if isinstance(settings, Mapping) else {}
+    return settings or None
 
 
 def new_run_problems(config: RunConfig) -> list[str]:

@@ -310,3 +310,18 @@ def test_the_search_for_settings_in_messages_finds_one_that_does_not_exist():
     assert exists(RunConfig, ["engines", "*", "max_model_len"]) and exists(StudyConfig, ["run", "data", "path"])
     assert exists(ChatbotRunConfig, ["settings", "engines", "*", "num_*s"])
     assert ADVISED.findall("set end_of_session to a special token") == ["end_of_session"]
+
+
+def test_a_run_that_was_started_with_a_former_default_is_resumed_with_it_unless_its_settings_say_otherwise(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(f"out_dir: {tmp_path / 'run'}\n")
+    assert load_config(path).discriminator.max_tokens == 32768
+    (tmp_path / "run").mkdir()
+    saved = to_dict(load_config(path))
+    saved["discriminator"]["max_tokens"] = 8192
+    saved["engines"]["simulator"]["max_model_len"] = 4096
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(saved))
+    config = load_config(path)
+    assert (config.discriminator.max_tokens, config.engines["simulator"].max_model_len) == (8192, 4096)
+    open_run(RunDirectory(tmp_path / "run"), config)
+    assert load_config(path, ["discriminator.max_tokens=9000"]).discriminator.max_tokens == 9000
