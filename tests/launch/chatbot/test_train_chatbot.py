@@ -177,7 +177,7 @@ def test_the_conversations_that_were_learnt_from_are_preference_pairs_too(undist
         for turn in held.state.turns
     }
     assert {pair.chosen_ids for pair in pairs} | {pair.rejected_ids for pair in pairs} <= said
-    with pytest.raises(ConfigError, match="no round was held here yet"):
+    with pytest.raises(ConfigError, match="no finished round yet"):
         export_pairs(tmp_path, tmp_path / "none.jsonl")
 
 
