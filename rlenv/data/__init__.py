@@ -1,1 +1,1 @@
-"""Sessions as files: reading, checking, importing, summarizing, and the words in them."""
+"""Sessions files: reading, checking, importing and summarizing them, and lexical statistics."""

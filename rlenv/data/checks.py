@@ -1,6 +1,6 @@
-"""What is wrong with one session object: every problem of it, in words that tell what to do and show no text.
+"""Checks one session object: reports every problem with how to fix it, and never any message text.
 
-Used for sessions files and imports alike. Knows the records of ``rlenv.core.types``, nothing of files.
+Used for sessions files and for imports. Depends on the records of ``rlenv.core.types``; independent of files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ROLE_ALIASES = {
     ),
     "therapist": "assistant",
 }
-"""Names that other data give to the two roles."""
+"""Names of the two roles in other data sets."""
 
 _EXPECTED = {
     "missing": "this field",
@@ -38,13 +38,13 @@ _EXPECTED = {
 def check_session(
     value: dict[str, Any], where: str, problems: list[Problem], *, alternate: bool = False
 ) -> Session | None:
-    """Returns the session of a JSON object, or None after appending every problem of it.
+    """Returns the session in a JSON object, or None if it has problems, which are appended to ``problems``.
 
     Args:
         value: the object of one line.
         where: ``file:line``, for the problems.
-        problems: grows.
-        alternate: neighbouring messages of the same speaker are problems too.
+        problems: every problem found is appended here.
+        alternate: treat consecutive messages of the same speaker as problems too.
     """
     session_id = short_id(value.get("session_id"))
     found: list[Problem] = []
@@ -63,7 +63,7 @@ def check_session(
 
 
 def short_id(value: Any) -> str | None:
-    """Returns a session id fit for an error line: printable, at most 60 characters; None if it is no text."""
+    """Returns a session id for an error line: printable, at most 60 characters; None if it is not text."""
     if not isinstance(value, str) or not value:
         return None
     shown = "".join(c if c.isprintable() else "?" for c in value)
@@ -78,7 +78,7 @@ def _problem_of(detail: dict[str, Any], where: str, session_id: str | None) -> P
     if kind == "literal_error":
         return Problem(where, session_id, path, expected, short_name(came), role_hint(came))
     if came is None:
-        return Problem(where, session_id, path, expected, "null", "leave the field out if there is nothing to say")
+        return Problem(where, session_id, path, expected, "null", "leave the field out if it has no value")
     hint = "write it in quotes" if kind == "string_type" and isinstance(came, (int, float)) else ""
     if kind == "tuple_type" and isinstance(came, str):
         hint = "put it in [ ]"
@@ -86,23 +86,23 @@ def _problem_of(detail: dict[str, Any], where: str, session_id: str | None) -> P
 
 
 def role_hint(role: Any) -> str:
-    """Returns what to write in place of an unknown role.
+    """Returns a hint what to write instead of an unknown role.
 
     >>> role_hint("Asistant"), role_hint("patient")
     ("did you mean 'assistant'?", "did you mean 'user'?")
     """
     if not isinstance(role, str):
-        return "every message says who speaks"
+        return "every message needs the speaker's role"
     name = role.strip().lower()
     if name in ("system", "developer", "tool", "function"):
-        return "did you mean 'assistant'? Instructions and tool calls are no part of a session: leave them out"
+        return "did you mean 'assistant'? Instructions and tool calls are not part of a session: leave them out"
     near = difflib.get_close_matches(name, ["user", "assistant", *ROLE_ALIASES], n=1)
     guess = ROLE_ALIASES.get(near[0], near[0]) if near else ""
     return f"did you mean '{guess}'?" if guess else "the user writes as 'user', the chatbot as 'assistant'"
 
 
 def field_path(loc: tuple[str | int, ...]) -> str:
-    """Returns the path of a field as people write it.
+    """Returns the path of a field in the usual notation.
 
     >>> field_path(("messages", 4, "role"))
     'messages[4].role'
@@ -116,7 +116,7 @@ def field_path(loc: tuple[str | int, ...]) -> str:
 def _missing_messages(value: dict[str, Any], where: str, session_id: str | None) -> Problem:
     near = difflib.get_close_matches("messages", [str(key) for key in value], n=1, cutoff=0.7)
     known = [key for key in ("dialog", "dialogue", "conversation", "turns", "utterances") if key in value]
-    hint = f"did you mean '{(near + known)[0]}' to be it?" if near or known else "a session without any has []"
+    hint = f"is '{(near + known)[0]}' this list? Rename it" if near or known else "a session without messages has []"
     return Problem(where, session_id, "messages", "a list", "nothing", hint)
 
 

@@ -1,7 +1,6 @@
-"""Section 4.3.1: word entropy, type-token ratio and bigram diversity of the user's messages, by session.
+"""Lexical statistics of a session's user messages: word entropy, type-token ratio, bigram diversity (Section 4.3.1).
 
-Words are ``\\w+(?:'\\w+)?`` of the lower-cased text; entropy is in bits (base 2). Bigrams run within a message:
-the last word of one message and the first of the next were not said together.
+Words are ``\\w+(?:'\\w+)?`` of the lower-cased text; entropy is in bits. Bigrams do not cross the end of a message.
 """
 
 from __future__ import annotations
@@ -39,19 +38,19 @@ def word_entropy(tokens: Sequence[str]) -> float:
 
 
 def type_token_ratio(tokens: Sequence[str]) -> float:
-    """Returns the share of different words, in (0, 1]; NaN without words."""
+    """Returns the share of distinct words, in (0, 1]; NaN without words."""
     return len(set(tokens)) / len(tokens) if tokens else float("nan")
 
 
 def ngrams(messages: Iterable[Sequence[str]], n: int) -> list[tuple[str, ...]]:
-    """Returns the runs of ``n`` neighbouring words, in order; none runs over the end of a message."""
+    """Returns the n-grams of the messages, in order; none crosses the end of a message."""
     return [tuple(tokens[i : i + n]) for tokens in messages for i in range(len(tokens) - n + 1)]
 
 
 def distinct_n(messages: Iterable[Sequence[str]], n: int) -> float:
-    """Returns the share of different n-grams among all n-grams of the messages (Li et al., 2016); NaN without any.
+    """Returns the share of distinct n-grams among all n-grams of the messages (Li et al., 2016); NaN without any.
 
-    Table 1's figures are its first two: distinct-1 is the type-token ratio, distinct-2 the bigram diversity.
+    Table 1 reports two of them: distinct-1 is the type-token ratio, distinct-2 the bigram diversity.
 
     >>> distinct_n([["a", "b", "a", "b"]], 2)  # ab, ba, ab
     0.6666666666666666
@@ -61,12 +60,12 @@ def distinct_n(messages: Iterable[Sequence[str]], n: int) -> float:
 
 
 def bigram_diversity(messages: Iterable[Sequence[str]]) -> float:
-    """Returns the share of different neighbouring word pairs, in (0, 1]; NaN without pairs."""
+    """Returns the share of distinct bigrams, in (0, 1]; NaN without bigrams."""
     return distinct_n(messages, 2)
 
 
 def session_diversity(session: Session) -> dict[str, float]:
-    """Returns Table 1's three figures of one session, with its user turns and words."""
+    """Returns Table 1's three figures of one session, and its numbers of user turns and words."""
     messages = [words(text) for text in session.user_messages()]
     tokens = [w for message in messages for w in message]
     return {

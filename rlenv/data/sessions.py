@@ -1,7 +1,7 @@
-"""Sessions files: read with every problem told at once, written whole or not at all, split by user.
+"""Reads, writes and splits sessions files: all problems are reported at once, and writing is atomic.
 
-One JSON object a line (``Session`` of ``rlenv.core.types``), plain or gzipped. Fields that rlenv does not know are kept
-and written back. Knows nothing of prompts, models or where the data came from (Section 4.1; ``rlenv.data.importers``).
+One JSON object per line (``rlenv.core.types.Session``), plain or gzipped. Unknown fields are kept and written back.
+Independent of prompts, models and the source of the data (Section 4.1; ``rlenv.data.importers``).
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ PathLike = str | Path
 
 @dataclass
 class ReadReport:
-    """What reading did: counts only."""
+    """The counts of a reading."""
 
     num_sessions: int = 0
     num_messages: int = 0
     """After merging."""
     num_merged: int = 0
-    """Messages that were joined to the one before, because the same speaker said both."""
+    """Messages joined to the one before, which was by the same speaker."""
     merge_conflicts: Counter[str] = field(default_factory=Counter)
-    """Unknown message fields that differed between joined messages, by name: the first one's value stays."""
+    """Unknown fields that differed between joined messages, by name; the first message's value is kept."""
 
 
 def read_sessions(paths: PathLike | Sequence[PathLike], *, neighbours: Neighbours = "merge") -> list[Session]:
     """Returns the sessions of all files, in order.
 
     Args:
-        paths: JSON lines, plain or gzipped.
-        neighbours: messages in a row of one speaker are joined with a line break ("merge"), are a problem
-            ("reject"), or stay ("keep", for tools that must write back what they read).
+        paths: JSON lines files, plain or gzipped.
+        neighbours: consecutive messages of one speaker are joined with a line break ("merge"), are a problem
+            ("reject"), or stay separate ("keep", for tools that must write back what they read).
 
     Raises:
-        DataError: with every problem of every file.
+        DataError: a file has problems; all problems of all files are reported.
     """
     return read_with_report(paths, neighbours=neighbours)[0]
 
@@ -54,7 +54,7 @@ def read_sessions(paths: PathLike | Sequence[PathLike], *, neighbours: Neighbour
 def read_with_report(
     paths: PathLike | Sequence[PathLike], *, neighbours: Neighbours = "merge"
 ) -> tuple[list[Session], ReadReport]:
-    """Returns what ``read_sessions`` does, and the counts of what reading did."""
+    """Returns the sessions as ``read_sessions`` does, and the counts."""
     report = ReadReport()
     return list(stream_sessions(paths, neighbours=neighbours, report=report)), report
 
@@ -62,15 +62,15 @@ def read_with_report(
 def stream_sessions(
     paths: PathLike | Sequence[PathLike], *, neighbours: Neighbours = "merge", report: ReadReport | None = None
 ) -> Iterator[Session]:
-    """Yields what ``read_sessions`` returns, one session after the other: for files that need not fit into memory.
+    """Yields the sessions as ``read_sessions`` does, one by one, for files that do not fit into memory.
 
     Args:
-        paths: as there.
-        neighbours: as there.
-        report: counts what reading did.
+        paths: as in ``read_sessions``.
+        neighbours: as in ``read_sessions``.
+        report: counts are added here.
 
     Raises:
-        DataError: after the last session, with every problem of every file; nothing that came before is to be kept.
+        DataError: a file has problems. Raised only after the last session, so discard the sessions yielded before.
     """
     report = report if report is not None else ReadReport()
     problems: list[Problem] = []
@@ -93,16 +93,16 @@ def stream_sessions(
 
 
 def write_sessions(path: PathLike, sessions: Iterable[Session]) -> None:
-    """Writes sessions, one a line, whole or not at all; a name in ``.gz`` is gzipped.
+    """Writes sessions, one per line, atomically; gzipped if the name ends with ``.gz``.
 
-    What ``read_sessions(..., neighbours="keep")`` reads back equals what was written, unknown fields included.
-    Fields that were never set are left out, so a file read and written keeps its shape.
+    ``read_sessions(..., neighbours="keep")`` reads back what was written, including unknown fields. Fields that were
+    never set are left out, so reading and writing a file keeps its fields.
     """
     write_atomic(path, (to_line(session_dict(session)) for session in sessions))
 
 
 def session_dict(session: Session) -> dict[str, Any]:
-    """Returns the JSON object of a session, as it stands in a file."""
+    """Returns the JSON object of a session, as written to a file."""
     value = session.model_dump(exclude_unset=True)
     value.setdefault("messages", ())
     if session.user_id != session.session_id:
@@ -111,13 +111,13 @@ def session_dict(session: Session) -> dict[str, Any]:
 
 
 def text_digest(session: Session) -> str:
-    """Returns a digest of who said what in a session, whatever its id, labels and context are."""
-    said = [[message.role, message.content] for message in session.messages]
-    return hashlib.blake2b(to_line(said), digest_size=16).hexdigest()
+    """Returns a digest of the roles and texts of a session's messages, independent of id, labels and context."""
+    texts = [[message.role, message.content] for message in session.messages]
+    return hashlib.blake2b(to_line(texts), digest_size=16).hexdigest()
 
 
 def with_messages(sessions: Iterable[Session]) -> tuple[list[Session], int]:
-    """Returns the sessions that have a message, and how many have none: a valid line, of which nothing can be learnt.
+    """Returns the sessions with messages, and the number of those without, which are valid but cannot be used.
 
     >>> with_messages([Session(session_id="empty")])
     ([], 1)
@@ -128,15 +128,15 @@ def with_messages(sessions: Iterable[Session]) -> tuple[list[Session], int]:
 
 
 def num_neighbours(messages: Sequence[Message]) -> int:
-    """Returns how many messages come from the same speaker as the one before."""
+    """Returns the number of messages by the same speaker as the message before."""
     return sum(one.role == two.role for one, two in pairwise(messages))
 
 
 def merge_neighbours(session: Session, report: ReadReport | None = None) -> Session:
-    """Returns the session with neighbouring messages of the same speaker joined, and counts them in ``report``.
+    """Returns the session with consecutive messages of the same speaker joined; ``report`` counts them.
 
-    Texts are joined by a line break (empty ones by nothing) and labels united in order. Of unknown fields, lists are
-    united too; of others that differ the first value stays, which ``report.merge_conflicts`` counts.
+    Texts are joined by a line break (empty ones are skipped), labels are united in order. Unknown fields that are lists
+    are united too; of others that differ, the first value is kept and ``report.merge_conflicts`` counts them.
     """
     report = report if report is not None else ReadReport()
     joined: list[Message] = []
@@ -152,18 +152,18 @@ def merge_neighbours(session: Session, report: ReadReport | None = None) -> Sess
 
 
 def split_by_user(sessions: Sequence[Session], shares: Mapping[str, float], seed: int) -> dict[str, list[Session]]:
-    """Returns the sessions in named parts that share no user.
+    """Returns the sessions in named parts that have no user in common.
 
-    A user's part is a function of the seed and the user's id alone: adding users never moves others, and the order
-    of sessions and of ``shares`` does not matter. So shares are met on average over users, not exactly.
+    A user's part depends only on the seed and the user's id: adding users never moves others, and the order of sessions
+    and of ``shares`` does not matter. So the parts have these shares of the users on average, not exactly.
 
     Args:
-        sessions: any order; kept within each part.
-        shares: part name to its share; they sum to 1, as in ``{"train": 0.8, "test": 0.2}``.
-        seed: another seed, another split.
+        sessions: the sessions; their order is kept within each part.
+        shares: the share of each part; they sum to 1, as in ``{"train": 0.8, "test": 0.2}``.
+        seed: seed of the split.
 
     Raises:
-        ConfigError: shares that are no shares, or a part that would be empty.
+        ConfigError: the shares are not positive or do not sum to 1, or a part would be empty.
     """
     if not shares or not all(0 < share <= 1 for share in shares.values()) or not math.isclose(sum(shares.values()), 1):
         raise ConfigError(f"shares of a split must be above 0 and sum to 1, got {dict(shares)}")
@@ -194,16 +194,16 @@ def _join(one: Message, two: Message, conflicts: Counter[str]) -> Message:
     fields = one.model_dump(exclude_unset=True)
     fields["content"] = "\n".join(text for text in (one.content, two.content) if text)
     for name, value in two.model_dump(exclude_unset=True, exclude={"role", "content"}).items():
-        mine = fields.get(name)
-        if mine is None:
+        first = fields.get(name)
+        if first is None:
             fields[name] = value
-        elif isinstance(mine, (list, tuple)) and isinstance(value, (list, tuple)):
-            fields[name] = type(mine)([*mine, *(item for item in value if item not in mine)])
-        elif value is not None and value != mine:
+        elif isinstance(first, (list, tuple)) and isinstance(value, (list, tuple)):
+            fields[name] = type(first)([*first, *(item for item in value if item not in first)])
+        elif value is not None and value != first:
             conflicts[name] += 1
     return Message.model_validate(fields)
 
 
 def _twice(where: str, session_id: str, first: str) -> Problem:
     hint = f"the same id is at {first}; remove or rename one"
-    return Problem(where, short_id(session_id), "session_id", "an id of its own", "one that was there before", hint)
+    return Problem(where, short_id(session_id), "session_id", "a unique id", "one seen before", hint)

@@ -1,8 +1,8 @@
-"""The parts of a context that a language model writes (Appendix A): of this session, of earlier ones, of the long run.
+"""Writes the summaries of a user context with a language model (Appendix A): of this session, earlier ones, long-term.
 
-One summary is asked for each session. A session's earlier summaries are those of the same user's sessions that stand
-before it in the file (the order of a file is time); its long-term context is drawn from all of them. What a person
-wrote is never overwritten. Knows nothing of where the language model runs (``rlenv.speakers.completers``).
+Each session is summarized once. A session's earlier summaries are those of the same user's sessions before it in the
+file (a file is in order of time); its long-term context is made from all of them. Text by people is never overwritten.
+Independent of where the language model runs (``rlenv.speakers.completers``).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rlenv.prompting.cutting import MARK, CountTokens, cut_middle, encodable, es
 from rlenv.speakers.completers import CachedCompleter, ChatMessages
 
 Question = tuple[str, str, list[str]]
-"""Whose (a session id, for errors), the prompt, and the lines that it is about."""
+"""The session id (for errors), the prompt, and the lines to summarize."""
 SESSION_PROMPT = """\
 You write the record of one mental health support session, for whoever must know it without reading it.
 In 3 to 6 plain sentences about "the user": why they came, the topics in their order, what they felt at the start and \
@@ -35,7 +35,7 @@ You are given the records of one user's mental health support sessions, oldest f
 In 3 to 6 plain sentences about "the user": what keeps coming back, what has changed over time, and what stays open.
 Only what the records say. No advice, no diagnosis, no headings."""
 WRITE = "(Write the record now.)"
-"""Closes every question: small models go on with a transcript that has no end."""
+"""The last line of every question: without it, small models continue the transcript."""
 
 log = logging.getLogger(__name__)
 
@@ -45,44 +45,44 @@ class SummaryConfig(Settings):
     """How summaries are made."""
 
     num_previous: int = Field(default=5, ge=1)
-    """How many earlier summaries a session gets, the latest ones (Appendix A: 3 to 5)."""
+    """Number of earlier summaries per session; the latest ones are used (Appendix A: 3 to 5)."""
     num_recent_sessions: int = Field(default=1, ge=0)
-    """How many earlier sessions of the same user are added message by message, the latest ones; 0 adds none."""
+    """Number of the user's earlier sessions whose messages are added; the latest ones are used, 0 adds none."""
     input_tokens: int = Field(default=3000, ge=64)
-    """Longest transcript or list of summaries that is shown to the model; its middle goes first."""
+    """Longest transcript or list of summaries shown to the model, in tokens; longer ones lose their middle."""
     max_tokens: int = Field(default=300, ge=1)
-    """Longest answer."""
+    """Longest answer, in tokens."""
     concurrency: int = Field(default=8, ge=1)
-    """Requests under way at the same time."""
+    """Concurrent requests."""
     attempts: int = Field(default=3, ge=1)
-    """Tries where the model answers nothing, each with another seed."""
+    """Attempts if answers are empty, each with another seed."""
     max_failures: int = Field(default=20, ge=1)
-    """After so many failed summaries no more are asked for."""
+    """After this many failed summaries no more are requested."""
     seed: int = 0
-    """Of the first try."""
+    """Seed of the first attempt."""
 
 
 @dataclass
 class SummaryReport:
-    """What was written: counts only."""
+    """The counts of a summarization."""
 
     num_sessions: int = 0
     num_users: int = 0
     num_asked: int = 0
     num_cached: int = 0
-    """Answers that were known already."""
+    """Answers taken from the cache."""
     num_current: int = 0
-    """Sessions that got a current summary."""
+    """Sessions that were given a current summary."""
     num_previous: int = 0
-    """Sessions that got earlier summaries."""
+    """Sessions that were given earlier summaries."""
     num_long_term: int = 0
     num_recent: int = 0
     num_kept: int = 0
-    """Fields that people wrote, and that stay."""
+    """Fields kept because people wrote them."""
     num_empty: int = 0
-    """Sessions without a word to summarise."""
+    """Sessions without text to summarize."""
     num_cut: int = 0
-    """Inputs whose middle was left out."""
+    """Inputs whose middle was cut out."""
 
 
 async def summarize(
@@ -92,18 +92,18 @@ async def summarize(
     count_tokens: CountTokens = estimate_tokens,
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[list[Session], SummaryReport]:
-    """Returns the sessions with the summaries of their contexts filled in, and what was written.
+    """Returns the sessions with the summaries of their contexts filled in, and the counts.
 
     Args:
-        sessions: in the order of time, at least within each user.
-        completer: remembers what was asked, so that a run that failed or was killed goes on.
+        sessions: in order of time, at least for each user.
+        completer: caches its answers, so that a failed or killed run can resume.
         config: sizes and limits.
-        count_tokens: of the completer's model.
-        advance: called once for each session's own summary.
+        count_tokens: counts tokens of the completer's model.
+        advance: called after each session's own summary.
 
     Raises:
-        PhaseError: some summaries failed; nothing is lost, the same call goes on from there.
-        ConfigError: the endpoint can answer no request at all.
+        PhaseError: some summaries failed; the finished ones are cached, so the same call resumes.
+        ConfigError: no request to the endpoint can succeed.
     """
     report = SummaryReport(num_sessions=len(sessions), num_users=len({s.user_id for s in sessions}))
     asking = _Asking(completer, config, count_tokens, report)
@@ -125,7 +125,7 @@ async def summarize(
 
 
 class _Asking:
-    """The requests of one run: bounded, and with their failures kept."""
+    """The requests of one run, with limited concurrency, and their failures."""
 
     def __init__(
         self, completer: CachedCompleter, config: SummaryConfig, count: CountTokens, report: SummaryReport
@@ -139,7 +139,7 @@ class _Asking:
         known: Sequence[str | None],
         advance: Callable[[], None] = lambda: None,
     ) -> list[str | None]:
-        """Returns for each chat what is known, else the answer, else None; (who, prompt, lines) is a chat."""
+        """Returns for each question the known text, otherwise the model's answer, otherwise None."""
 
         async def answer(asked: tuple[Question | None, str | None]) -> str | None:
             chat, text = asked
@@ -174,12 +174,12 @@ class _Asking:
             stopped = f" (stopped after {most})" if num >= most else ""
             raise PhaseError(
                 f"{num} summaries failed of {num_sessions} sessions{stopped}; the first: {self.failures[0]}. Nothing "
-                f"was written. {self.completer.num_asked} answers are kept: run the same command again to go on."
+                f"was written. {self.completer.num_asked} answers are kept: run the same command again to resume."
             )
 
 
 def _histories(sessions: Sequence[Session]) -> list[list[int]]:
-    """Returns for each session the places of the same user's sessions before it, oldest first."""
+    """Returns for each session the indices of the same user's earlier sessions, oldest first."""
     seen: dict[str, list[int]] = defaultdict(list)
     histories = []
     for i, session in enumerate(sessions):
@@ -216,7 +216,7 @@ def _filled(
 
 
 def session_chat(session: Session) -> Question | None:
-    """Returns the question for a session's own summary; None for a session without a word."""
+    """Returns the question for a session's own summary; None for a session without text."""
     lines = [
         SPEAKERS[m.role] + encodable(m.content).strip().replace("\n", "\n  ")
         for m in session.messages
@@ -226,7 +226,7 @@ def session_chat(session: Session) -> Question | None:
 
 
 def long_term_chat(session: Session, earlier: Sequence[str | None]) -> Question | None:
-    """The question for the long-term context; None with fewer than two earlier sessions, or where it stands."""
+    """Returns the question for the long-term context; None with fewer than two earlier summaries, or if it exists."""
     context = session.context
     if by_person(context, "long_term_context"):
         return None
@@ -236,10 +236,10 @@ def long_term_chat(session: Session, earlier: Sequence[str | None]) -> Question 
 
 
 def written_summary(session: Session) -> str | None:
-    """Returns the current summary that a person wrote, if one did."""
+    """Returns the current summary if a person wrote it, otherwise None."""
     return session.context.current_summary if by_person(session.context, "current_summary") else None
 
 
 def by_person(context: SessionContext, name: str) -> bool:
-    """Returns whether a field of the context is there and no model wrote it."""
+    """Returns whether a field of the context has a value that no model wrote."""
     return bool(getattr(context, name)) and name not in context.generated

@@ -1,4 +1,4 @@
-"""Who labels conversations with the taxonomy: deterministic detectors, a language model, the population's oracle.
+"""Judges, which label conversations with the taxonomy: rule-based detectors, a language model, the population's oracle.
 
-Each is an ``rlenv.core.protocols.Judge``; ``annotate.py`` writes what one says into sessions.
+Each is an ``rlenv.core.protocols.Judge``; ``annotate`` writes a judge's labels into sessions.
 """

@@ -1,6 +1,6 @@
-"""Labels written into sessions by a judge: marked as generated, and never over what a person wrote unless asked.
+"""Writes a judge's labels into sessions, marked as generated; labels by people are kept unless asked otherwise.
 
-Knows nothing of who judges. A judge that remembers its answers goes on where a run that failed was.
+Independent of the kind of judge. With a judge that caches its answers, repeating a failed run resumes it.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from rlenv.core.types import Annotation, Message, Role, Session
 
 log = logging.getLogger(__name__)
 MAX_FAILURES = 20
-"""After so many failed sessions no more are asked for."""
+"""After this many failed sessions the rest are not judged."""
 KIND_OF_ROLE: dict[Role, str] = {"user": "actions", "assistant": "issues"}
 
 
 class NamedJudge(Judge, Protocol):
-    """A judge whose labels can be kept: it says who it is and what it labels."""
+    """A judge with a name and the kinds of labels that it gives, as needed to store its labels."""
 
     @property
     def name(self) -> str:
-        """Who it is, with its version or settings."""
+        """The judge's name, with its version or settings."""
         ...
 
     @property
@@ -38,21 +38,21 @@ class NamedJudge(Judge, Protocol):
 
 @dataclass
 class AnnotationReport:
-    """What was labelled: counts only."""
+    """The counts of an annotation."""
 
     num_sessions: int = 0
     num_too_long: int = 0
-    """Of them, those that do not fit the judge and are left as they were."""
+    """Sessions too long for the judge, which are left unchanged."""
     num_labelled: int = 0
-    """Messages that got labels, an empty list of them included."""
+    """Messages that were labelled, including those with an empty list of labels."""
     num_with_label: int = 0
-    """Of them, those with at least one label."""
+    """Labelled messages with at least one label."""
     num_kept: int = 0
-    """Messages whose labels people wrote, and that stay."""
+    """Messages that keep the labels people gave them."""
     num_replaced: int = 0
-    """Messages whose labels were there before, a person's or generated."""
+    """Labelled messages that had labels before, by people or generated."""
     labels: Counter[str] = field(default_factory=Counter)
-    """Messages by label."""
+    """Number of messages with each label."""
 
 
 async def judged(
@@ -62,25 +62,27 @@ async def judged(
     concurrency: int = 8,
     advance: Callable[[], None] = lambda: None,
 ) -> list[Annotation | None]:
-    """Returns what the judge says of each session, ``concurrency`` of them at a time; None of one that it cannot fit.
+    """Returns the judge's annotation of each session, or None if the session is too long for it.
+
+    ``concurrency`` sessions are judged at the same time; ``advance`` is called after each.
 
     Raises:
-        PhaseError: it failed on some, or none fits; with how many, and the first reason.
-        ConfigError: no request of it can succeed.
+        PhaseError: the judge failed on some sessions, or all are too long; has the number and the first reason.
+        ConfigError: none of the judge's requests can succeed.
     """
     failures: list[str] = []
     too_long: list[str] = []
 
     async def one(session: Session) -> Annotation | None:
-        found = None
+        annotation = None
         if len(failures) < MAX_FAILURES:
             try:
-                found = await judge.annotate(session)
+                annotation = await judge.annotate(session)
             except (EngineError, OverlongError) as error:
                 (too_long if isinstance(error, OverlongError) else failures).append(str(error))
                 log.warning("a session was not judged: %s", error)
         advance()
-        return found
+        return annotation
 
     annotations = await all_of(one, sessions, concurrency)
     if too_long and len(too_long) == len(sessions):
@@ -89,7 +91,7 @@ async def judged(
         stopped = f" (stopped after {MAX_FAILURES})" if len(failures) >= MAX_FAILURES else ""
         raise PhaseError(
             f"{len(failures)} of {len(sessions)} sessions were not judged{stopped}; the first: {failures[0]}. Nothing "
-            "was written. Answers are kept: run the same command again to go on."
+            "was written. Answers are kept: run the same command again to resume."
         )
     return annotations
 
@@ -97,13 +99,13 @@ async def judged(
 def with_labels(
     sessions: Sequence[Session], annotations: Sequence[Annotation | None], judge: NamedJudge, *, replace: bool = False
 ) -> tuple[list[Session], AnnotationReport]:
-    """Returns the sessions with the judge's labels in them, and what was written.
+    """Returns the sessions with the judge's labels, and the counts.
 
     Args:
-        sessions: as they were judged.
-        annotations: of each, one entry a message; None leaves the session as it is.
-        judge: who it was; only its ``kinds`` are written.
-        replace: also over labels that people wrote.
+        sessions: the judged sessions.
+        annotations: one for each session, with one entry per message; None leaves the session unchanged.
+        judge: the judge; only labels of its ``kinds`` are written.
+        replace: also replace labels that people gave.
     """
     report = AnnotationReport(num_sessions=len(sessions))
     done = []
@@ -130,12 +132,12 @@ def _labelled(
     kind = KIND_OF_ROLE[message.role]
     if kind not in judge.kinds:
         return message
-    there = getattr(message, kind) is not None
-    if there and kind not in message.generated and not replace:
+    was_labelled = getattr(message, kind) is not None
+    if was_labelled and kind not in message.generated and not replace:
         report.num_kept += 1
         return message
     report.num_labelled += 1
     report.num_with_label += bool(labels)
-    report.num_replaced += there
+    report.num_replaced += was_labelled
     report.labels.update(labels)
     return message.model_copy(update={kind: labels, "generated": tuple(dict.fromkeys((*message.generated, kind)))})

@@ -1,7 +1,8 @@
-"""Whether two annotators agree on a sessions file, where their labels may have different names.
+"""Measures the agreement of two annotators of the same sessions, whose labels may have different names.
 
-Cohen's kappa by category over the messages that both labelled. Foreign names are met by a map, which is YAML data
-(``rlenv/judges/label_maps.yaml``, or an own file): ``name: {kind: {theirs: [ours, ...]}}``.
+Cohen's kappa by category over the messages that both labelled. A label map translates the names of the first annotator
+to those of the second. Maps are YAML: ``name: {kind: {first: [second, ...]}}`` in ``rlenv/judges/label_maps.yaml``, or
+a file of the user's with a single map.
 """
 
 from __future__ import annotations
@@ -19,26 +20,26 @@ from rlenv.judges.annotate import KIND_OF_ROLE
 MAPS_FILE = Path(__file__).with_name("label_maps.yaml")
 KINDS = tuple(KIND_OF_ROLE.values())
 LabelMap = dict[str, dict[str, tuple[str, ...]]]
-"""Kind to label of the first file to the labels of the second that say the same."""
+"""For each kind, a label of the first annotator and the labels of the second that correspond to it."""
 
 
 class LabelAgreement(Record):
-    """Agreement on one label of the first annotator and what stands for it with the second."""
+    """Agreement on one label of the first annotator and the corresponding labels of the second."""
 
     kind: str
     first: str
     second: str
-    """A label; ``any`` where several stand for the first."""
+    """A label of the second annotator, or ``any`` of several that correspond."""
     agreement: Agreement
     num_both: int
-    """Messages that both gave it."""
+    """Messages to which both gave the label."""
 
 
 def load_label_map(name: str) -> LabelMap:
-    """Returns a map by its name in ours, or of a YAML file of its own with one map in it (``kind: {theirs: [ours]}``).
+    """Returns the map ``name`` of ``label_maps.yaml``, or the one in a YAML file (``kind: {first: [second, ...]}``).
 
     Raises:
-        DataError: there is none, or it is no map.
+        DataError: there is no such map or file, or it does not have this form.
     """
     file = Path(name) if name.endswith((".yaml", ".yml")) else MAPS_FILE
     try:
@@ -58,59 +59,59 @@ def label_agreement(
     label_map: LabelMap | None = None,
     kinds: Sequence[str] = KINDS,
 ) -> tuple[list[LabelAgreement], dict[str, int]]:
-    """Returns the agreement on every label, and how many messages of each kind both labelled.
+    """Returns the agreement on every label, and the number of messages of each kind that both labelled.
 
-    Without a map, labels of equal name are compared, all that occur on either side. With one, each of the first's
-    labels in it is compared with any of its counterparts and with each one of them that occurs.
+    Without a map, labels are compared by name: all that occur on either side. With a map, each of its labels of the
+    first annotator is compared with *any* of the corresponding labels, and with each of these that occurs.
 
     Args:
         first: labelled sessions.
-        second: the same sessions, labelled by somebody else; others are left out.
+        second: the same sessions labelled by another annotator; sessions not in both are left out.
         label_map: see ``load_label_map``.
-        kinds: which labels; those that the second annotator does not give must be left out.
+        kinds: the kinds to compare; leave out those that the second annotator does not label.
 
     Raises:
-        DataError: a session that both have has not the same messages in both.
+        DataError: a session has different messages in the two files.
     """
     pairs = {kind: both for kind, both in _pairs(first, second).items() if kind in kinds}
     rows = []
     for kind, both in pairs.items():
         compared = _compared(both, None if label_map is None else label_map.get(kind, {}))
-        for theirs, name, ours in compared:
-            a = [theirs in labels for labels, _ in both]
-            b = [any(label in labels for label in ours) for _, labels in both]
+        for label, name, counterparts in compared:
+            a = [label in labels for labels, _ in both]
+            b = [any(counterpart in labels for counterpart in counterparts) for _, labels in both]
             num_both = sum(x and y for x, y in zip(a, b, strict=True))
-            found = cohens_kappa(a, b)
-            rows.append(LabelAgreement(kind=kind, first=theirs, second=name, agreement=found, num_both=num_both))
+            agreement = cohens_kappa(a, b)
+            rows.append(LabelAgreement(kind=kind, first=label, second=name, agreement=agreement, num_both=num_both))
     return rows, {kind: len(both) for kind, both in pairs.items()}
 
 
 def self_agreement(first: Sequence[Session], second: Sequence[Session], kinds: Sequence[str] = KINDS) -> list[str]:
-    """Returns a warning where the labels of both sides have one source, so that their agreement is no evidence.
+    """Returns warnings if the labels of both sides have one source, so that their agreement is no evidence.
 
     Args:
-        first: as ``label_agreement``'s.
-        second: likewise.
-        kinds: likewise.
+        first: as in ``label_agreement``.
+        second: as in ``label_agreement``.
+        kinds: as in ``label_agreement``.
     """
     others = {session.session_id: session for session in second}
     both = [(one, others[one.session_id]) for one in first if one.session_id in others]
-    found = []
+    warnings = []
     if both and all(one.messages == two.messages and one.judges == two.judges for one, two in both):
-        told = f"NOT EVIDENCE: all labels of the {len(both)} sessions are the same in both files"
-        found.append(f"{told}; is one a copy of the other?")
+        same = f"NOT EVIDENCE: all labels of the {len(both)} sessions are the same in both files"
+        warnings.append(f"{same}; is one a copy of the other?")
     for kind in kinds:
         judges = {side.judges.get(kind) for pair in both for side in pair}
         if len(judges) == 1 and None not in judges:
-            found.append(f"NOT EVIDENCE: one judge gave the {kind} of both sides ({judges.pop()})")
-    return found
+            warnings.append(f"NOT EVIDENCE: one judge gave the {kind} of both sides ({judges.pop()})")
+    return warnings
 
 
 Both = list[tuple[Sequence[str], Sequence[str]]]
 
 
 def _pairs(first: Sequence[Session], second: Sequence[Session]) -> dict[str, Both]:
-    """Returns by kind the two sets of labels of every message that has both."""
+    """Returns for each kind the two sets of labels of every message that both annotators labelled."""
     others = {session.session_id: session for session in second}
     pairs: dict[str, Both] = {"actions": [], "issues": []}
     problems = []
@@ -119,7 +120,7 @@ def _pairs(first: Sequence[Session], second: Sequence[Session]) -> dict[str, Bot
         if other is None:
             continue
         if [(m.role, m.content) for m in session.messages] != [(m.role, m.content) for m in other.messages]:
-            hint = "compare labels of one and the same sessions file"
+            hint = "compare labels of the same sessions file"
             came = f"{len(session.messages)} and {len(other.messages)} messages, or other texts"
             problems.append(Problem("sessions", session.session_id, "messages", "the same in both files", came, hint))
             continue
@@ -134,16 +135,16 @@ def _pairs(first: Sequence[Session], second: Sequence[Session]) -> dict[str, Bot
 
 
 def _compared(both: Both, mapped: Mapping[str, tuple[str, ...]] | None) -> list[tuple[str, str, tuple[str, ...]]]:
-    """Returns (first's label, name of the second's, the second's labels) of each comparison."""
+    """Returns for each comparison (label of the first, name for the second's, labels of the second)."""
     if mapped is None:
         names = sorted({label for labels in both for side in labels for label in side})
         return [(name, name, (name,)) for name in names]
     occurring = {label for _, labels in both for label in labels}
     rows: list[tuple[str, str, tuple[str, ...]]] = []
-    for theirs, ours in mapped.items():
-        there = [label for label in ours if label in occurring]
-        rows += [(theirs, "any" if len(ours) > 1 else ours[0], ours)]
-        rows += [(theirs, label, (label,)) for label in there if len(ours) > 1]
+    for label, counterparts in mapped.items():
+        several = len(counterparts) > 1
+        rows.append((label, "any" if several else counterparts[0], counterparts))
+        rows += [(label, one, (one,)) for one in counterparts if several and one in occurring]
     return rows
 
 
@@ -155,21 +156,23 @@ def _checked(data: Any, file: Path) -> LabelMap:
         raise problem("the map", "actions, issues or both")
     for kind, labels in data.items():
         if not isinstance(labels, dict) or not all(isinstance(o, list) and o for o in labels.values()):
-            raise problem(kind, "theirs: [ours, ...]")
+            raise problem(kind, "first: [second, ...]")
     return {kind: {str(t): tuple(map(str, o)) for t, o in labels.items()} for kind, labels in data.items()}
 
 
 class Agreement(Record):
-    """Two annotators on one category, over the same messages."""
+    """Agreement of two annotators on one category, over the same messages."""
 
     kappa: float | None
-    """(observed - expected) / (1 - expected); None where chance alone would agree on everything."""
+    """(observed - expected) / (1 - expected); None if both gave the category to all messages or to none."""
     observed: float | None
-    """Share of messages on which they say the same."""
+    """Share of messages on which the annotators agree."""
     num: int
+    """Number of messages."""
     num_first: int
-    """Messages that the first annotator gave the category."""
+    """Messages to which the first annotator gave the category."""
     num_second: int
+    """Messages to which the second annotator gave the category."""
 
 
 def cohens_kappa(first: Sequence[bool], second: Sequence[bool]) -> Agreement:
@@ -195,10 +198,10 @@ def cohens_kappa(first: Sequence[bool], second: Sequence[bool]) -> Agreement:
 def category_agreement(
     first: Sequence[Sequence[str]], second: Sequence[Sequence[str]], categories: Sequence[str]
 ) -> dict[str, Agreement]:
-    """Returns the agreement on each category; both annotators saw the same messages, in the same order.
+    """Returns the agreement on each category, from both annotators' labels of the same messages in the same order.
 
     Raises:
-        ValueError: they did not label equally many messages.
+        ValueError: the numbers of messages differ.
     """
     if len(first) != len(second):
         raise ValueError(f"expected labels of the same messages, got {len(first)} and {len(second)}")

@@ -1,8 +1,9 @@
-"""Issues that need no model: each detector is a function of the messages alone, and says only what it can know.
+"""Rule-based detectors of issues: functions of the messages alone that report only what they are sure of.
 
-A detector is silent where it is not sure, so its rate is a lower bound of its category's. Whether a repetition annoys
-somebody or a cut-off thought mattered is for other judges. ``DETECTORS`` holds them by issue id; ``detects`` adds one.
-Texts are read as English where words matter (repeat, leave, unfinished); the others read any language.
+A detector reports nothing where it is not sure, so its rate is a lower bound of the category's rate. Whether a
+repetition annoyed the user or a cut-off sentence mattered is left to other judges. ``DETECTORS`` has them by issue id;
+``detects`` adds one. Detectors that depend on words (repetition, leaving, incomplete messages) read English; the others
+read any language.
 """
 
 from __future__ import annotations
@@ -18,23 +19,23 @@ from rlenv.population.reading.act_patterns import UNFINISHED
 from rlenv.population.reading.similarity import content, likeness, sentences
 
 VERSION = "1"
-"""Raised whenever a detector says something else than before; part of the judge's name."""
+"""Raised whenever a detector's results change; part of the judge's name."""
 Detector = Callable[[Sequence[Message], int], bool]
-"""(a session's messages, the place of a chatbot message) to whether the message has the issue."""
+"""Takes a session's messages and the index of a chatbot message; returns whether that message has the issue."""
 
 DETECTORS: dict[str, Detector] = {}
 
 SAME_QUESTION = 0.8
-"""Jaccard index of content words from which two questions are one."""
+"""Two questions are the same if the Jaccard index of their content words is at least this."""
 _ASKS_TO_REPEAT = re.compile(
     r"\b(repeat|rephrase|say (that|it|this) again|come again|pardon|didn'?t (get|catch|hear|understand)|"
     r"don'?t (get|follow|understand)|what do (you|u) mean|what did (you|u) (say|ask)|sorry\?|huh)\b|^\W*what\W*$",
     re.IGNORECASE,
 )
 _UNFINISHED = frozenset(words("a an the my your our their and or because if than whether every i'm it's you're we're"))
-"""Words on which no English sentence ends."""
+"""Words with which no English sentence ends."""
 _SELDOM_LAST = UNFINISHED - frozenset({"about", "for", "from", "into", "of", "to", "with"})
-"""Words on which few end; prepositions do ("nothing to be ashamed of")."""
+"""Words with which few sentences end; prepositions are not among them ("nothing to be ashamed of")."""
 _EMOTICON = re.compile(r"[:;=8]\s*['’]?-?\s*[(\[{/<]+$")
 _LEAVES = re.compile(
     r"(?<!n't )(?<!not )(?<!you )\b(have|need|got|gotta|must|should|better) (to )?"
@@ -75,13 +76,13 @@ def detects(issue: str) -> Callable[[Detector], Detector]:
 
 
 class DetectorJudge:
-    """A ``Judge`` of chatbot messages by detectors; it says nothing of the user's.
+    """A ``Judge`` that labels chatbot messages with the detectors; user messages get no labels.
 
     Args:
-        issues: which detectors; None is all.
+        issues: the issues to detect; None is all.
 
     Raises:
-        ConfigError: an issue without a detector.
+        ConfigError: an issue has no detector.
     """
 
     kinds = ("issues",)
@@ -89,11 +90,11 @@ class DetectorJudge:
     def __init__(self, issues: Iterable[str] | None = None) -> None:
         self.issues = tuple(DETECTORS) if issues is None else tuple(issues)
         if unknown := [issue for issue in self.issues if issue not in DETECTORS]:
-            raise ConfigError(f"no detector of {unknown[0]!r}; {there_are(DETECTORS, unknown[0])}")
+            raise ConfigError(f"there is no detector of {unknown[0]!r}; {there_are(DETECTORS, unknown[0])}")
         self.name = f"detectors {VERSION}"
 
     async def annotate(self, session: Session) -> Annotation:
-        """Returns the issues that the detectors are sure of; see ``rlenv.core.protocols.Judge``."""
+        """Returns the detected issues of every chatbot message; see ``rlenv.core.protocols.Judge``."""
         found = [
             tuple(issue for issue in self.issues if DETECTORS[issue](session.messages, i))
             if m.role == "assistant"
@@ -108,10 +109,10 @@ class DetectorJudge:
 
 @detects("duplicate_chatbot_messages")
 def duplicate(messages: Sequence[Message], i: int) -> bool:
-    """Returns whether the chatbot's previous message was the same, but for case, spaces and punctuation.
+    """Returns whether the chatbot's previous message was the same, apart from case, spaces and punctuation.
 
-    With a message of the user's between, it takes four words (people do say "I see." twice) and a user who did not ask
-    to hear it again. It cannot see that one message was delivered twice by the app and stored once.
+    If a user message is in between, the message must have at least four words ("I see." may be repeated) and the user
+    must not have asked for a repetition. A message that the app showed twice but stored once is not detected.
     """
     text = words(messages[i].content)
     before = _chatbot_before(messages, i)
@@ -122,12 +123,12 @@ def duplicate(messages: Sequence[Message], i: int) -> bool:
 
 @detects("repetitive_questions")
 def repetitive(messages: Sequence[Message], i: int) -> bool:
-    """Returns whether the message asks again what an earlier one asked, or is an earlier one again.
+    """Returns whether the message repeats an earlier question of the chatbot, or a whole earlier message.
 
-    A question counts with three content words or more, ``SAME_QUESTION`` of them shared; a whole message with six
-    words. Not where the user asked to hear it again or did not understand, nor "anything else?", nor where
-    ``duplicate`` says it already. It cannot see a question in other words, nor a good reason that is not in the message
-    just before.
+    A question counts if it has at least three content words and shares ``SAME_QUESTION`` of them; a whole message if it
+    has at least six words. Not counted: repetitions that the user asked for or after they did not understand, "anything
+    else?", and what ``duplicate`` detects. A rephrased question is not detected, and a good reason for a repetition is
+    seen only in the message just before.
     """
     if _wanted_again(messages, i) or duplicate(messages, i):
         return False
@@ -145,29 +146,29 @@ def repetitive(messages: Sequence[Message], i: int) -> bool:
 
 @detects("incomplete_message")
 def incomplete(messages: Sequence[Message], i: int) -> bool:
-    """Returns whether the message ends on a comma, a dash, an open bracket, or a word on which no sentence ends.
+    """Returns whether the message ends with a comma, a dash, an open bracket, or a word that ends no sentence.
 
-    Words that seldom end one count where the message's earlier sentences end with a mark. It needs four words. It
-    cannot see a cut after a word that might be a last one, and a thought that the same speaker finishes in the very
-    next message is not cut. In transcribed speech it finds who was interrupted.
+    Words that rarely end a sentence count only if the message's earlier sentences end with punctuation. The message
+    must have at least four words. A cut after a word that could be the last one is not detected; a sentence that the
+    chatbot finishes in its next message is not counted. In transcribed speech, this finds interruptions.
     """
     text = messages[i].content.rstrip()
-    said = words(text)
-    goes_on = i + 1 < len(messages) and messages[i + 1].role == "assistant"
-    if len(said) < 4 or goes_on:
+    tokens = words(text)
+    continued = i + 1 < len(messages) and messages[i + 1].role == "assistant"
+    if len(tokens) < 4 or continued:
         return False
     if text[-1] in ",-–—([{":
         return not (text.endswith("--") or _EMOTICON.search(text))
-    closes = len(sentences(text)) > 1
-    return text[-1].isalnum() and said[-1] in (_SELDOM_LAST if closes else _UNFINISHED)
+    punctuated = len(sentences(text)) > 1
+    return text[-1].isalnum() and tokens[-1] in (_SELDOM_LAST if punctuated else _UNFINISHED)
 
 
 @detects("ignoring_request_to_end_session")
 def ignores_leaving(messages: Sequence[Message], i: int) -> bool:
-    """Returns whether the chatbot asks something right after the user said that they must go, without letting them go.
+    """Returns whether the chatbot asks a question right after the user said they have to leave, without a goodbye.
 
-    Only explicit words count ("I have to go", "bye", "can we stop"), and a word of leave or thanks in the answer
-    acquits it. It cannot see a hint, nor a chatbot that goes on without a question.
+    Only explicit phrases count ("I have to go", "bye", "can we stop"). An answer with a word of goodbye or thanks does
+    not count. Hints are not detected, nor a chatbot that continues without a question.
     """
     if i == 0 or messages[i - 1].role != "user" or not _LEAVES.search(messages[i - 1].content):
         return False
@@ -177,16 +178,16 @@ def ignores_leaving(messages: Sequence[Message], i: int) -> bool:
 
 @detects("blank_message")
 def blank(messages: Sequence[Message], i: int) -> bool:
-    """Returns whether the message says nothing: empty, spaces, invisible characters, or dots and dashes alone."""
+    """Returns whether the message has no content: empty, or only spaces, invisible characters, dots or dashes."""
     return all(c in ".…-–—_" or unicodedata.category(c)[0] in "ZC" for c in messages[i].content)
 
 
 @detects("formatting_glitch")
 def glitch(messages: Sequence[Message], i: int) -> bool:
-    """Returns whether the message holds what only a program can have left there.
+    """Returns whether the message has text that only a software fault can have left there.
 
-    Placeholders that were not filled in, special tokens, HTML, broken encodings, "undefined" alone. Markdown is no
-    glitch: whether an app shows it well is not in the text.
+    Unfilled placeholders, special tokens, HTML, broken encodings, or "undefined" alone. Markdown is not counted: the
+    text does not show whether the app renders it.
     """
     return bool(_GLITCH.search(messages[i].content))
 
@@ -196,7 +197,7 @@ def _chatbot_before(messages: Sequence[Message], i: int) -> int | None:
 
 
 def _wanted_again(messages: Sequence[Message], i: int) -> bool:
-    """Whether the user, since the chatbot's last message, asked for it again or said nothing that could be read."""
+    """Returns whether the user has asked for a repetition since the chatbot's last message."""
     since = messages[(_chatbot_before(messages, i) or 0) : i]
     return any(m.role == "user" and bool(_ASKS_TO_REPEAT.search(m.content)) for m in since)
 

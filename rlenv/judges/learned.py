@@ -1,9 +1,8 @@
-"""User actions by a classifier that was fitted on labelled sessions: a judge that costs nothing, for one kind of user.
+"""A classifier of user actions fitted on labelled sessions: a cheap judge for one population of users.
 
-Logistic regression on which words, and runs of two and three words, stand in a message: one model an action, each
-message by itself (4.3.2 judges single messages). It knows the wording that it was fitted on and no other, so it serves
-where labelled sessions of the same users are at hand, and its agreement with held-out labels belongs beside whatever it
-says (``rlenv.judges.compare``).
+One logistic regression per action on the words, bigrams and trigrams of a single message (Section 4.3.2 judges single
+messages too). It only knows the wording of its training data, so it needs labelled sessions of the same users, and its
+results should be reported with its agreement with held-out labels (``rlenv.judges.compare``).
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from rlenv.core.errors import ConfigError
 from rlenv.core.types import Annotation, Session
 
 MIN_MESSAGES = 5
-"""An action with fewer messages is not learnt, and never given."""
+"""An action with fewer messages is not learnt and never predicted."""
 
 
 class ActionClassifier:
     """A ``Judge`` of user actions.
 
     Args:
-        sessions: labelled sessions to fit it on; messages without labels are left out.
-        seed: of the solver.
+        sessions: labelled sessions for training; messages without labels are left out.
+        seed: seed of the solver.
 
     Raises:
-        ConfigError: no action has ``MIN_MESSAGES`` messages.
+        ConfigError: no action has ``MIN_MESSAGES`` labelled messages.
     """
 
     kinds = ("actions",)
@@ -45,7 +44,8 @@ class ActionClassifier:
         self.actions = tuple(sorted(a for a, n in counts.items() if MIN_MESSAGES <= n < len(messages)))
         if not self.actions:
             raise ConfigError(
-                f"action classifier: {len(messages)} labelled user messages, and no action on {MIN_MESSAGES} of them"
+                f"action classifier: expected an action on {MIN_MESSAGES} or more "
+                f"(but not all) of the {len(messages)} labelled user messages, found none; give more labelled sessions"
             )
         self.name = f"action classifier of {len(messages)} messages"
         self._features: Any = CountVectorizer(

@@ -1,7 +1,8 @@
-"""A language model as a ``Judge``: issues by whole session, actions by single message (4.3.2, Appendices D and E).
+"""A language model as a ``Judge``: issues of whole sessions, actions of single messages (4.3.2, Appendices D and E).
 
-The model is a ``CachedCompleter``: its answers are kept on disk by a hash of model, prompt (with the taxonomy), session
-text and schema, so that nothing is paid twice. A malformed reply is asked again, told what was wrong with it.
+The model is a ``CachedCompleter``: answers are cached on disk by a hash of model, prompt (with the taxonomy), session
+text and schema, so that no request is paid for twice. After a malformed reply the model is asked again, with the
+reason.
 """
 
 from __future__ import annotations
@@ -32,23 +33,23 @@ Reader = Callable[[str, Question, Taxonomy], dict[int, tuple[str, ...]]]
 
 @settings
 class LLMJudgeConfig(Settings):
-    """How a language model is asked."""
+    """How a language model is used as a judge."""
 
     kinds: tuple[Kind, ...] = ("actions", "issues")
-    """What it labels: one request a user message, and one a session."""
+    """What is labelled: actions need one request per user message, issues one per session."""
     num_before: int = Field(default=1, ge=0)
-    """Messages shown before the one whose actions are asked for: "agrees" needs what is agreed with."""
+    """Messages shown before the labelled one: "agrees", for example, needs to know with what."""
     max_tokens: int = Field(default=2048, ge=1)
-    """Longest reply; a reasoning model's thoughts count."""
+    """Longest reply, in tokens; reasoning tokens count."""
     attempts: int = Field(default=3, ge=1)
-    """Tries where the reply is malformed, each with another seed."""
+    """Attempts if replies are malformed, each with another seed."""
     concurrency: int = Field(default=8, ge=1)
-    """Requests under way at the same time, over all sessions."""
+    """Concurrent requests, over all sessions."""
     seed: int = 0
-    """Of the first try."""
+    """Seed of the first attempt."""
 
     def problems(self) -> list[str]:
-        """Returns which rules between fields do not hold."""
+        """Returns the violated rules across fields, one line each."""
         return [] if self.kinds else ["kinds: expected actions, issues or both, got none"]
 
 
@@ -56,9 +57,9 @@ class LLMJudge:
     """A ``Judge`` that asks a language model.
 
     Args:
-        completer: the model, with its memory on disk.
-        taxonomy: what it labels with.
-        config: see there.
+        completer: the model, with its cache on disk.
+        taxonomy: the labels.
+        config: the settings.
     """
 
     def __init__(
@@ -72,10 +73,10 @@ class LLMJudge:
         self._places = asyncio.Semaphore(config.concurrency)
 
     async def annotate(self, session: Session) -> Annotation:
-        """Returns the labels of every message; of a kind that is not asked for, none. See ``Judge``.
+        """Returns the labels of every message; kinds that were not requested have none. See ``Judge``.
 
         Raises:
-            EngineError: the model failed, or none of its replies was of the form asked for.
+            EngineError: the model failed, or all of its replies were malformed.
             OverlongError: the session does not fit the model.
         """
         asked = self._questions(session)
@@ -83,7 +84,7 @@ class LLMJudge:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._ask(question, read)) for question, read in asked]
-        except BaseExceptionGroup as errors:  # one error stops the session's others; it is told alone
+        except BaseExceptionGroup as errors:  # one error cancels the session's other requests; raise it alone
             error = errors.exceptions[0]
             if isinstance(error, EngineError | OverlongError):
                 raise type(error)(f"session {session.session_id}: {error}") from None
@@ -106,8 +107,11 @@ class LLMJudge:
         return asked
 
     async def _ask(self, question: Question, read: Reader) -> dict[int, tuple[str, ...]]:
-        """Returns what the reply says. Malformed ones stay remembered if a later one is good, so a re-run asks nothing;
-        if none is, they are forgotten, so a re-run asks anew."""
+        """Returns the labels in the reply.
+
+        Malformed replies stay in the cache if a later one is usable, so that a re-run sends no request. If none is
+        usable they are removed, so that a re-run asks again.
+        """
         tried: list[tuple[ChatMessages, int]] = []
         wrong = ""
         for seed in range(self._config.seed, self._config.seed + self._config.attempts):

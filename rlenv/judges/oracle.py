@@ -1,4 +1,4 @@
-"""The reference population's oracle as a ``Judge`` of chatbot messages in any session, read from the texts alone."""
+"""The reference population's oracle as a ``Judge`` of chatbot messages in any session, from the texts alone."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from rlenv.population.oracle import issues_of
 
 
 class OracleJudge:
-    """A ``Judge`` by the rules that the population lives by; it says nothing of the user's messages.
+    """A ``Judge`` that applies the population's own rules to chatbot messages; user messages get no labels.
 
-    A session holds no hidden states, so what it finds is inferred; in the population's own sessions the labels already
-    there are the truth. It knows the population's faults and was not made for other people's conversations.
+    A session does not contain the users' hidden states, so its labels are inferred; the labels that the population's
+    own sessions already have are the true ones. It knows the faults of the population's chatbots and was not made for
+    other conversations.
     """
 
     kinds = ("issues",)

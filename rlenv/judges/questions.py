@@ -1,7 +1,7 @@
-"""What a language model is asked as a judge, the schema of its reply, and the strict reading of what it said.
+"""The prompts of a language model as a judge, the schemas of its replies, and their strict parsing.
 
-Issues are asked of a whole session (Appendix E), actions of a single user message (Appendix D). The reply is checked
-whatever constrained it: an unknown category or a message that is not there makes all of it malformed.
+Issues are requested for a whole session (Appendix E), actions for a single user message (Appendix D). A reply is always
+checked, even if sampling was constrained by the schema: an unknown category or message number makes it malformed.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ one message of a user. Name all categories that apply to this message, and only 
 before it only helps to understand it.
 Reply with JSON alone: {"actions": [id, ...]}, and {"actions": []} if none applies."""
 MAX_ACTIONS = 8
-"""Most categories of one message that a schema allows."""
+"""The most categories per message that the schema allows."""
 
 
 class MalformedReply(RlenvError):
-    """A judge's reply that cannot be used; says why without quoting it."""
+    """A judge's reply cannot be used; the error gives the reason without quoting the reply."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One request: what is asked, how the reply must look, and which messages of the session it is about."""
+    """One request: the chat, the schema of the reply, and the messages of the session that it is about."""
 
     messages: ChatMessages
     schema: Schema
     places: tuple[int, ...]
-    """The session's messages, by place, that number 1, 2, ... of the question stand for."""
+    """Indices of the session's messages that have the numbers 1, 2, ... in the question."""
 
 
 def issue_question(session: Session, taxonomy: Taxonomy) -> Question | None:
-    """Returns the question for the issues of a session's chatbot messages; None without one."""
+    """Returns the question for the issues of a session's chatbot messages; None if there are no such messages."""
     places = tuple(i for i, m in enumerate(session.messages) if m.role == "assistant")
     if not places:
         return None
@@ -90,25 +90,25 @@ def action_question(session: Session, place: int, taxonomy: Taxonomy, num_before
 
 
 def read_issues(reply: str, question: Question, taxonomy: Taxonomy) -> dict[int, tuple[str, ...]]:
-    """Returns the issues of each message that has one, by its place in the session.
+    """Returns the issues of each message that has some, by its index in the session.
 
     Raises:
-        MalformedReply: no JSON of this form, an unknown category, or a number that no message has.
+        MalformedReply: the reply is not JSON of this form, or has an unknown category or message number.
     """
     found: dict[int, list[str]] = {}
     for entry in _items(reply, "issues"):
         if not isinstance(entry, dict) or not isinstance(entry.get("messages"), list):
-            raise MalformedReply('an entry of "issues" is no {"category": ..., "messages": [...]}')
+            raise MalformedReply('an entry of "issues" is not {"category": ..., "messages": [...]}')
         (category,) = _known_ids([entry.get("category")], taxonomy.issue_ids())
         for number in entry["messages"]:
             if type(number) is not int or not 1 <= number <= len(question.places):
-                raise MalformedReply(f"a message number is none of 1 to {len(question.places)}")
+                raise MalformedReply(f"a message number is not in 1 to {len(question.places)}")
             found.setdefault(question.places[number - 1], []).append(category)
     return {place: tuple(dict.fromkeys(issues)) for place, issues in found.items()}
 
 
 def read_actions(reply: str, question: Question, taxonomy: Taxonomy) -> dict[int, tuple[str, ...]]:
-    """Returns the actions of the one message that was asked about, by its place in the session; see ``read_issues``."""
+    """Returns the actions of the question's message, by its index in the session; raises as ``read_issues``."""
     actions = _known_ids(_items(reply, "actions"), taxonomy.action_ids())
     return {question.places[0]: tuple(dict.fromkeys(actions))}
 
@@ -140,20 +140,20 @@ def _text(message: Message) -> str:
 
 
 def _known(session: Session) -> Iterable[str]:
-    """What the chatbot may know besides the session; its own summary is not, for it was written afterwards."""
+    """Returns what the chatbot may know besides the session; not its summary, which was written afterwards."""
     c = session.context
     return (f"- {encodable(t)}" for t in (c.profile, c.situation, c.long_term_context, *c.previous_summaries) if t)
 
 
 def _items(reply: str, name: str) -> list[Any]:
-    """Returns the list under ``name``; text around the outermost braces, as code fences, is passed over."""
+    """Returns the list under ``name``; text around the outermost braces, such as code fences, is ignored."""
     start, end = reply.find("{"), reply.rfind("}") + 1
     try:
         value = json.loads(reply[start:end]) if 0 <= start < end else None
     except (ValueError, RecursionError):
         value = None
     if value is None:
-        raise MalformedReply(f"a reply of {len(reply)} characters is no JSON object (cut? then raise max_tokens)")
+        raise MalformedReply(f"a reply of {len(reply)} characters is not a JSON object (if cut off, raise max_tokens)")
     if not isinstance(value, dict) or not isinstance(value.get(name), list):
         raise MalformedReply(f'a reply has no list "{name}"')
     return list(value[name])

@@ -1,1 +1,1 @@
-"""Who sits in a seat: models on an engine, endpoints, callables and scripted stand-ins."""
+"""Speakers, which can take a seat: models on an engine, endpoints, Python functions and scripted stand-ins."""

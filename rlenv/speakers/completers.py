@@ -1,7 +1,7 @@
-"""Who writes summaries and judges: a language model behind an OpenAI-compatible endpoint, or one of our own engines.
+"""Language models for summaries and judging, behind an OpenAI-compatible endpoint or on one of our engines.
 
-Both are one method, ``complete``; a cache on disk stands before either, so that nothing is asked twice. Knows
-nothing of sessions.
+Both have one method, ``complete``. A cache on disk can wrap either, so that no request is sent twice. Independent of
+sessions.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class Completer(Protocol):
     """A language model that answers one chat."""
 
     name: str
-    """Model and settings: part of the cache's key."""
+    """Model and settings; part of the cache's key."""
 
     async def complete(self, messages: ChatMessages, max_tokens: int, seed: int, schema: Schema | None = None) -> str:
-        """Returns the answer's text, stripped; empty if the model said nothing.
+        """Returns the text of the answer, stripped; empty if the model generated none.
 
-        With a schema the answer is JSON that follows it, where whoever samples can see to that; check it all the same.
+        With a schema, sampling is constrained to JSON that follows it if the backend supports that; check it anyway.
 
         Raises:
             EngineError: the model failed, after retries.
@@ -45,12 +45,12 @@ class EndpointCompleter:
 
     Args:
         base_url: the API's root, for example ``http://localhost:8000/v1``.
-        model: the model's name there.
-        key_env: NAME of the environment variable that holds the key; None for a server without one.
-        temperature: of sampling.
-        reasoning_effort: of a reasoning model, as "low"; None leaves it to the server.
-        timeout_s: of one try.
-        retries: of one request, where trying again can help (overload, time-outs, broken connections).
+        model: the model's name on the server.
+        key_env: NAME of the environment variable with the API key; None if the server needs none.
+        temperature: sampling temperature.
+        reasoning_effort: for reasoning models, such as "low"; None leaves it to the server.
+        timeout_s: time limit of one attempt, in seconds.
+        retries: retries per request after errors that may pass (overload, time-outs, broken connections).
     """
 
     def __init__(
@@ -84,14 +84,14 @@ class EndpointCompleter:
 
 
 class EngineCompleter:
-    """A model in an engine of ours.
+    """A model on one of our engines.
 
     Args:
-        engine: token ids in, token ids out.
-        tokenizer: the model's, from transformers, with a chat template.
+        engine: the engine; token ids in, token ids out.
+        tokenizer: the model's tokenizer from transformers, with a chat template.
         name: the model's name, for the cache's key.
-        temperature: of sampling.
-        structured: the engine can hold an answer to a schema; otherwise it answers freely.
+        temperature: sampling temperature.
+        structured: whether the engine can constrain an answer to a schema; if not, schemas are ignored.
     """
 
     def __init__(
@@ -123,15 +123,15 @@ class EngineCompleter:
         return self._chat.read_reply(generation.token_ids)[0]
 
     def count_tokens(self, text: str) -> int:
-        """Returns the number of tokens of a text, special ones not counted."""
+        """Returns the number of tokens of a text, without special tokens."""
         return len(self._chat.encode(text))
 
 
 class CachedCompleter:
-    """A completer that remembers its answers in a folder: a run that was killed goes on where it was.
+    """A completer that caches its answers in a folder, so that a killed run can resume.
 
-    The key is a hash of model, messages, length and seed; the prompts themselves are not stored. Equal requests that
-    are under way at the same time are asked once.
+    The key is a hash of model, messages, length, seed and schema; prompts are not stored. Equal requests at the same
+    time are sent once.
     """
 
     def __init__(self, completer: Completer, folder: str | Path) -> None:
@@ -140,26 +140,26 @@ class CachedCompleter:
         self.num_cached = 0
         self._completer = completer
         self._folder = Path(folder)
-        self._under_way: dict[str, asyncio.Task[str]] = {}
+        self._pending: dict[str, asyncio.Task[str]] = {}
 
     async def complete(self, messages: ChatMessages, max_tokens: int, seed: int, schema: Schema | None = None) -> str:
-        """Returns the answer, remembered or asked for; see ``Completer``. Empty answers are not remembered."""
+        """Returns the answer, cached or new; see ``Completer``. Empty answers are not cached."""
         key = _key(self.name, messages, max_tokens, seed, schema)
         if (known := self._known(key)) is not None:
             self.num_cached += 1
             return known
-        if key in self._under_way:
+        if key in self._pending:
             self.num_cached += 1
-            return await asyncio.shield(self._under_way[key])
+            return await asyncio.shield(self._pending[key])
         task = asyncio.ensure_future(self._ask(key, messages, max_tokens, seed, schema))
-        self._under_way[key] = task
+        self._pending[key] = task
         try:
             return await task
         finally:
-            del self._under_way[key]
+            del self._pending[key]
 
     def forget(self, messages: ChatMessages, max_tokens: int, seed: int, schema: Schema | None = None) -> None:
-        """Removes an answer that proved useless, so that the next run asks again."""
+        """Removes an unusable answer from the cache, so that the next run asks again."""
         self._path(_key(self.name, messages, max_tokens, seed, schema)).unlink(missing_ok=True)
 
     async def _ask(self, key: str, messages: ChatMessages, max_tokens: int, seed: int, schema: Schema | None) -> str:
@@ -173,7 +173,7 @@ class CachedCompleter:
         try:
             text = json.loads(self._path(key).read_bytes())["text"]
         except (OSError, ValueError, KeyError, TypeError):
-            return None  # not there, or damaged: asked again
+            return None  # missing or damaged: ask again
         return text if isinstance(text, str) and text else None
 
     def _path(self, key: str) -> Path:
@@ -183,6 +183,6 @@ class CachedCompleter:
 def _key(
     name: str, messages: Sequence[dict[str, str]], max_tokens: int, seed: int, schema: Schema | None = None
 ) -> str:
-    asked = [name, list(messages), max_tokens, seed, *([schema] if schema is not None else [])]
-    content = json.dumps(asked, sort_keys=True)
+    request = [name, list(messages), max_tokens, seed, *([schema] if schema is not None else [])]
+    content = json.dumps(request, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()

@@ -1,7 +1,7 @@
-"""A seat behind an OpenAI-compatible endpoint, or behind a Python callable: text in, text out.
+"""Speakers behind an OpenAI-compatible endpoint or a Python function: text in, text out.
 
-Zero-shot models sit in the user's seat this way, with the simulator's prompt (Section 4.2). Text alone crosses
-the wire, so what they say cannot be trained on; it can be judged, compared and evaluated.
+Zero-shot models can take the user's seat this way, with the simulator's prompt (Section 4.2). Token ids and log-probs
+are not available, so their messages cannot be trained on; they can be judged, compared and evaluated.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from rlenv.prompting.system_texts import SystemText
 from rlenv.speakers.openai_client import OpenAIClient
 
 END_MARK = "[END]"
-"""How a prompted user says that the session is over; asked for in the prompt, cut from the text."""
+"""With this mark a prompted user ends the session. The prompt asks for it, and it is removed from the text."""
 
 
 def chat_messages(state: ConversationState, seat: Seat, system: str) -> list[dict[str, str]]:
-    """Returns the conversation in the API's roles: the seat's own messages are the assistant's."""
+    """Returns the conversation as chat messages; the seat's own messages have the role ``assistant``."""
     messages = [{"role": "system", "content": system}]
     for turn in state.turns:
         role = "assistant" if turn.role == ROLE_OF_SEAT[seat] else "user"
@@ -34,7 +34,8 @@ def chat_messages(state: ConversationState, seat: Seat, system: str) -> list[dic
 
 
 def _instructed(system: str, seat: Seat) -> str:
-    """A prompted user is told how to leave; a chatbot never leaves."""
+    """Returns the system text, for the user's seat with instructions how to end the session; a chatbot never ends
+    it."""
     if seat == "chatbot":
         return system
     return f"{system}\n\nWhen you would leave or the conversation is over, end your message with {END_MARK}."
@@ -46,17 +47,19 @@ def _utterance(text: str, seat: Seat, truncated: bool = False) -> Utterance:
 
 
 class EndpointSpeaker:
-    """A seat played by a model behind an OpenAI-compatible endpoint.
+    """A speaker backed by a model behind an OpenAI-compatible endpoint.
 
     Args:
-        name: who it is in records.
-        seat: which seat.
+        name: the speaker's name in records.
+        seat: the seat that it takes.
         base_url: the API's root, for example ``http://localhost:8000/v1``.
-        model: the model's name there.
-        api_key_env: name of the environment variable that holds the key; None for a server without one.
-        system_text: from a context to the system message.
+        model: the model's name on the server.
+        api_key_env: name of the environment variable with the API key; None if the server needs none.
+        system_text: builds the system message from a context.
         sampling: temperature, top_p, max_tokens; the seed is set for each reply.
-        concurrency: requests under way at the same time.
+        concurrency: concurrent requests.
+        timeout_s: time limit of one attempt, in seconds.
+        retries: retries per request after errors that may pass.
     """
 
     def __init__(
@@ -82,7 +85,7 @@ class EndpointSpeaker:
         self._limit = asyncio.Semaphore(concurrency)
 
     def describe(self) -> SpeakerCard:
-        """Returns who this is; an endpoint tells no version but its model's name."""
+        """Returns the speaker's card for records; an endpoint has no version but its model's name."""
         return SpeakerCard(name=self.name, kind="endpoint", model=self.model, sampling=self.sampling)
 
     async def reply(self, state: ConversationState, seed: int) -> Utterance:
@@ -106,11 +109,11 @@ class EndpointSpeaker:
 
 
 Reply = Callable[[list[dict[str, str]], int], str | Awaitable[str]]
-"""What a callable speaker is: (chat messages, seed) to text."""
+"""The function of a callable speaker: takes (chat messages, seed), returns text."""
 
 
 class CallableSpeaker:
-    """A seat played by a Python function ``reply(messages, seed) -> str``, plain or async."""
+    """A speaker backed by a Python function ``reply(messages, seed) -> str``, plain or async."""
 
     def __init__(self, name: str, seat: Seat, function: Reply, system_text: SystemText) -> None:
         self.name = name
@@ -119,17 +122,21 @@ class CallableSpeaker:
         self.system_text = system_text
 
     def describe(self) -> SpeakerCard:
-        """Returns who this is; its version is the function's name."""
+        """Returns the speaker's card for records; its version is the function's name."""
         function = self.function
         name = getattr(function, "__qualname__", type(function).__qualname__)
         return SpeakerCard(name=self.name, kind="callable", version=f"{function.__module__}:{name}")
 
     async def reply(self, state: ConversationState, seed: int) -> Utterance:
-        """Returns the function's reply. A function that raises fails the conversation, not the run."""
+        """Returns the function's reply.
+
+        Raises:
+            EngineError: the function raised or did not return text; this fails the conversation, not the run.
+        """
         messages = chat_messages(state, self.seat, _instructed(self.system_text(state.context), self.seat))
         try:
-            said = self.function(messages, seed)
-            text = await said if inspect.isawaitable(said) else said
+            result = self.function(messages, seed)
+            text = await result if inspect.isawaitable(result) else result
         except Exception as error:
             raise EngineError(f"{self.name}: the callable raised {type(error).__name__}") from error
         if not isinstance(text, str):
@@ -141,7 +148,7 @@ def import_callable(path: str) -> Callable[..., Any]:
     """Returns the object at ``package.module:name``.
 
     Raises:
-        ConfigError: no such module or name.
+        ConfigError: there is no such module or name, or it is not callable.
     """
     module_name, _, name = path.partition(":")
     try:

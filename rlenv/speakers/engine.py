@@ -1,8 +1,7 @@
-"""Language models in either seat: a prompt built from the conversation, one engine request, an utterance.
+"""Speakers backed by a language model on an engine, in either seat: prompt, one engine request, utterance.
 
-The trained simulator, a zero-shot model in the user's seat and a hosted chatbot are one class here; they differ
-in their seat, their system text, their adapter and their sampling. Endpoints, which take text, are in
-``rlenv.speakers.endpoint``.
+The trained simulator, a zero-shot model in the user's seat and a hosted chatbot are all of one class; they differ in
+seat, system text, adapter and sampling. Endpoints, which take text, are in ``rlenv.speakers.endpoint``.
 """
 
 from __future__ import annotations
@@ -19,16 +18,16 @@ from rlenv.prompting.system_texts import SystemText
 
 
 class EngineSpeaker:
-    """A model on an engine, speaking from one seat.
+    """A speaker backed by a model on an engine.
 
     Args:
-        name: who it is in records and reports.
-        engine: where it is sampled.
+        name: the speaker's name in records and reports.
+        engine: the engine that samples the model.
         format: the model's chat template.
         seat: "user" for a simulator, "chatbot" for a chatbot.
-        system_text: from a context to this seat's system message.
-        sampling: its seed and stop tokens are set for each reply.
-        adapter: the LoRA version; a new version is a new speaker, so a conversation keeps the one it began with.
+        system_text: builds this seat's system message from a context.
+        sampling: sampling settings; seed and stop tokens are set for each reply.
+        adapter: the LoRA version. A new version is a new speaker, so a conversation keeps the one it started with.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class EngineSpeaker:
         self.system_text = lru_cache(maxsize=4096)(_by_json(system_text))
 
     def describe(self) -> SpeakerCard:
-        """Returns who this is; its version is its adapter's."""
+        """Returns the speaker's card for records; its version is its adapter's name."""
         return SpeakerCard(
             name=self.name,
             kind="engine",
@@ -61,11 +60,11 @@ class EngineSpeaker:
         )
 
     def system(self, state: ConversationState) -> str:
-        """Returns the system text that this seat is prompted with."""
+        """Returns this seat's system text."""
         return self.system_text(state.context.model_dump_json())
 
     def prompt(self, state: ConversationState) -> list[int]:
-        """Returns the token ids after which this seat speaks next, [n]."""
+        """Returns the token ids [n] of the prompt for this seat's next message."""
         return self.format.prompt(self.system(state), state.turns, self.seat)
 
     async def reply(self, state: ConversationState, seed: int) -> Utterance:
@@ -88,13 +87,13 @@ class EngineSpeaker:
 
 
 def _model_name(format: ChatFormat) -> str | None:
-    """The checkpoint's hub name, or its folder's: where the folder lies is no part of who speaks."""
+    """Returns the checkpoint's hub name, or its folder's name without the path, which may differ between machines."""
     name = str(getattr(format.tokenizer, "name_or_path", "") or "")
     return (Path(name).name if Path(name).is_dir() else name) or None
 
 
 def _by_json(system_text: SystemText) -> Callable[[str], str]:
-    """Contexts hold dictionaries, which do not hash; their JSON does."""
+    """Returns ``system_text`` as a function of the context's JSON, which can be hashed and so cached."""
 
     def build(context_json: str) -> str:
         return system_text(SessionContext.model_validate_json(context_json))

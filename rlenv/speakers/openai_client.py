@@ -1,7 +1,7 @@
-"""One way to a model behind an OpenAI-compatible endpoint, for all who ask one for text or for vectors.
+"""The client of OpenAI-compatible endpoints, for chat and for embeddings.
 
-Retries, time-outs and the server's limits are met here; errors come out as ours, without anything of what was sent or
-came back. openai is imported where a client is made.
+Handles retries, time-outs and the server's limits. Errors are raised as rlenv's own, without any text of requests or
+answers. Imports openai only when a client is created.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from rlenv.core.errors import ConfigError, EngineError, OverlongError, RlenvErro
 ChatMessages = list[dict[str, str]]
 """``{"role": "system" | "user" | "assistant", "content": text}``, in order."""
 Schema = dict[str, Any]
-"""A JSON schema that an answer is to follow."""
+"""The JSON schema of an answer."""
 
 
 @dataclass(frozen=True)
 class ChatAnswer:
-    """What a model answered."""
+    """A model's answer."""
 
     text: str
-    """Stripped; empty if the model said nothing."""
+    """The text, stripped; empty if the model generated none."""
     truncated: bool = False
-    """The token cap cut it."""
+    """Whether the limit of tokens cut the answer."""
 
 
 class OpenAIClient:
-    """A model behind an OpenAI-compatible endpoint; connects with the first request.
+    """A model behind an OpenAI-compatible endpoint; connects at the first request.
 
     Args:
         base_url: the API's root, for example ``http://localhost:8000/v1``.
-        model: the model's name there.
-        key_env: NAME of the environment variable that holds the key; None for a server without one.
-        timeout_s: of one try.
-        retries: of one request, where trying again can help (overload, time-outs, broken connections).
-        name: who asks, for errors.
+        model: the model's name on the server.
+        key_env: NAME of the environment variable with the API key; None if the server needs none.
+        timeout_s: time limit of one attempt, in seconds.
+        retries: retries per request after errors that may pass (overload, time-outs, broken connections).
+        name: the caller's name, for errors.
     """
 
     def __init__(
@@ -58,9 +58,9 @@ class OpenAIClient:
         self._timeout_s = timeout_s
         self._retries = retries
         self._reasons = False
-        """The model takes neither sampling settings nor ``max_tokens``, as reasoning models do: found out by asking."""
+        """The model refused sampling settings and ``max_tokens``, as reasoning models do."""
         self._formats = True
-        """The server takes ``response_format``: until it refuses."""
+        """The server has not refused ``response_format`` so far."""
         self._client: Any = None
 
     async def chat(
@@ -77,10 +77,10 @@ class OpenAIClient:
 
         Args:
             messages: the chat.
-            max_tokens: longest answer.
-            seed: of sampling.
-            schema: the answer is JSON that follows it, where the server can see to that; check it all the same.
-            reasoning_effort: of a reasoning model, as "low"; None leaves it to the server.
+            max_tokens: longest answer, in tokens.
+            seed: sampling seed.
+            schema: the answer is constrained to JSON that follows it if the server supports that; check it anyway.
+            reasoning_effort: for reasoning models, such as "low"; None leaves it to the server.
             **sampling: ``temperature``, ``top_p``.
 
         Raises:
@@ -93,17 +93,17 @@ class OpenAIClient:
         limits: dict[str, Any] = {"max_tokens": max_tokens, **sampling}
         if self._reasons:
             limits = {"max_completion_tokens": max_tokens}
-        more: dict[str, Any] = {"reasoning_effort": reasoning_effort} if reasoning_effort else {}
+        options: dict[str, Any] = {"reasoning_effort": reasoning_effort} if reasoning_effort else {}
         if schema is not None and self._formats:
             form = {"name": "reply", "schema": schema, "strict": True}
-            more["response_format"] = {"type": "json_schema", "json_schema": form}
+            options["response_format"] = {"type": "json_schema", "json_schema": form}
         try:
             create = self._connected().chat.completions.create
-            response = await create(model=self.model, messages=messages, seed=seed, **limits, **more)
+            response = await create(model=self.model, messages=messages, seed=seed, **limits, **options)
         except openai.BadRequestError as error:
             if "max_tokens" in limits and error.param in limits:
                 self._reasons = True
-            elif "response_format" in more and "response_format" in f"{error.param} {error}":
+            elif "response_format" in options and "response_format" in f"{error.param} {error}":
                 self._formats = False
             else:
                 raise self._as_ours(error) from None
@@ -123,10 +123,10 @@ class OpenAIClient:
         return ChatAnswer((choice.message.content or "").strip(), choice.finish_reason == "length")
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """Returns a vector for each text of one request.
+        """Returns a vector for each text, from one request.
 
         Raises:
-            OverlongError, EngineError, ConfigError: as ``chat``; and where not every text has a vector.
+            OverlongError, EngineError, ConfigError: as in ``chat``; EngineError also if a text has no vector.
         """
         import openai
 
@@ -144,7 +144,7 @@ class OpenAIClient:
         """Returns an ``openai.AsyncOpenAI``.
 
         Raises:
-            ConfigError: the variable of the key is not set.
+            ConfigError: the environment variable of the key is not set.
         """
         if self._client is None:
             from openai import AsyncOpenAI
@@ -152,7 +152,7 @@ class OpenAIClient:
             key = os.environ.get(self._key_env) if self._key_env else "none"
             if not key:
                 raise ConfigError(
-                    f"the environment variable {self._key_env} is not set; it holds the key of {self.base_url}"
+                    f"the environment variable {self._key_env} is not set; set it to the API key of {self.base_url}"
                 )
             self._client = AsyncOpenAI(
                 base_url=self.base_url, api_key=key, timeout=self._timeout_s, max_retries=self._retries
@@ -160,16 +160,15 @@ class OpenAIClient:
         return self._client
 
     def _as_ours(self, error: Exception) -> RlenvError:
-        """Returns what an ``openai.APIError`` is to whoever runs rlenv."""
+        """Returns rlenv's error for an ``openai.APIError``."""
         import openai
 
         if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError | openai.NotFoundError):
-            known = f"the key in {self._key_env}"
-            key = known if self._key_env else "whether a key is needed (an option names its variable)"
+            key = f"the key in {self._key_env}" if self._key_env else "whether the server needs an API key"
             return ConfigError(f"{self.place}: status {error.status_code}; check the address, the model and {key}")
         if isinstance(error, openai.BadRequestError):
             if error.code == "context_length_exceeded" or "context length" in str(error):
-                return OverlongError(f"{self.place}: a request is longer than the model takes")
+                return OverlongError(f"{self.place}: a request exceeds the model's context length")
             return EngineError(f"{self.place}: refused a request (status {error.status_code})")
         if isinstance(error, openai.APIStatusError):
             return EngineError(f"{self.place}: status {error.status_code} after {self._retries} retries")

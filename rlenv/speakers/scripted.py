@@ -1,12 +1,12 @@
-"""Seeded stand-ins for every protocol: all that a run needs of a model, without one. For tests, dry runs, load tests.
+"""Seeded stand-ins for every protocol, without a model. For tests, dry runs and load tests.
 
-    ScriptedEngine          tokens drawn under (prompt, seed, adapter), with latencies that have a long tail
+    ScriptedEngine          tokens drawn from (prompt, seed, adapter), with a long-tailed latency
     ScriptedDiscriminator   log-odds that are a causal function of the texts
     ScriptedJudge           labels and a score that are a function of the texts
     ScriptedUser            leaves after a while
     ScriptedChatbot         never leaves
 
-Everything is a function of its arguments and a seed: no state, hence equal on every machine and in any order of calls.
+Every result is a function of the arguments and a seed, without state: the same on every machine and in any call order.
 """
 
 from __future__ import annotations
@@ -62,19 +62,19 @@ LINES: Mapping[Seat, tuple[str, ...]] = {
 
 @settings
 class Latency(Settings):
-    """How long a stand-in takes: log-normal, and now and then a straggler. The default takes no time at all."""
+    """The latency of a stand-in: log-normal, with occasional stragglers. The default is none."""
 
     median_s: float = Field(default=0.0, ge=0)
-    """Seconds of a usual reply."""
+    """Median latency of a reply, in seconds."""
     sigma: float = Field(default=0.5, ge=0)
-    """Spread: standard deviation of the logarithm."""
+    """Standard deviation of the logarithm of the latency."""
     straggler_rate: float = Field(default=0.02, ge=0, le=1)
     """Share of replies that take ``straggler_factor`` times as long."""
     straggler_factor: float = Field(default=20.0, ge=1)
-    """How much longer."""
+    """Factor by which a straggler takes longer."""
 
     def seconds(self, seed: int) -> float:
-        """Returns the seconds that a reply under ``seed`` takes.
+        """Returns the latency of a reply with ``seed``, in seconds.
 
         >>> Latency().seconds(7)
         0.0
@@ -86,7 +86,7 @@ class Latency(Settings):
         return self.median_s * slow * math.exp(self.sigma * rng.standard_normal())
 
     async def wait(self, seed: int) -> None:
-        """Returns when the reply is due."""
+        """Waits for the latency of a reply with ``seed``."""
         seconds = self.seconds(seed)
         if seconds:
             await asyncio.sleep(seconds)
@@ -97,31 +97,31 @@ class EngineScript:
     """How a ``ScriptedEngine`` replies."""
 
     mean_tokens: float = 12.0
-    """Mean length of a reply that no cap cuts (geometric)."""
+    """Mean length of a reply in tokens before any cap (geometric distribution)."""
     end_rate: float = 0.1
-    """Share of finished replies that close with the last stop token (end of session) and not with the first."""
+    """Share of finished replies that end with the last stop token (end of session) instead of the first."""
     latency: Latency = Latency()
-    """Seconds of a reply."""
+    """Latency of a reply."""
     seed: int = 0
-    """Another seed is another model."""
+    """A different seed acts as a different model."""
 
 
 class ScriptedEngine:
     """An ``Engine`` without a model: uniform tokens, as a function of prompt, sampling seed and adapter digest.
 
-    At temperature 0 the sampling seed has no part in it, as with a greedy model.
+    At temperature 0 the sampling seed has no effect, as in greedy decoding.
 
     Args:
-        vocabulary: ids that replies are made of; stop tokens come from the request.
-        script: lengths, endings, latency.
-        max_model_len: positions of prompt and reply together.
+        vocabulary: token ids that replies consist of; stop tokens come from the request.
+        script: lengths, endings and latency.
+        max_model_len: the most tokens of prompt and reply together.
     """
 
     def __init__(
         self, vocabulary: Sequence[int], script: EngineScript = EngineScript(), max_model_len: int = 1_000_000
     ) -> None:
         if not vocabulary:
-            raise ConfigError("a scripted engine needs at least one token to say, got none")
+            raise ConfigError("a scripted engine needs a vocabulary of at least one token, got none")
         self.vocabulary = tuple(vocabulary)
         self.script = script
         self.max_model_len = max_model_len
@@ -133,7 +133,7 @@ class ScriptedEngine:
         adapter: Adapter | None = None,
         conversation: str | None = None,
     ) -> Generation:
-        """Returns the one continuation that belongs to these arguments; see ``rlenv.core.protocols.Engine``."""
+        """Returns the continuation, a function of the arguments; see ``rlenv.core.protocols.Engine``."""
         if len(token_ids) + sampling.max_tokens > self.max_model_len:
             raise OverlongError(
                 f"a prompt of {len(token_ids)} tokens and a reply of up to {sampling.max_tokens} do not fit the "
@@ -162,15 +162,15 @@ class ScriptedEngine:
 
 
 class ScriptedDiscriminator:
-    """A ``Discriminator`` without a model: each user message moves the log-odds by a normal draw.
+    """A ``Discriminator`` without a model: each user message changes the log-odds by a normal draw.
 
-    The draw is a function of the messages up to and including it, so later edits change nothing earlier, and an
-    alternative with the text that was said scores what was scored.
+    The draw is a function of the messages up to and including this one. So later edits do not change earlier scores,
+    and an alternative with the original text has the original score.
 
     Args:
-        seed: another seed is another judge.
-        scale: standard deviation of one message's move.
-        latency: seconds of a call.
+        seed: a different seed acts as a different discriminator.
+        scale: standard deviation of the change per message.
+        latency: latency of a call.
     """
 
     def __init__(self, seed: int = 0, scale: float = 1.0, latency: Latency = Latency()) -> None:
@@ -182,7 +182,7 @@ class ScriptedDiscriminator:
         """Returns log-odds [T + 1] and those of each branch's alternatives; see ``rlenv.core.protocols.Discriminator``.
 
         Raises:
-            IndexError: a branch at a turn that the session has not.
+            IndexError: a branch is at a turn that the session does not have.
         """
         await self.latency.wait(derive_seed(self.seed, session.session_id))
         scores, pasts, past = [0.0], [], ""
@@ -208,9 +208,9 @@ class ScriptedJudge:
     """A ``Judge`` without a model: one label of the taxonomy on some messages, and a score in [0, 1).
 
     Args:
-        seed: another seed is another judge.
+        seed: a different seed acts as a different judge.
         rate: share of messages with a label.
-        latency: seconds of a call.
+        latency: latency of a call.
     """
 
     def __init__(self, seed: int = 0, rate: float = 0.3, latency: Latency = Latency()) -> None:
@@ -234,14 +234,14 @@ class ScriptedJudge:
 
 
 class ScriptedSpeaker:
-    """A ``Speaker`` without a model: lines drawn under the seed, and a memory that counts its own messages.
+    """A ``Speaker`` without a model: lines drawn with the seed, and a memory that counts its own messages.
 
     Args:
-        name: who it is in records.
-        seat: where it sits.
-        leave_rate: chance that a message of its is the last.
-        latency: seconds of a reply.
-        fails: from a conversation to the error that replying to it raises, or None.
+        name: the speaker's name in records.
+        seat: the seat that it takes.
+        leave_rate: probability that one of its messages ends the session.
+        latency: latency of a reply.
+        fails: returns the error that a reply to the given conversation raises, or None.
     """
 
     def __init__(
@@ -259,17 +259,17 @@ class ScriptedSpeaker:
         self.fails = fails
 
     def describe(self) -> SpeakerCard:
-        """Returns who this is."""
+        """Returns the speaker's card for records."""
         return SpeakerCard(name=self.name, kind="scripted", version=rlenv_version())
 
     async def reply(self, state: ConversationState, seed: int) -> Utterance:
-        """Returns the next message: a function of ``state`` and ``seed`` alone."""
+        """Returns the next message, a function of ``state`` and ``seed`` alone."""
         await self.latency.wait(seed)
         error = self.fails(state)
         if error is not None:
             raise error
-        said = [turn.utterance.text for turn in state.turns]
-        rng = np.random.default_rng(derive_seed(self.name, seed, *said))
+        texts = [turn.utterance.text for turn in state.turns]
+        rng = np.random.default_rng(derive_seed(self.name, seed, *texts))
         lines = LINES[self.seat]
         own = sum(turn.role == ROLE_OF_SEAT[self.seat] for turn in state.turns)
         return Utterance(

@@ -1,8 +1,8 @@
-"""Other people's conversations brought into the form of ``rlenv.core.types.Session``: a file for each form.
+"""Importers of other data sets into ``rlenv.core.types.Session``, one module per format.
 
-Nothing is invented (a profile that is not there stays null) and nothing is lost in silence: the report counts every
-field, kept or dropped. Neighbouring messages of one speaker stay as they are unless asked: an import shows the source,
-and whoever reads it (``read_sessions``) joins them then, so that both views can be had from one file.
+Nothing is invented (a missing profile stays null) and nothing is lost silently: the report counts every field, kept or
+dropped. Consecutive messages of one speaker stay separate unless requested otherwise: an imported file shows the
+source, and ``read_sessions`` joins them when it is read, so that one file gives both views.
 """
 
 from rlenv.data.importers.annomi import import_annomi

@@ -1,7 +1,7 @@
-"""AnnoMI as its authors publish it (uccollab/AnnoMI, AnnoMI-full.csv): one row an utterance and annotator.
+"""Imports AnnoMI as published by its authors (uccollab/AnnoMI, AnnoMI-full.csv): one row per utterance and annotator.
 
-The client is the user, the therapist the assistant. Where several people labelled an utterance, the label of most of
-them counts (at a tie, the one that comes first in the file) and their votes are kept beside it.
+The client is the user, the therapist the assistant. If several people labelled an utterance, the majority's label
+counts (on a tie, the first in the file), and the votes are kept too.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class _Transcript:
 
 
 def import_annomi(path: str | Path, options: ImportOptions | None = None) -> tuple[list[Session], ImportReport]:
-    """Returns the sessions of AnnoMI-full.csv (plain or gzipped), and what was done to them.
+    """Returns the sessions of AnnoMI-full.csv (plain or gzipped), and the report of the import.
 
     Raises:
-        DataError: with every problem of the file.
+        DataError: the file has problems; all of them are reported.
     """
     problems: list[Problem] = []
     report = ImportReport()
@@ -58,7 +58,7 @@ def import_annomi(path: str | Path, options: ImportOptions | None = None) -> tup
         raise DataError([Problem(str(path), None, "", "UTF-8 text", "other bytes", "save it as UTF-8")]) from error
     except csv.Error as error:
         raise DataError(
-            [*problems, Problem(str(path), None, "", "a CSV file", f"one that breaks ({error})")]
+            [*problems, Problem(str(path), None, "", "a CSV file", f"one that cannot be parsed ({error})")]
         ) from error
     if not transcripts and not problems:
         problems.append(Problem(str(path), None, "", "at least one row", "none"))
@@ -75,7 +75,7 @@ def _collect(
     missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
         hint = "the authors' AnnoMI-full.csv has them"
-        problems.append(Problem(str(path), None, ", ".join(missing), "these columns", "none of the name", hint))
+        problems.append(Problem(str(path), None, ", ".join(missing), "these columns", "none with these names", hint))
         return
     for row in reader:
         where, key = f"{path}:{reader.line_num}", row["transcript_id"]
@@ -156,7 +156,7 @@ def _most(votes: list[str], report: ImportReport) -> str:
 
 
 def _sub_actions(rows: list[Row]) -> list[str]:
-    """What more than half of the annotators see, each with the subtype that most of those name."""
+    """Returns the kinds that more than half of the annotators marked, each with their most frequent subtype."""
     found = []
     for kind in _KINDS:
         subtypes = [row[f"{kind}_subtype"] for row in rows if row[f"{kind}_exists"] == "True"]

@@ -1,7 +1,7 @@
-"""ESConv and FailedESConv as their authors publish them (thu-coai/Emotional-Support-Conversation): one JSON list.
+"""Imports ESConv and FailedESConv as published by their authors (thu-coai/Emotional-Support-Conversation): a JSON list.
 
-The person who seeks support is the user, the supporter the assistant; strategies become ``actions`` of the
-assistant's messages, the seeker's running feedback stays with the message. Both people are people: chatbot "human".
+The seeker is the user, the supporter the assistant. Strategies become ``actions`` of the assistant's messages; the
+seeker's feedback stays with its message. Both are people, so ``chatbot`` is "human".
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _OWN = {*_CONTEXT, "dialog"}
 def import_esconv(
     path: str | Path, options: ImportOptions | None = None, *, failed: bool | None = None
 ) -> tuple[list[Session], ImportReport]:
-    """Returns the sessions of ESConv.json or FailedESConv.json (plain or gzipped), and what was done to them.
+    """Returns the sessions of ESConv.json or FailedESConv.json (plain or gzipped), and the report of the import.
 
     Args:
         path: the authors' file.
         options: what to merge, drop and skip.
-        failed: marks the sessions as failed ones (``outcome.failed``); None looks for "fail" in the file's name.
+        failed: mark the sessions as failed (``outcome.failed``); None looks for "fail" in the file's name.
 
     Raises:
-        DataError: with every problem of the file.
+        DataError: the file has problems; all of them are reported.
     """
     problems: list[Problem] = []
     try:

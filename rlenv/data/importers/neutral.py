@@ -1,4 +1,4 @@
-"""Sessions in the neutral form: one JSON object a line, near to ``Session``, with whatever else its maker put in.
+"""Imports sessions in the neutral format: one JSON object per line, similar to ``Session``, with any other fields.
 
 ``session_id, domain, source, licence, chatbot ("human" if a person), context {profile, situation, ...},
 messages [{role, content, actions?, issues?, ...}], outcome?``. Other names of the two roles can be mapped.
@@ -21,17 +21,17 @@ _MAY_BE_NULL = {"profile", "situation", "long_term_context", "current_summary", 
 def import_jsonl(
     path: str | Path, options: ImportOptions | None = None, *, roles: Mapping[str, str] | None = None
 ) -> tuple[list[Session], ImportReport]:
-    """Returns the sessions of a file in the neutral form (plain or gzipped), and what was done to them.
+    """Returns the sessions of a file in the neutral format (plain or gzipped), and the report of the import.
 
-    Ids that are numbers become text, and null in a known field that cannot be null counts as absent.
+    Ids that are numbers become text; null in a known field that cannot be null counts as absent.
 
     Args:
-        path: JSON lines.
+        path: a JSON lines file.
         options: what to merge, drop and skip.
-        roles: other names of the roles, as in ``{"seeker": "user"}``; none is guessed.
+        roles: other names of the roles, as in ``{"seeker": "user"}``; names are never guessed.
 
     Raises:
-        DataError: with every problem of the file.
+        DataError: the file has problems; all of them are reported.
     """
     problems: list[Problem] = []
     report = ImportReport()

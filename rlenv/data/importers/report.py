@@ -1,6 +1,6 @@
-"""What every import shares: its options, its report, and the last step from plain objects to sessions.
+"""What all importers share: options, report, and the last step from plain objects to sessions.
 
-Knows nothing of any source's form.
+Independent of the formats of the sources.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ KNOWN = {
     "messages[].": {*Message.model_fields},
     "context.recent_sessions[][].": {*Message.model_fields},
 }
-"""Fields by place that the neutral form names or rlenv reads; all others are unknown, and kept unless dropped."""
+"""The fields that the neutral format defines or rlenv reads, by path; others are unknown, and kept unless dropped."""
 
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """How an import treats what the source has."""
+    """The options of an import."""
 
     merge_neighbours: bool = False
-    """Join messages in a row of one speaker; otherwise they stay as in the source."""
+    """Join consecutive messages of one speaker; otherwise they stay as in the source."""
     drop_unknown: bool = False
-    """Leave out the fields that rlenv does not know; the report counts them."""
+    """Leave out fields that rlenv does not know; the report counts them."""
     skip_bad: bool = False
-    """Leave out sessions with problems and report them, instead of importing nothing."""
+    """Leave out and report sessions with problems, instead of importing nothing."""
 
 
 @dataclass
 class ImportReport:
-    """What an import did: counts by field, never text."""
+    """The report of an import: counts by field, never message text."""
 
     num_sessions: int = 0
     num_users: int = 0
     num_messages: int = 0
     num_neighbours: int = 0
-    """Messages of the same speaker as the one before, as the source has them."""
+    """Messages in the source from the same speaker as the message before."""
     num_merged: int = 0
     kept: Counter[str] = field(default_factory=Counter)
     """Unknown fields that were kept, by path."""
     dropped: Counter[str] = field(default_factory=Counter)
-    """Fields of the source that the sessions do not have, by path."""
+    """Fields of the source that were left out, by path."""
     changed: Counter[str] = field(default_factory=Counter)
-    """What was changed on the way, in words."""
+    """Changes, by description."""
     problems: tuple[Problem, ...] = ()
-    """Of the sessions that were skipped."""
+    """Problems of the skipped sessions."""
 
 
 def finish(
@@ -64,13 +64,13 @@ def finish(
     """Returns the sessions of plain objects, and the report with its counts filled in.
 
     Args:
-        objects: where each stood, and the object in the form of ``Session``.
-        problems: found while the objects were made (it may grow while ``objects`` is read).
-        report: grows.
+        objects: for each session, its place in the source and the object in the form of ``Session``.
+        problems: problems found while the objects were made; may grow while ``objects`` is read.
+        report: counts are added here.
         options: what to merge, drop and skip.
 
     Raises:
-        DataError: with every problem, unless ``skip_bad``; and where nothing is left.
+        DataError: there are problems and ``skip_bad`` is not set, or no session is left; all problems are reported.
     """
     sessions: dict[str, Session] = {}
     for where, value in objects:
@@ -79,9 +79,7 @@ def finish(
         session = check_session(value, where, problems)
         if session is not None and session.session_id in sessions:
             hint = "session ids must differ; rename one"
-            problems.append(
-                Problem(where, session.session_id, "session_id", "an id of its own", "one seen before", hint)
-            )
+            problems.append(Problem(where, session.session_id, "session_id", "a unique id", "one seen before", hint))
         elif session is not None:
             sessions[session.session_id] = session
     if problems and not (options.skip_bad and sessions):
@@ -92,12 +90,12 @@ def finish(
 
 
 def unknown_fields(session: Mapping[str, Any]) -> Counter[str]:
-    """Returns how often each field that rlenv does not know occurs, by path, in a session's JSON object."""
+    """Returns the number of occurrences of each unknown field, by path, in a session's JSON object."""
     return Counter(place + name for place, part in _parts(session) for name in part if name not in KNOWN[place])
 
 
 def near_known(path: str) -> str | None:
-    """Returns the known field that an unknown one may be a slip of, or None.
+    """Returns the known field of which an unknown one may be a misspelling, or None.
 
     >>> near_known("context.situaton"), near_known("messages[].timestamp")
     ('context.situation', None)
@@ -144,7 +142,7 @@ def _only(value: Any, names: set[str]) -> Any:
 
 
 def _parts(session: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yields every object of a session that has known fields, with its place; what has another shape is passed over."""
+    """Yields every object of a session that can have known fields, with its path; values of other types are skipped."""
     yield "", session
     context = session.get("context")
     if isinstance(context, Mapping):

@@ -114,7 +114,7 @@ def test_the_failed_sessions_of_esconv_are_marked(tmp_path):
     assert import_esconv(path, failed=False)[0][0].session_id == "esconv-0"
 
 
-def test_neighbours_are_merged_and_unknown_fields_dropped_where_asked(tmp_path):
+def test_neighbours_are_merged_and_unknown_fields_dropped_if_requested(tmp_path):
     path = json_file(tmp_path / "ESConv.json", ESCONV)
     sessions, report = import_esconv(path, ImportOptions(merge_neighbours=True, drop_unknown=True))
     assert sessions[0].messages[0].content == "hello\nI am afraid"
@@ -124,7 +124,7 @@ def test_neighbours_are_merged_and_unknown_fields_dropped_where_asked(tmp_path):
     assert sessions[0].context.model_extra == {"emotion_type": "fear", "problem_type": "exam"}
 
 
-def test_every_problem_of_an_esconv_file_is_told_without_text(tmp_path):
+def test_every_problem_of_an_esconv_file_is_reported_without_text(tmp_path):
     bad = [
         ESCONV[0],
         {"dialog": SECRET},
@@ -148,7 +148,7 @@ def test_every_problem_of_an_esconv_file_is_told_without_text(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"[1", b'{"session_id": "a"}\n{"session_id": "b"}', b"\xff"])
-def test_what_is_not_the_authors_esconv_is_a_problem(tmp_path, content):
+def test_a_file_that_is_not_the_authors_esconv_is_a_problem(tmp_path, content):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(DataError):
         import_esconv(tmp_path / "x.json")
@@ -174,7 +174,7 @@ def test_annomi_labels_are_those_of_most_annotators(tmp_path):
     assert (report.num_neighbours, report.num_merged) == (1, 0)
 
 
-def test_every_problem_of_an_annomi_file_is_told_without_text(tmp_path):
+def test_every_problem_of_an_annomi_file_is_reported_without_text(tmp_path):
     rows = [
         annomi_row(1, "client", SECRET, client_talk_type="change"),
         annomi_row(1, "client", SECRET + "!", client_talk_type="change"),
@@ -243,7 +243,7 @@ def test_the_neutral_form_keeps_unknown_fields_and_counts_them(tmp_path):
     }
 
 
-def test_the_neutral_form_loses_unknown_fields_only_when_asked_and_counts_them(tmp_path):
+def test_the_neutral_form_loses_unknown_fields_only_if_requested_and_counts_them(tmp_path):
     path = json_file(tmp_path / "n.jsonl", NEUTRAL)
     (session,), report = import_jsonl(path, ImportOptions(drop_unknown=True), roles={"seeker": "user"})
     assert session.model_extra == {"domain": "test", "outcome": {"score": 1}}
@@ -255,7 +255,7 @@ def test_roles_are_never_guessed_and_ids_never_shared(tmp_path):
     with pytest.raises(DataError, match="did you mean 'user'"):
         import_jsonl(json_file(tmp_path / "n.jsonl", NEUTRAL))
     (tmp_path / "two.jsonl").write_text(2 * '{"session_id": "a", "messages": []}\n')
-    with pytest.raises(DataError, match="an id of its own"):
+    with pytest.raises(DataError, match="a unique id"):
         import_jsonl(tmp_path / "two.jsonl")
 
 

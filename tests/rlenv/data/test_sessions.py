@@ -92,13 +92,13 @@ def test_byte_order_mark_crlf_and_blank_lines_are_tolerated(tmp_path):
     assert [s.session_id for s in read_sessions([path])] == ["a", "b"]
 
 
-def test_gzip_is_told_by_its_bytes_not_its_name(tmp_path):
+def test_gzip_is_recognised_by_its_bytes_not_its_name(tmp_path):
     path = tmp_path / "s.jsonl"
     path.write_bytes(gzip.compress(line().encode()))
     assert len(read_sessions(path)) == 1
 
 
-def test_one_report_holds_every_problem_of_every_file(tmp_path):
+def test_one_report_has_every_problem_of_every_file(tmp_path):
     bad_role = line("r", roles=["system"])
     one = write(tmp_path / "one.jsonl", line("a"), "{broken", bad_role, line("a"))
     two = write(tmp_path / "two.jsonl", '{"session_id": 7, "messages": {}}', line("b", roles="u"))
@@ -140,21 +140,21 @@ def test_text_in_the_place_of_a_role_is_not_shown(tmp_path):
         (b"null", "null"),
         (b'"' + SECRET.encode() + b'"', "text of 26"),
         (b"[" * 100_000, "too large"),
-        (b'{"session_id": "a", "message": []}', "did you mean 'message'"),
+        (b'{"session_id": "a", "message": []}', "is 'message' this list"),
         (b'{"session_id": "", "messages": []}', "not empty"),
         (b'{"session_id": "a", "messages": [], "user_id": null}', "leave the field out"),
         (b'{"session_id": "a", "messages": [{"role": "user", "content": 5}]}', "in quotes"),
         (b'{"session_id": "a", "messages": [{"role": "user", "content": "", "actions": "sad"}]}', "put it in [ ]"),
     ],
 )
-def test_what_is_not_a_session_says_what_to_do(tmp_path, raw, said):
+def test_a_value_that_is_not_a_session_is_reported_with_what_to_do(tmp_path, raw, said):
     (tmp_path / "s.jsonl").write_bytes(raw + b"\n")
     (problem,) = problems_of(tmp_path / "s.jsonl")
     assert problem.where.endswith("s.jsonl:1")
     assert said in str(problem)
 
 
-def test_a_list_over_many_lines_is_one_problem_not_one_a_line(tmp_path):
+def test_a_list_over_many_lines_is_one_problem_not_one_per_line(tmp_path):
     path = tmp_path / "s.json"
     path.write_text(json.dumps([json.loads(line()) for _ in range(30)], indent=1))
     assert len(problems_of(path)) == 1
@@ -193,7 +193,7 @@ def test_a_stream_gives_each_session_when_it_is_read_and_all_problems_at_the_end
     assert len(caught.value.problems) == 2
 
 
-def test_rejected_neighbours_are_told_in_one_sentence(tmp_path):
+def test_rejected_neighbours_are_reported_in_one_sentence(tmp_path):
     path = write(tmp_path / "sessions.jsonl", line("x"), line("7f3a", roles="uauaa"))
     (problem,) = problems_of(path, neighbours="reject")
     assert str(problem).removeprefix(f"{tmp_path}/") == (
@@ -246,7 +246,7 @@ def test_equal_sessions_give_equal_gzip_bytes(tmp_path):
     assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
 
 
-def test_a_place_that_cannot_be_written_is_an_error_for_people(tmp_path):
+def test_a_path_that_cannot_be_written_is_a_readable_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RlenvError, match="cannot be written"):
         write_sessions(tmp_path / "file" / "s.jsonl", nasty_sessions())
@@ -259,7 +259,7 @@ def people(num_users, per_user=3):
     return [Session(session_id=f"u{u}-{s}", user_id=f"u{u}") for u in range(num_users) for s in range(per_user)]
 
 
-def test_parts_share_no_user_and_meet_their_shares():
+def test_parts_share_no_user_and_have_about_their_shares():
     parts = split_by_user(people(2000), {"train": 0.8, "validation": 0.1, "test": 0.1}, seed=3)
     users = {name: {s.user_id for s in part} for name, part in parts.items()}
     assert list(parts) == ["train", "validation", "test"]

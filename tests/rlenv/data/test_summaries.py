@@ -80,7 +80,7 @@ def test_only_the_latest_earlier_summaries_are_kept(tmp_path):
     assert done[5].context.recent_sessions == ()
 
 
-def test_what_a_person_wrote_stays_and_serves_the_other_sessions(tmp_path):
+def test_text_by_people_is_kept_and_used_for_the_other_sessions(tmp_path):
     written = session("a1", current_summary="By hand.")
     own = session("a3", previous_summaries=("P1.", "P2."), long_term_context="Mine.")
     completer = ListCompleter()
@@ -93,7 +93,7 @@ def test_what_a_person_wrote_stays_and_serves_the_other_sessions(tmp_path):
     assert (len(completer.prompts), report.num_kept) == (2, 3)
 
 
-def test_what_a_model_wrote_is_written_anew_and_asks_nothing_the_second_time(tmp_path):
+def test_generated_text_is_replaced_and_a_second_run_sends_no_request(tmp_path):
     sessions = [session("a1"), session("a2"), session("a3")]
     first, _ = run(sessions, ListCompleter(), tmp_path / "one")
     again, report = run(first, completer := ListCompleter(), tmp_path / "one")
@@ -110,7 +110,7 @@ def test_equal_requests_are_asked_once_even_at_the_same_time(tmp_path):
     assert (len(completer.prompts), report.num_asked, report.num_cached) == (1, 1, 7)
 
 
-def test_a_run_that_failed_goes_on_where_it_was(tmp_path):
+def test_a_failed_run_resumes(tmp_path):
     sessions = [session(f"s{i}", user=f"u{i}") for i in range(5)]
     with pytest.raises(PhaseError, match=r"1 summaries failed of 5 sessions.*session s3.*4 answers are kept") as caught:
         run(sessions, ListCompleter(fail=lambda prompt: "s3" in prompt), tmp_path)
@@ -127,7 +127,7 @@ def test_a_dead_model_is_not_asked_for_every_session(tmp_path):
     assert len(completer.prompts) == 3
 
 
-def test_silence_is_asked_again_with_another_seed_and_never_remembered(tmp_path):
+def test_an_empty_answer_is_requested_again_with_another_seed_and_never_cached(tmp_path):
     completer = ListCompleter(silent=2)
     done, _ = run([session("a")], completer, tmp_path, seed=7)
     assert (completer.seeds, done[0].context.current_summary) == ([7, 8, 9], "answer 3")
@@ -161,7 +161,7 @@ def test_a_damaged_answer_on_disk_is_asked_again(tmp_path):
     assert run([session("a")], ListCompleter(), tmp_path)[1].num_asked == 1
 
 
-def test_settings_that_make_no_sense_are_told_together():
+def test_wrong_settings_are_reported_together():
     with pytest.raises(
         ConfigError, match=r"(?s)num_previous: expected 1 or more, got 0.*input_tokens: expected 64 or more"
     ):
@@ -190,13 +190,13 @@ def test_an_endpoint_is_asked_in_the_openai_protocol_with_the_named_key(monkeypa
     assert endpoint.keys == ["Bearer k-1"]
 
 
-def test_a_key_that_is_not_set_is_told_by_name_before_anything_is_asked(monkeypatch):
+def test_a_missing_key_is_reported_by_name_before_any_request(monkeypatch):
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     with pytest.raises(ConfigError, match="NO_SUCH_KEY is not set"):
         ask(EndpointCompleter("http://127.0.0.1:9/v1", "m", "NO_SUCH_KEY"))
 
 
-def test_an_endpoint_that_stumbles_is_asked_again():
+def test_a_request_is_repeated_after_a_passing_error():
     stumbles = iter([(500, {"message": "no"}), (429, {"message": "slow"})])
     with serve(lambda body: next(stumbles, "Said.")) as endpoint:
         assert ask(EndpointCompleter(endpoint.base_url, "m")) == "Said."
@@ -213,7 +213,7 @@ def test_an_endpoint_that_stumbles_is_asked_again():
         (500, {"message": SECRET}, EngineError),
     ],
 )
-def test_what_an_endpoint_refuses_is_told_by_status_and_never_by_text(status, error, kind):
+def test_a_refused_request_is_reported_by_status_and_never_by_text(status, error, kind):
     with serve(lambda body: (status, error)) as endpoint:
         with pytest.raises(kind) as caught:
             ask(EndpointCompleter(endpoint.base_url, "m", retries=0))
@@ -221,12 +221,12 @@ def test_what_an_endpoint_refuses_is_told_by_status_and_never_by_text(status, er
         assert len(endpoint.requests) == 1
 
 
-def test_a_server_that_is_not_there_is_an_engine_error():
+def test_an_unreachable_server_is_an_engine_error():
     with pytest.raises(EngineError, match="APIConnectionError after 0 retries"):
         ask(EndpointCompleter("http://127.0.0.1:9/v1", "m", retries=0))
 
 
-def test_a_reasoning_model_is_asked_in_the_way_it_takes():
+def test_a_reasoning_model_is_asked_with_the_options_it_accepts():
     def answer(body):
         wrong = next((name for name in ("max_tokens", "temperature") if name in body), None)
         return (400, {"message": "unsupported", "param": wrong}) if wrong else "Said."
@@ -245,7 +245,7 @@ def test_a_wrong_key_stops_the_run_at_once(tmp_path):
         assert len(endpoint.requests) <= 4
 
 
-def test_requests_under_way_are_bounded_and_many(tmp_path):
+def test_requests_are_concurrent_up_to_the_limit(tmp_path):
     full = threading.Barrier(4)
 
     def answer(body):

@@ -206,7 +206,7 @@ def test_an_endpoint_that_fails_for_a_moment_is_asked_again():
     [
         (lambda body: (401, {"message": SECRET}), ConfigError, "status 401; check .* the key in KEY_OF"),
         (lambda body: (500, {"message": SECRET}), EngineError, "status 500 after 0 retries"),
-        (lambda body: (400, {"message": "context length"}), OverlongError, "longer than the model takes"),
+        (lambda body: (400, {"message": "context length"}), OverlongError, "exceeds the model.s context length"),
         (lambda body: {**answer(body), "data": []}, EngineError, "expected 2 vectors, got 0"),
         (lambda body: {**answer(body), "data": answer(body)["data"][:1]}, EngineError, "expected 2 vectors, got 1"),
         (lambda body: answer(body, lambda text: [1.0] * len(text)), EngineError, "finite vectors of one length"),

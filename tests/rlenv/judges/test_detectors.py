@@ -90,7 +90,7 @@ def test_a_detector_finds_its_issue_and_leaves_the_rest_alone(texts, issues):
     assert set(last(*texts)) == issues
 
 
-def test_users_messages_are_not_judged_and_every_message_has_an_entry():
+def test_user_messages_get_no_labels_and_every_message_has_an_entry():
     found = asyncio.run(DetectorJudge().annotate(session("u: the", "u: the", "a: ", "u: ", "u: undefined"))).labels
     assert found == ((), (), ("blank_message",), (), ())
     assert asyncio.run(DetectorJudge().annotate(session())).labels == ()
@@ -104,7 +104,7 @@ def test_detectors_name_issues_of_the_taxonomy_and_can_be_chosen():
         DetectorJudge(["blank_mesage"])
 
 
-def test_on_the_population_they_are_right_whenever_they_speak():
+def test_on_the_population_every_detection_is_right():
     pairs = []
     for known in generate_sessions(60, 1, seed=3):
         labels = asyncio.run(DetectorJudge().annotate(known)).labels

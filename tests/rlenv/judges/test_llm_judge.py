@@ -58,7 +58,7 @@ def ask(who: LLMJudge, session: Session = SESSION):
     return aio.run(who.annotate(session)).labels
 
 
-def test_issues_land_on_the_messages_named_and_actions_on_the_one_asked_about(tmp_path):
+def test_issues_are_given_to_the_named_messages_and_actions_to_the_messages_in_question(tmp_path):
     with serve(answer) as endpoint:
         assert ask(judge(endpoint, tmp_path)) == (
             (), ("negative_affect",), ("unempathetic_responses", "premature_wrap_up"), (),
@@ -78,7 +78,7 @@ def test_issues_land_on_the_messages_named_and_actions_on_the_one_asked_about(tm
     assert whole["response_format"]["json_schema"]["strict"] is True
 
 
-def test_nothing_is_paid_twice_and_another_taxonomy_text_or_model_is_paid_anew(tmp_path):
+def test_equal_requests_are_cached_and_another_taxonomy_text_or_model_is_requested_anew(tmp_path):
     with serve(answer) as endpoint:
         first = ask(judge(endpoint, tmp_path))
         assert ask(judge(endpoint, tmp_path)) == first
@@ -110,7 +110,7 @@ MALFORMED = (
 
 
 @pytest.mark.parametrize("reply", MALFORMED)
-def test_a_malformed_reply_is_told_without_its_text(reply):
+def test_a_malformed_reply_is_reported_without_its_text(reply):
     question = issue_question(SESSION, TAXONOMY)
     with pytest.raises(MalformedReply) as caught:
         read_issues(reply, question, TAXONOMY)
@@ -129,7 +129,7 @@ def test_a_malformed_reply_is_asked_again_and_a_rerun_asks_nothing(tmp_path):
         assert len(endpoint.requests) == 2
 
 
-def test_a_judge_that_never_answers_as_asked_is_an_error_with_the_session_and_can_be_asked_anew(tmp_path):
+def test_only_malformed_replies_are_an_error_with_the_session_and_are_not_cached(tmp_path):
     with serve(lambda body: SECRET) as endpoint:
         who = judge(endpoint, tmp_path, kinds=("issues",), attempts=2)
         with pytest.raises(EngineError, match=r"session s7: m at http.*no usable reply in 2 tries") as caught:
@@ -140,7 +140,7 @@ def test_a_judge_that_never_answers_as_asked_is_an_error_with_the_session_and_ca
         assert len(endpoint.requests) == 3
 
 
-def test_a_server_that_knows_no_schemas_is_asked_freely_from_then_on(tmp_path):
+def test_a_server_without_schemas_is_asked_without_them_from_then_on(tmp_path):
     def refuse(body):
         if "response_format" in body:
             return 400, {"message": "unknown field response_format", "param": "response_format"}
@@ -151,7 +151,7 @@ def test_a_server_that_knows_no_schemas_is_asked_freely_from_then_on(tmp_path):
         assert ["response_format" in body for body in endpoint.requests] == [True, False, False]
 
 
-def test_requests_are_bounded_over_all_sessions_and_failures_are_counted(tmp_path):
+def test_concurrent_requests_are_limited_over_all_sessions_and_failures_are_counted(tmp_path):
     sessions = [SESSION.model_copy(update={"session_id": f"s{i}", "messages": greeting(i)}) for i in range(12)]
     with serve(answer_first) as endpoint:
         found = aio.run(judged(sessions, judge(endpoint, tmp_path, concurrency=3), concurrency=12))
@@ -195,7 +195,7 @@ def test_a_wrong_key_stops_at_once(tmp_path):
         ask(judge(endpoint, tmp_path))
 
 
-def test_settings_that_make_no_sense_are_told_together():
+def test_wrong_settings_are_reported_together():
     wrong = r"(?s)\.kinds\.0: expected 'actions' or 'issues'.*\.attempts: expected 1 or more, got 0"
     with pytest.raises(ConfigError, match=wrong):
         LLMJudgeConfig(kinds=("moods",), attempts=0)
@@ -213,7 +213,7 @@ class Echo:
 
 
 @pytest.mark.parametrize("structured", [True, False])
-def test_an_engine_is_held_to_the_schema_where_it_can_be(tiny_llama, structured):
+def test_an_engine_is_constrained_to_the_schema_if_it_can_be(tiny_llama, structured):
     from transformers import AutoTokenizer
 
     engine = Echo()

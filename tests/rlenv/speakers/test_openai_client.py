@@ -42,10 +42,10 @@ def embed(url: str, **options):
         (404, ConfigError, "status 404; check the address, the model"),
         (500, EngineError, "status 500 after 1 retries"),
         (429, EngineError, "status 429 after 1 retries"),
-        (400, OverlongError, "longer than the model takes"),
+        (400, OverlongError, "exceeds the model.s context length"),
     ],
 )
-def test_a_failure_has_one_type_and_no_text_whoever_asks(ask, status, error, told):
+def test_every_caller_gets_one_error_type_without_text(ask, status, error, told):
     with serve(lambda body: (status, {"message": f"{SECRET}, beyond the context length"})) as server:
         with pytest.raises(error, match=told) as caught:
             ask(server.base_url, retries=1)
@@ -54,14 +54,14 @@ def test_a_failure_has_one_type_and_no_text_whoever_asks(ask, status, error, tol
 
 
 @pytest.mark.parametrize("ask", [speak, complete, embed])
-def test_a_try_that_takes_too_long_is_given_up_whoever_asks(ask):
+def test_an_attempt_that_takes_too_long_is_abandoned_for_every_caller(ask):
     slow, told = serve(lambda body: time.sleep(0.5) or "late"), "APITimeoutError after 0 retries"
     with slow as server, pytest.raises(EngineError, match=told):
         ask(server.base_url, timeout_s=0.1, retries=0)
 
 
 @pytest.mark.parametrize("ask", [speak, complete])
-def test_a_reasoning_model_is_asked_without_what_it_refuses_by_speakers_too(ask):
+def test_speakers_too_ask_a_reasoning_model_without_the_options_it_refuses(ask):
     def answer(body):
         if "max_tokens" in body:
             return 400, {"message": "no", "param": "max_tokens"}
@@ -73,7 +73,7 @@ def test_a_reasoning_model_is_asked_without_what_it_refuses_by_speakers_too(ask)
         assert "temperature" not in server.requests[-1] and server.requests[-1]["max_completion_tokens"] == 5
 
 
-def test_what_a_model_refuses_is_found_out_once_by_requests_that_are_under_way_together():
+def test_concurrent_requests_learn_only_once_which_options_a_model_refuses():
     def answer(body):
         if "temperature" in body:
             time.sleep(0.1)  # all have asked by now
@@ -88,6 +88,6 @@ def test_what_a_model_refuses_is_found_out_once_by_requests_that_are_under_way_t
         assert [a.text for a in answers] == ["Yes."] * 4 and len(server.requests) == 8
 
 
-def test_an_answer_without_a_choice_is_empty_and_no_crash():
+def test_an_answer_without_a_choice_is_empty():
     with serve(lambda body: {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": []}) as s:
         assert speak(s.base_url).text == "" and complete(s.base_url) == ""
