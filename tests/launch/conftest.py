@@ -1,4 +1,4 @@
-"""A tiny run of Algorithm 1, made once for all tests, and its driver as a process of its own that can be killed."""
+"""A tiny run of Algorithm 1, made once for all tests, and a driver in its own process that can be killed."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ STUDY: dict[str, Any] = {
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Returns ``base`` with ``changes``, dictionaries merged key by key."""
+    """Returns ``base`` with ``changes``; dictionaries are merged key by key."""
     result = copy.deepcopy(base)
     for key, value in changes.items():
         both = isinstance(value, dict) and isinstance(result.get(key), dict)
@@ -96,7 +96,7 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def write_config(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Returns a writer of configurations: the tiny run with changes, as a YAML file."""
+    """Returns a function that writes the tiny run's configuration with changes to a YAML file."""
 
     def write(**changes: Any) -> Path:
         path = tmp_path_factory.mktemp("conf") / "tiny.yaml"
@@ -108,7 +108,7 @@ def write_config(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
 
 @dataclass(frozen=True)
 class TinyRun:
-    """A run of Algorithm 1 as an undisturbed one in this process leaves it, which is a study's adversarial run."""
+    """An undisturbed run of Algorithm 1, which is also the adversarial run of a study."""
 
     config: Path
     root: Path
@@ -118,7 +118,7 @@ class TinyRun:
 
 @pytest.fixture(scope="session")
 def tiny_run(write_config: Callable[..., Path], local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    """The tiny run, finished. Who changes its files puts them back."""
+    """The finished tiny run. A test that changes its files restores them."""
     from launch.adversarial.algorithm import run_adversarial
     from launch.run.settings import load_config, to_dict
     from launch.study.config import adversarial_config, load_study
@@ -133,7 +133,7 @@ def tiny_run(write_config: Callable[..., Path], local_ray: None, tmp_path_factor
 
 @pytest.fixture(scope="session")
 def finished_run(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run directory as a finished run of two iterations leaves it, with random models: nothing in it was trained."""
+    """A run directory like that of a finished run of two iterations, with random, untrained models."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -181,14 +181,14 @@ def finished_run(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def ray_folder() -> Iterator[Path]:
-    """A short private folder for Ray's sessions: sockets' paths have at most 107 characters."""
+    """A private folder with a short path for Ray's sessions, since paths of sockets have at most 107 characters."""
     folder = tempfile.mkdtemp(prefix="rl-")
     yield Path(folder)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 class Driver:
-    """``rlenv adversarial CONFIG``, or another command, in a session of its own."""
+    """``rlenv adversarial CONFIG``, or another command, in its own process session."""
 
     def __init__(self, config: Path, ray_folder: Path, command: str = "adversarial") -> None:
         environment = {**os.environ, "RAY_TMPDIR": str(ray_folder), "COLUMNS": "200", "TOKENIZERS_PARALLELISM": "false"}
@@ -216,33 +216,33 @@ class Driver:
         with self._news:
             self._news.notify_all()
 
-    def said(self, text: str) -> bool:
-        """Returns whether a line holds ``text``."""
+    def logged(self, text: str) -> bool:
+        """Returns whether a line of the log contains ``text``."""
         return any(text in line for line in self.lines)
 
     def wait_for(self, text: str) -> None:
-        """Returns when a line holds ``text``; fails where the driver ends before."""
+        """Waits until a line of the log contains ``text``; fails if the driver ends first."""
         with self._news:
-            while not self.said(text):
+            while not self.logged(text):
                 assert self._reader.is_alive(), "\n".join(["the driver ended without: " + text, *self.lines[-30:]])
                 self._news.wait(1.0)
 
     def wait_until(self, holds: Callable[[Driver], bool]) -> None:
-        """Returns when ``holds``; fails where the driver ends before."""
+        """Waits until ``holds(driver)``; fails if the driver ends first."""
         while not holds(self):
             assert self.process.poll() is None, "\n".join(["the driver ended", *self.lines[-30:]])
             time.sleep(0.02)
 
     def family(self) -> list[psutil.Process]:
-        """Returns the driver's processes: Ray's, actors', engines'."""
+        """Returns the driver's child processes: Ray, actors, engines."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def has_process(self, name: str) -> bool:
-        """Returns whether a process of that name is among the family."""
+        """Returns whether a child process has that name."""
         return any(name in _command(p) for p in self.family())
 
     def kill_one(self, name: str) -> None:
-        """Kills the newest process of that name, of those that Ray runs for the driver."""
+        """Kills the newest child process of that name."""
         found = [p for p in self.family() if name in _command(p)]
         assert found, f"no process is called {name}"
         newest = max(found, key=lambda p: p.create_time())
@@ -250,9 +250,9 @@ class Driver:
         psutil.wait_procs([newest], timeout=30)
 
     def kill(self) -> list[psutil.Process]:
-        """Kills the driver alone, without a warning; returns what was its family, most of it dead by then.
+        """Kills only the driver, with SIGKILL; returns its former child processes, most of which have ended.
 
-        Ray's agents look for their raylet every few seconds and may still be on their way out.
+        Ray's agents check for their raylet every few seconds, so some may still be running.
         """
         family = self.family()
         self.process.send_signal(signal.SIGKILL)
@@ -262,14 +262,14 @@ class Driver:
         return family
 
     def wait(self) -> None:
-        """Returns when the run ended well."""
+        """Waits for the driver to end; fails unless it succeeded."""
         code = self.process.wait()
         self._reader.join(10)
         assert code == 0, "\n".join(self.lines[-40:])
 
 
 def left_of(family: list[psutil.Process]) -> list[str]:
-    """Returns the commands of those that still run after two minutes, and ends them."""
+    """Returns the commands of the processes that still run after two minutes, and kills them."""
     _, alive = psutil.wait_procs(family, timeout=120)
     left = [_command(process) for process in alive]
     for process in alive:
@@ -286,7 +286,7 @@ def _command(process: psutil.Process) -> str:
 
 @pytest.fixture
 def start_driver(ray_folder: Path) -> Iterator[Callable[..., Driver]]:
-    """Returns a starter of drivers; whatever still runs at the test's end is killed."""
+    """Returns a function that starts drivers; those still running at the end of the test are killed."""
     drivers: list[Driver] = []
 
     def start(config: Path, command: str = "adversarial") -> Driver:
@@ -325,7 +325,7 @@ CHROMIUM = [
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """Gives a file as a page of a real browser; fails where its scripts do, or where it asks for anything else."""
+    """Yields a file as a page in a real browser; fails if its scripts raise or if it requests anything else."""
     playwright = pytest.importorskip("playwright.sync_api")
     chromium = os.environ.get("RLENV_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:

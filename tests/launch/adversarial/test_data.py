@@ -1,4 +1,4 @@
-"""How a run divides its data: what it leaves out, and what it counts."""
+"""How a run splits its data: the sessions that it leaves out, and its counts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rlenv.data.sessions import write_sessions
 from rlenv.population.corpus import generate_sessions
 
 
-def test_sessions_without_messages_are_left_out_of_a_runs_data_and_counted_apart_from_short_ones(tmp_path):
+def test_sessions_without_messages_are_left_out_and_counted_separately_from_short_ones(tmp_path):
     sessions = generate_sessions(12, 1, 0)
     short = sessions[0].model_copy(update={"session_id": "short", "messages": sessions[0].messages[:1]})
     empty = [Session(session_id=f"empty-{i}") for i in range(3)]

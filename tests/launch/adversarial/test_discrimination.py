@@ -1,4 +1,4 @@
-"""The discriminators' data: what the controls read."""
+"""The data of the discriminators' controls."""
 
 from launch.adversarial.discrimination import label_shuffled
 from launch.run.settings import load_config
@@ -6,7 +6,7 @@ from rlenv.data.linguistics import words
 from rlenv.population.corpus import generate_sessions
 
 
-def test_the_power_control_judges_real_sessions_cut_as_simulated_ones_are_with_the_same_words_shuffled() -> None:
+def test_the_power_control_has_real_sessions_cut_like_simulated_ones_and_their_shuffled_copies() -> None:
     settings = ["env.max_turns=3", "discriminator.num_train_sessions=12", "discriminator.num_validation_sessions=6"]
     sessions = generate_sessions(12, 1, seed=1)
     config = load_config(None, settings)

@@ -1,6 +1,6 @@
-"""A whole run on the CPU, undisturbed in this process; and as a driver of its own that is killed and started again.
+"""A whole run on the CPU: undisturbed in this process, and as a separate driver that is killed and restarted.
 
-Each phase is also made again in this process after its folder has gone. The equal of all: the same files, to the byte.
+Each phase is also remade in this process after its folder was deleted. All give the same files, byte for byte.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from rlenv.data.sessions import read_sessions
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.xdist_group("tiny run")]
 
-NOT_COMPARED = ("logs", "training")  # progress with wall times; Ray Train's own
+NOT_COMPARED = ("logs", "training")  # progress with wall times; Ray Train's files
 
 
 def trained(name: str) -> Callable[[Path], Callable]:
-    """The training has made its first step."""
+    """Returns a condition: the training has made its first step."""
     return lambda run: (
         lambda _: (run / "logs" / f"{name}.jsonl").exists() and bool((run / "logs" / f"{name}.jsonl").read_text())
     )
 
 
 def runs(actor: str) -> Callable[[Path], Callable]:
-    """The actor's process is there."""
+    """Returns a condition: the actor's process is running."""
     return lambda _: lambda driver: driver.has_process(actor)
 
 
 def at_once(_: Path) -> Callable:
-    """The phase has begun."""
+    """Returns a condition that holds as soon as the phase has started."""
     return lambda _: True
 
 
@@ -48,30 +48,30 @@ INSIDE = {
     "base/measures": at_once,
     "it1/adapter": trained("dpo-it1"),
 }
-"""One phase of each kind, and how one sees from outside that its work is under way."""
+"""One phase of each kind, and a condition that shows from outside that its work is in progress."""
 
 PHASES = [*INSIDE, "it1/simulated", "it1/discriminator", "it1/measures"]
 """All phases of the run, in order."""
 
 
-GONE = {
+DELETED = {
     "every second phase": ("models/small-llama", "base/simulated", "base/measures", "it1/adapter"),
     "those between": ("data", "base/adapter", "base/preferences"),
 }
-"""Phases whose folders are removed together; each has finished phases before it and after it."""
+"""Phases whose folders are deleted together; each has finished phases before and after it."""
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tiny_run, tmp_path_factory) -> Path:
-    """A copy of the run as it is when nobody disturbs it."""
+    """A copy of the undisturbed run."""
     phases = [json.loads(line)["phase"] for line in (tiny_run.root / "timings.jsonl").read_text().splitlines()]
     assert phases == PHASES
     return Path(shutil.copytree(tiny_run.root, tmp_path_factory.mktemp("flow") / "undisturbed"))
 
 
 @pytest.fixture
-def free_place(tiny_run, undisturbed) -> Iterator[Path]:
-    """The run's place, empty for the time of the test: a run's files tell where it is."""
+def empty_directory(tiny_run, undisturbed) -> Iterator[Path]:
+    """The run's directory, empty during the test. The path is kept because a run's files contain it."""
     aside = tiny_run.root.rename(tiny_run.root.with_name("aside"))
     yield tiny_run.root
     shutil.rmtree(tiny_run.root, ignore_errors=True)
@@ -79,20 +79,20 @@ def free_place(tiny_run, undisturbed) -> Iterator[Path]:
 
 
 def files(run: Path) -> dict[str, bytes]:
-    """Returns every file of a run that is the same whenever it is made."""
+    """Returns the files of a run that do not depend on when it was run."""
     paths = [p for p in sorted(run.rglob("*")) if p.is_file() and p.relative_to(run).parts[0] not in NOT_COMPARED]
     return {str(p.relative_to(run)): p.read_bytes() for p in paths if p.name not in ("timings.jsonl", ".lock")}
 
 
 def compare(run: Path, undisturbed: Path) -> None:
     """Fails where anything but wall times differs."""
-    ours, theirs = files(run), files(undisturbed)
-    assert ours.keys() == theirs.keys()
-    assert [name for name in ours if ours[name] != theirs[name]] == []
+    actual, expected = files(run), files(undisturbed)
+    assert actual.keys() == expected.keys()
+    assert [name for name in actual if actual[name] != expected[name]] == []
     assert not list(run.rglob("*.partial"))
 
 
-def test_a_whole_run_leaves_sessions_pairs_adapters_and_metrics(undisturbed):
+def test_a_whole_run_writes_sessions_pairs_adapters_and_metrics(undisturbed):
     rows = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
     assert [(row["step"], row["version"]) for row in rows] == [(0, "base"), (1, "it1")]
     for version in ("base", "it1"):
@@ -106,7 +106,7 @@ def test_a_whole_run_leaves_sessions_pairs_adapters_and_metrics(undisturbed):
     assert counts["kept"] == len((undisturbed / "base" / "preferences" / "pairs.jsonl").read_text().splitlines()) > 0
 
 
-def test_no_user_of_one_part_stands_in_another(undisturbed):
+def test_no_user_is_in_two_parts(undisturbed):
     users = {
         part: {s.user_id for s in read_sessions(undisturbed / "data" / f"{part}.jsonl.gz", neighbours="keep")}
         for part in ("sft", "adversarial", "evaluation")
@@ -122,48 +122,48 @@ def test_no_user_of_one_part_stands_in_another(undisturbed):
     assert context_of <= trained_on
 
 
-@pytest.mark.parametrize("gone", GONE.values(), ids=GONE)
-def test_phases_whose_folders_have_gone_are_made_again_from_the_files_of_the_others(
-    tiny_run, undisturbed, gone, caplog
+@pytest.mark.parametrize("deleted", DELETED.values(), ids=DELETED)
+def test_phases_whose_folders_were_deleted_are_remade_from_the_files_of_the_others(
+    tiny_run, undisturbed, deleted, caplog
 ):
     caplog.set_level("INFO")
-    for phase in gone:
+    for phase in deleted:
         shutil.rmtree(tiny_run.root / phase)
     run_adversarial(load_config(tiny_run.config))
-    made = [message.split(":")[0] for message in caplog.messages if message.endswith(": started")]
-    assert sorted(made) == sorted(gone)
+    started = [message.split(":")[0] for message in caplog.messages if message.endswith(": started")]
+    assert sorted(started) == sorted(deleted)
     compare(tiny_run.root, undisturbed)
 
 
 def test_a_driver_killed_inside_a_training_ends_with_the_files_of_an_undisturbed_one(
-    undisturbed, tiny_run, free_place, start_driver, still_running
+    undisturbed, tiny_run, empty_directory, start_driver, still_running
 ):
     phase, driver = "base/discriminator", start_driver(tiny_run.config)
     driver.wait_for(f"{phase}: started")
-    driver.wait_until(INSIDE[phase](free_place))
+    driver.wait_until(INSIDE[phase](empty_directory))
     killed = driver.kill()
-    assert not (free_place / phase).exists()
+    assert not (empty_directory / phase).exists()
     last = start_driver(tiny_run.config)
     last.wait()
-    assert last.said("base/simulated: already done") and last.said(f"{phase}: started")
+    assert last.logged("base/simulated: already done") and last.logged(f"{phase}: started")
     assert still_running(killed) == []
-    compare(free_place, undisturbed)
+    compare(empty_directory, undisturbed)
 
 
 @pytest.mark.exhaustive
 def test_a_run_killed_inside_every_phase_ends_with_the_files_of_an_undisturbed_one(
-    undisturbed, tiny_run, free_place, start_driver, still_running
+    undisturbed, tiny_run, empty_directory, start_driver, still_running
 ):
     killed = []
     for phase, inside in INSIDE.items():
         driver = start_driver(tiny_run.config)
         driver.wait_for(f"{phase}: started")
-        driver.wait_until(inside(free_place))
+        driver.wait_until(inside(empty_directory))
         killed += driver.kill()
-        if inside is not at_once:  # the others may be over before the signal comes
-            assert not (free_place / phase).exists()
+        if inside is not at_once:  # the other phases may end before the signal arrives
+            assert not (empty_directory / phase).exists()
     last = start_driver(tiny_run.config)
     last.wait()
-    assert last.said("base/preferences: already done")
+    assert last.logged("base/preferences: already done")
     assert still_running(killed) == []
-    compare(free_place, undisturbed)
+    compare(empty_directory, undisturbed)

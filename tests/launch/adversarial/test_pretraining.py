@@ -1,4 +1,4 @@
-"""Pretraining alone: a checkpoint like any other, and the one that the package carries."""
+"""Pretraining alone, and the pretrained Llama that ships with the package."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rlenv.prompting.system_texts import approximate_tokens, simulator_system_te
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.xdist_group("tiny run")
-def test_a_checkpoint_in_bfloat16_is_left_where_it_is_asked_for(tiny_run, tmp_path):
+def test_a_bfloat16_checkpoint_is_written_to_the_given_folder(tiny_run, tmp_path):
     out = pretrain(load_config(tiny_run.config), tmp_path / "llama")
     model = AutoModelForCausalLM.from_pretrained(out, dtype="auto")
     assert model.dtype == torch.bfloat16
@@ -32,19 +32,19 @@ def test_a_checkpoint_in_bfloat16_is_left_where_it_is_asked_for(tiny_run, tmp_pa
     assert copied.stop_token_ids == made.stop_token_ids
 
 
-def test_a_folder_that_exists_is_told_before_anything_is_trained(write_config, tmp_path):
+def test_an_existing_folder_is_refused_before_anything_is_trained(write_config, tmp_path):
     (tmp_path / "llama").mkdir()
     with pytest.raises(PhaseError, match="exists already"):
         pretrain(load_config(write_config(out_dir=str(tmp_path / "run"))), tmp_path / "llama")
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unknown_habit_of_pretraining_is_told_with_the_one_that_was_meant():
+def test_an_unknown_habit_of_pretraining_is_reported_with_a_suggestion():
     with pytest.raises(ConfigError, match=r"pretrain_habits: unknown habit 'repeats'.*'repeat'"):
         PopulationConfig(pretrain_habits={"repeats": 0.1})
 
 
-def test_the_packages_llama_hears_what_the_chatbot_says():
+def test_population_llama_reacts_to_what_the_chatbot_says():
     folder = population_llama()
     assert sum(path.stat().st_size for path in folder.iterdir()) < 6_000_000
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

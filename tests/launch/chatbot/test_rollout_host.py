@@ -1,4 +1,4 @@
-"""Who holds the chatbot's conversations, in this process: records, failures, and the simulator's faults by hand."""
+"""The rollout host, in this process: records, failures, and the simulator's faults checked by hand."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def config(finished_run, tmp_path) -> ChatbotRunConfig:
 
 @pytest.fixture
 def host_of(tmp_path) -> Iterator[Callable[[ChatbotRunConfig], RolloutHost]]:
-    """Returns a maker of hosts; they are closed at the test's end."""
+    """Returns a function that makes hosts; they are closed at the end of the test."""
     hosts: list[RolloutHost] = []
 
     def make(config: ChatbotRunConfig) -> RolloutHost:
@@ -65,7 +65,7 @@ def host_of(tmp_path) -> Iterator[Callable[[ChatbotRunConfig], RolloutHost]]:
 
 @pytest.fixture
 def validation(finished_run) -> Iterator[list[tuple[float, ...]]]:
-    """Log-odds of simulated sessions beside it1's discriminator, as its training leaves them."""
+    """Writes log-odds of simulated sessions beside it1's discriminator, as its training does."""
     rng = np.random.default_rng(0)
     sessions = [tuple(np.cumsum([0.0, *rng.normal(size=5)]).tolist()) for _ in range(40)]
     file = finished_run / "it1" / "discriminator" / "main" / "validation.json"
@@ -78,7 +78,7 @@ def validation(finished_run) -> Iterator[list[tuple[float, ...]]]:
     file.unlink()
 
 
-def test_a_round_is_groups_of_one_context_and_simulator_and_is_held_once(config, host_of, finished_run) -> None:
+def test_a_round_has_groups_of_one_context_and_simulator_and_is_collected_once(config, host_of, finished_run) -> None:
     adapter = str(finished_run / "it2" / "adapter")
     host = host_of(config)
     groups = host.round(5, adapter)
@@ -98,7 +98,7 @@ def test_a_round_is_groups_of_one_context_and_simulator_and_is_held_once(config,
     assert host.round(6, adapter) != groups
 
 
-def test_too_many_failed_conversations_stop_the_run_and_are_no_rewards(config, host_of, finished_run) -> None:
+def test_too_many_failed_conversations_stop_the_run_and_failures_have_no_reward(config, host_of, finished_run) -> None:
     host = host_of(replace(config, rewards={"user_actions": 1.0}))  # which language models do not label
     with pytest.raises(PhaseError, match=r"9 of 9 conversations failed \({'data': 9}\).*source: judge"):
         host.round(0, str(finished_run / "it2" / "adapter"))
@@ -129,7 +129,7 @@ def test_messages_that_a_faulty_simulator_answered_are_masked(config, host_of, f
     assert set(seen) == {0.25, 1.0}
 
 
-def test_a_conversation_too_long_for_the_discriminator_keeps_its_weights_and_the_round_goes_on(
+def test_a_conversation_too_long_for_the_discriminator_keeps_its_weights_and_the_round_continues(
     config, host_of, finished_run, validation, monkeypatch
 ) -> None:
     host = host_of(replace(config, faults=FaultConfig(quantile=QUANTILE, weight=0.25)))
@@ -149,7 +149,7 @@ def test_a_conversation_too_long_for_the_discriminator_keeps_its_weights_and_the
     assert again[0].turn_weights[1:] == weighed[0].turn_weights[1:] and again[1:] == weighed[1:]
 
 
-def test_a_host_that_is_killed_in_a_round_gives_the_round_of_one_that_lived(
+def test_a_host_that_is_killed_in_a_round_gives_the_same_round_as_an_undisturbed_one(
     config, host_of, finished_run, tmp_path
 ) -> None:
     adapter = str(finished_run / "it2" / "adapter")
@@ -167,12 +167,12 @@ def test_a_host_that_is_killed_in_a_round_gives_the_round_of_one_that_lived(
         host.close()
 
 
-def test_settings_that_the_host_refuses_come_as_its_own_error(config, tmp_path) -> None:
+def test_settings_that_the_host_refuses_raise_its_own_error(config, tmp_path) -> None:
     wrong = replace(config, discriminator="it9", faults=FaultConfig(quantile=0.1))
     with cluster(config.settings.ray), pytest.raises(ConfigError, match=r"rollout host: .*no discriminator of 'it9'"):
         start_host(wrong, tmp_path / "refused")
 
 
-def test_faults_without_a_reference_are_told(config, host_of, finished_run) -> None:
+def test_faults_without_reference_sessions_are_reported(config, host_of, finished_run) -> None:
     with pytest.raises(ConfigError, match=r"no discriminator of 'it9'"):
         host_of(replace(config, discriminator="it9", faults=FaultConfig(quantile=0.1))).start()

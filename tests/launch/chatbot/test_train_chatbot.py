@@ -1,6 +1,6 @@
 """A chatbot's training as a whole, on the CPU: undisturbed in this process, and as a driver whose processes are killed.
 
-Each phase is also made again in this process after its folder has gone. The equal of all: the same files, to the byte.
+Each phase is also remade in this process after its folder was deleted. All give the same files, byte for byte.
 """
 
 from __future__ import annotations
@@ -51,10 +51,18 @@ SETTINGS: dict[str, Any] = {
         "chatbot_sft": {"epochs": 1, "batch_size": 2, "learning_rate": 1e-3, "dtype": "float32", "save_every": 1},
     },
 }
-SAME_WHENEVER = ("logs", "training")
-"""Parts of a run that hold wall times."""
-SECONDS = ("seconds.json", "timings.jsonl", ".lock", "metrics.jsonl", "curve.jsonl", "learning_cost.png", "report.html")
-"""Files with wall times; what else is in them is compared apart, or made from what is."""
+TIMED_FOLDERS = ("logs", "training")
+"""Folders with wall times."""
+TIMED_FILES = (
+    "seconds.json",
+    "timings.jsonl",
+    ".lock",
+    "metrics.jsonl",
+    "curve.jsonl",
+    "learning_cost.png",
+    "report.html",
+)
+"""Files with wall times; their other contents are compared separately, or made from files that are compared."""
 
 
 @pytest.fixture(scope="module")
@@ -88,20 +96,20 @@ def config(write) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(where, config, local_ray) -> Path:
-    """The run as it is when nobody disturbs it, moved away so that another can be held under the same name."""
+    """An undisturbed run, moved away so that another run can have the same name."""
     train_chatbot(load_chatbot_config(config))
     return (where / "run").rename(where / "undisturbed")
 
 
-def made(messages: Sequence[str]) -> list[str]:
-    """Returns the phases that the log says were made, in order of their names."""
+def started(messages: Sequence[str]) -> list[str]:
+    """Returns the phases that were started according to the log, sorted by name."""
     return sorted(message.split(":")[0] for message in messages if message.endswith(": started"))
 
 
 def files(run: Path) -> dict[str, bytes]:
-    """Returns every file of a run that is the same whenever it is made; in the rounds' folders' names, digests are."""
-    paths = [p for p in sorted(run.rglob("*")) if p.is_file() and not {*SAME_WHENEVER} & {*p.relative_to(run).parts}]
-    found = {str(p.relative_to(run)): p.read_bytes() for p in paths if p.name not in SECONDS}
+    """Returns the files of a run that do not depend on time; the names of the rounds' folders include digests."""
+    paths = [p for p in sorted(run.rglob("*")) if p.is_file() and not {*TIMED_FOLDERS} & {*p.relative_to(run).parts}]
+    found = {str(p.relative_to(run)): p.read_bytes() for p in paths if p.name not in TIMED_FILES}
     rounds = found["report/tables/rounds.csv"].splitlines()
     assert rounds[0].endswith(b",seconds")
     return found | {"report/tables/rounds.csv": b"\n".join(line.rpartition(b",")[0] for line in rounds)}
@@ -118,7 +126,7 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if "seconds" not in k} for row in read_metrics(run / "metrics.jsonl")]
 
 
-def test_a_run_leaves_a_chatbot_a_curve_and_measured_conversations(undisturbed) -> None:
+def test_a_run_writes_a_chatbot_a_curve_and_evaluation_episodes(undisturbed) -> None:
     phases = [json.loads(line)["phase"] for line in (undisturbed / "timings.jsonl").read_text().splitlines()]
     assert phases == [
         "chatbots/chatbot", "start/measured", "rl1/adapter", "rl1/measured", "start/judged", "rl1/judged",
@@ -140,7 +148,7 @@ def test_a_run_leaves_a_chatbot_a_curve_and_measured_conversations(undisturbed) 
     assert more | {"held_out_people/reward", "rollouts/staleness_max"} <= set(rows[0])
 
 
-def test_measured_conversations_are_pairs_and_of_users_that_are_not_trained_with(undisturbed, finished_run) -> None:
+def test_evaluation_episodes_are_pairs_with_users_that_are_not_trained_with(undisturbed, finished_run) -> None:
     for users in ("training", "it2", "people"):
         before, after = (read_episodes(undisturbed / v / "measured" / f"{users}.jsonl.gz") for v in ("start", "rl1"))
         assert [held.key for held in before] == [held.key for held in after] and len(before) == 4
@@ -164,7 +172,7 @@ def test_the_report_has_every_group_of_users_by_both_judges(undisturbed) -> None
     assert "trained with" in page and "the true users" in page and page.count("<img") == 4
 
 
-def test_the_conversations_that_were_learnt_from_are_preference_pairs_too(undisturbed, tmp_path) -> None:
+def test_the_training_conversations_can_be_exported_as_preference_pairs(undisturbed, tmp_path) -> None:
     counts = export_pairs(undisturbed, tmp_path / "pairs.jsonl")
     pairs = read_pairs(tmp_path / "pairs.jsonl")
     assert counts["rounds"] == 4 and counts["kept"] == len(pairs) > 0
@@ -182,17 +190,17 @@ def test_the_conversations_that_were_learnt_from_are_preference_pairs_too(undist
 
 
 def trained(name: str) -> Callable[[Path], Callable[..., bool]]:
-    """The training has made its first step."""
+    """Returns a condition: the training has made its first step."""
     return lambda run: lambda _: bool((run / "logs" / f"{name}.jsonl").exists() and (run / "logs" / f"{name}.jsonl").read_text())  # fmt: skip  # noqa: E501
 
 
 def rounds(number: int) -> Callable[[Path], Callable[..., bool]]:
-    """So many rounds are held."""
+    """Returns a condition: so many rounds are collected."""
     return lambda run: lambda _: len([*(run / "rounds").glob("*/seconds.json")]) >= number
 
 
 def hosted(_: Path) -> Callable[..., bool]:
-    """The conversations are under way."""
+    """Returns whether the conversations are in progress."""
     return lambda driver: driver.has_process("RolloutHost")
 
 
@@ -204,25 +212,25 @@ INSIDE = {
 }
 
 
-def test_phases_whose_folders_have_gone_are_made_again_from_the_files_of_the_others(
+def test_phases_whose_folders_were_deleted_are_remade_from_the_files_of_the_others(
     undisturbed, where, config, caplog
 ) -> None:
-    """All but the learner's, which a new driver takes up below."""
-    gone = ("chatbots/chatbot", "rl1/measured", "start/measured")
+    """All phases but the learner's, which a new driver resumes in the next test."""
+    deleted = ("chatbots/chatbot", "rl1/measured", "start/measured")
     run = Path(shutil.copytree(undisturbed, where / "run"))
     caplog.set_level("INFO")
-    for phase in gone:
+    for phase in deleted:
         shutil.rmtree(run / phase)
     train_chatbot(load_chatbot_config(config))
-    assert made(caplog.messages) == list(gone)
+    assert started(caplog.messages) == list(deleted)
     compare(run, undisturbed)
-    run.rename(where / "made-again")
+    run.rename(where / "remade")
 
 
-def test_each_process_and_the_driver_may_die_while_the_chatbot_learns(
+def test_each_process_and_the_driver_may_die_during_training(
     undisturbed, where, config, start_driver, still_running
 ) -> None:
-    """The learner's worker goes on from its checkpoint; host and engines are started anew; a new driver takes over."""
+    """The worker resumes from its checkpoint, host and engines are restarted, and a new driver resumes the run."""
     run = where / "run"
     for phase in ("chatbots/chatbot", "start/measured"):
         shutil.copytree(undisturbed / phase, run / phase)
@@ -235,7 +243,7 @@ def test_each_process_and_the_driver_may_die_while_the_chatbot_learns(
     assert not (run / "rl1/adapter").exists()
     last = start_driver(config, "train-chatbot")
     last.wait()
-    assert last.said("start/measured: already done") and last.said("rl1/adapter: started")
+    assert last.logged("start/measured: already done") and last.logged("rl1/adapter: started")
     assert still_running(killed) == []
     compare(run, undisturbed)
     run.rename(where / "everything")
@@ -259,8 +267,8 @@ def test_a_run_killed_inside_every_phase_ends_with_the_files_and_the_curve_of_an
 
 
 @pytest.mark.exhaustive
-def test_each_process_may_die_while_the_chatbot_learns(undisturbed, where, config, start_driver) -> None:
-    """The learner's worker goes on from its checkpoint; host and engines are started anew and go on."""
+def test_each_process_may_die_during_training(undisturbed, where, config, start_driver) -> None:
+    """The worker resumes from its checkpoint; host and engines are restarted."""
     run = where / "run"
     driver = start_driver(config, "train-chatbot")
     for number, name in ((1, "RayTrainWorker"), (2, "EngineActor"), (3, "RolloutHost")):
@@ -271,14 +279,15 @@ def test_each_process_may_die_while_the_chatbot_learns(undisturbed, where, confi
     run.rename(where / "disturbed")
 
 
+@pytest.mark.xdist_group("refresh")  # shares no run with the others
 def test_the_simulator_is_refreshed_against_the_new_chatbot_and_joins_the_ensemble(
-    undisturbed, where, write, caplog
+    finished_run, local_ray, where, write, caplog
 ) -> None:
-    """Two rounds, Algorithm 1 against the chatbot that came out, two more; then Algorithm 1 is found unfinished.
+    """Two rounds, Algorithm 1 against the new chatbot, and two more rounds; then two phases are deleted and remade.
 
-    Both seats are on one engine, and the chatbot begins from an adapter that is there.
+    Both seats are on one engine, and the chatbot starts from a given adapter.
     """
-    chatbot = {**SETTINGS["chatbot"], "engine": "simulator", "adapter": str(undisturbed / "chatbots/chatbot")}
+    chatbot = {**SETTINGS["chatbot"], "engine": "simulator", "adapter": str(finished_run / "it2/adapter")}
     config = load_chatbot_config(write("alternated", alternate_every=2, held_out=["people"], chatbot=chatbot))
     run = where / "alternated"
     train_chatbot(config)
@@ -289,13 +298,14 @@ def test_the_simulator_is_refreshed_against_the_new_chatbot_and_joins_the_ensemb
     caplog.clear()
     caplog.set_level("INFO")
     train_chatbot(config)
-    assert made(caplog.messages) == ["base/preferences", "it1/measures", "refresh1"]
+    assert started(caplog.messages) == ["base/preferences", "it1/measures", "refresh1"]
     assert files(run) == before
 
 
 @pytest.mark.exhaustive
-def test_a_run_killed_inside_a_refresh_goes_on_there(where, write, start_driver) -> None:
-    """Two rounds, Algorithm 1 against the chatbot that came out, two more; killed inside Algorithm 1 on the way."""
+@pytest.mark.xdist_group("killed refresh")
+def test_a_run_killed_inside_a_refresh_resumes_there(where, write, start_driver) -> None:
+    """Two rounds, Algorithm 1 against the new chatbot, and two more rounds; killed inside Algorithm 1."""
     config, run = write("refreshed", alternate_every=2, held_out=["people"]), where / "refreshed"
     driver = start_driver(config, "train-chatbot")
     driver.wait_for("refresh1: started")
@@ -303,18 +313,18 @@ def test_a_run_killed_inside_a_refresh_goes_on_there(where, write, start_driver)
     driver.kill()
     driver = start_driver(config, "train-chatbot")
     driver.wait()
-    assert driver.said("rl1/adapter: already done") and driver.said("base/simulated: already done")
+    assert driver.logged("rl1/adapter: already done") and driver.logged("base/simulated: already done")
     check_alternated(run)
 
 
 def check_alternated(run: Path) -> None:
-    """The simulators before the refresh and after it, and who learnt when."""
+    """Checks the simulators before and after the refresh, and which version was trained when."""
     simulated = read_sessions(run / "refresh1" / "base" / "simulated" / "sessions.jsonl", neighbours="keep")
     assert {session.chatbot for session in simulated} == {"chatbot"}
     rounds = sorted((run / "rounds").iterdir())
     assert [folder.name[:5] for folder in rounds] == ["00000", "00001", "00002", "00003"]
-    met = [{held.episode.counterpart for held in RoundRecords.read_folder(folder)} for folder in rounds]
-    assert set().union(*met[:2]) <= {"base", "it1"} and set().union(*met[2:]) <= {"base", "it1", "refresh1"}
+    users = [{result.episode.counterpart for result in RoundRecords.read_folder(folder)} for folder in rounds]
+    assert set().union(*users[:2]) <= {"base", "it1"} and set().union(*users[2:]) <= {"base", "it1", "refresh1"}
     versions = {name: folder_digest(run / name / "adapter") for name in ("rl1", "rl2", "refresh1/base", "refresh1/it1")}
     assert len(set(versions.values())) >= 3
     assert [point["num_updates"] for point in curve(run)] == [0, 2, 4, 6]
@@ -323,9 +333,9 @@ def check_alternated(run: Path) -> None:
 
 def compare(run: Path, undisturbed: Path) -> None:
     """Fails where anything but wall times differs."""
-    ours, theirs = files(run), files(undisturbed)
-    assert ours.keys() == theirs.keys()
-    assert [name for name in ours if ours[name] != theirs[name]] == []
+    actual, expected = files(run), files(undisturbed)
+    assert actual.keys() == expected.keys()
+    assert [name for name in actual if actual[name] != expected[name]] == []
     assert curve(run) == curve(undisturbed)
     assert metrics(run) == metrics(undisturbed)
     assert not [p for p in run.rglob("*.partial") if "training" not in p.parts]

@@ -1,4 +1,4 @@
-"""Configurations: the paper's numbers, every file of conf/, and what is said of mistakes."""
+"""Configurations: the paper's numbers, every file of conf/, and error messages."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from rlenv.core.errors import ConfigError, RlenvError
 
 CONF = Path(__file__).parents[3] / "conf"
 RUNS = [path for path in sorted(CONF.glob("*.yaml")) if "run" not in read_settings(path)]
-"""The others are of environments."""
+"""The other files configure environments."""
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda p: p.name)
-def test_every_configuration_loads_says_only_what_it_means_and_survives_saving(path, tmp_path):
+def test_every_configuration_loads_and_is_the_same_after_saving(path, tmp_path):
     config = load_config(path)
     saved = tmp_path / "saved.yaml"
     saved.write_text(yaml.safe_dump(to_dict(config)))
@@ -52,7 +52,7 @@ def test_the_papers_run_fits_eight_gpus_phase_by_phase():
     assert simulator.replicas * simulator.num_gpus + config.scoring.replicas * config.scoring.num_gpus <= 8
 
 
-def test_an_unknown_key_is_told_with_a_suggestion():
+def test_an_unknown_key_is_reported_with_a_suggestion():
     with pytest.raises(ConfigError, match=r"dpo.*betta.*[Dd]id you mean.*beta"):
         load_config(None, ["dpo.betta=0.5"])
     with pytest.raises(ConfigError, match="num_iteration"):
@@ -60,7 +60,7 @@ def test_an_unknown_key_is_told_with_a_suggestion():
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("num_iterations=many", "num_iterations"),
         ("data.sft_share=0.9", "sum to 1"),
@@ -74,12 +74,12 @@ def test_an_unknown_key_is_told_with_a_suggestion():
         ("num_iterations=-1", "num_iterations"),
     ],
 )
-def test_a_value_that_cannot_be_is_told_by_its_name(override, told):
-    with pytest.raises(RlenvError, match=told):
+def test_an_invalid_value_is_reported_by_its_name(override, message):
+    with pytest.raises(RlenvError, match=message):
         load_config(None, [override])
 
 
-def test_broken_files_are_told_in_a_sentence(tmp_path):
+def test_unreadable_files_are_reported_in_one_sentence(tmp_path):
     with pytest.raises(ConfigError, match="there is no such file"):
         load_config(tmp_path / "missing.yaml")
     for name, text in (
@@ -110,7 +110,7 @@ def test_overrides_come_last_and_keep_the_rest(tmp_path):
 # ---------------------------------------------------------------------------------- run directory
 
 
-def test_a_folder_with_a_run_of_other_settings_is_refused_by_their_names(tmp_path):
+def test_a_folder_with_a_run_of_other_settings_is_refused_with_their_names(tmp_path):
     config = load_config(None, ["seed=1", f"out_dir={tmp_path}"])
     run = RunDirectory(tmp_path)
     run.open(to_dict(config))
@@ -141,7 +141,7 @@ def test_a_phase_is_made_once_and_appears_whole_or_not_at_all(tmp_path):
     assert list(run.timings()) == ["base/thing"]
 
 
-def test_what_an_interrupted_run_left_half_done_is_cleared_when_it_is_taken_up(tmp_path):
+def test_half_finished_output_of_an_interrupted_run_is_removed_when_it_is_resumed(tmp_path):
     run = RunDirectory(tmp_path)
     run.open({})
     for name in ("base/adapter.partial/deep/er.partial", "base/.adapter.partial.partial", "data/kept"):
@@ -151,7 +151,7 @@ def test_what_an_interrupted_run_left_half_done_is_cleared_when_it_is_taken_up(t
     assert not list(tmp_path.rglob("*.partial")) and (tmp_path / "data" / "kept").is_dir()
 
 
-def test_an_interrupted_training_keeps_its_checkpoints_when_the_run_is_taken_up(tmp_path):
+def test_an_interrupted_training_keeps_its_checkpoints_when_the_run_is_resumed(tmp_path):
     run = RunDirectory(tmp_path)
     run.open({})
     checkpoint = tmp_path / "training" / "sft-adapter.partial" / "checkpoint"
@@ -160,7 +160,7 @@ def test_an_interrupted_training_keeps_its_checkpoints_when_the_run_is_taken_up(
     assert checkpoint.is_dir()
 
 
-def test_a_second_driver_is_kept_out_and_the_lock_goes_with_its_holder(tmp_path):
+def test_a_second_driver_is_refused_until_the_first_ends(tmp_path):
     run = RunDirectory(tmp_path)
     with run.locked(), pytest.raises(ConfigError, match="another driver"), RunDirectory(tmp_path).locked():
         pass

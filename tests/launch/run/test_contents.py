@@ -1,4 +1,4 @@
-"""What a run directory holds: the order of its simulator versions."""
+"""The contents of a run directory: the order of its simulator versions."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from rlenv.population.corpus import generate_sessions
 VERSIONS = ["gpt-4o", "base", *(f"it{k}" for k in range(1, 12))]
 
 
-def test_versions_are_ordered_by_iteration_and_not_by_spelling():
+def test_versions_are_ordered_by_iteration_and_not_alphabetically():
     shuffled = random.Random(0).sample(VERSIONS, len(VERSIONS))
     assert sorted(shuffled, key=version_order) == VERSIONS
 
 
-def test_a_copied_run_whose_files_have_other_times_keeps_the_order_of_its_versions(tmp_path):
+def test_a_copied_run_with_other_file_times_keeps_the_order_of_its_versions(tmp_path):
     sessions = generate_sessions(2, 1, 0)
     write_sessions(tmp_path / "run/data/evaluation.jsonl.gz", sessions)
     for version in VERSIONS:

@@ -1,4 +1,4 @@
-"""Who holds what when: on eight logical GPUs and eight logical CPUs, no phase waits for what another holds."""
+"""On eight logical GPUs and CPUs, no phase waits for resources that another phase holds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ENGINES = [
         (["keep_engines=false"], 99, 99, False),
     ],
 )
-def test_engines_stay_through_training_only_where_there_is_room_for_both(
+def test_engines_stay_up_during_training_only_where_there_is_room_for_both(
     overrides, cpus, gpus, keeps, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(serving, "ray", SimpleNamespace(cluster_resources=lambda: {"CPU": cpus, "GPU": gpus}))
@@ -41,7 +41,7 @@ def test_engines_stay_through_training_only_where_there_is_room_for_both(
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_run_whose_parts_do_not_fit_together_ends_because_each_lets_go(
+def test_a_run_whose_phases_do_not_fit_together_completes_because_each_releases_its_resources(
     tmp_path, tiny_llama, finished_run, write_config, start_driver
 ):
     scripted = {"backend": "scripted", "max_model_len": 1024}

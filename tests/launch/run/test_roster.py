@@ -1,4 +1,4 @@
-"""Endpoints and callables in either seat: a real HTTP server, real requests, failures that become typed failures."""
+"""Endpoints and callables in either seat: a real HTTP server, real requests, and typed failures."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ sys.modules.setdefault("speakers_under_test", sys.modules[__name__])
 
 
 @pytest.mark.parametrize("seat", ["user", "chatbot"])
-def test_an_endpoint_in_either_seat_holds_whole_conversations(seat):
+def test_an_endpoint_in_either_seat_completes_conversations(seat):
     with serve(answer) as server:
         results = hold(seat, speaker(seat, kind="endpoint", base_url=server.base_url, model="m"))
     assert not [r for r in results if r.failure]
@@ -87,7 +87,7 @@ def test_an_endpoint_in_either_seat_holds_whole_conversations(seat):
 
 @pytest.mark.parametrize("seat", ["user", "chatbot"])
 @pytest.mark.parametrize("function", ["by_function", "by_coroutine"])
-def test_a_callable_says_what_an_endpoint_of_the_same_model_says(seat, function):
+def test_a_callable_replies_as_an_endpoint_of_the_same_model(seat, function):
     with serve(answer) as server:
         expected = hold(seat, speaker(seat, kind="endpoint", base_url=server.base_url, model="m"))
     results = hold(seat, speaker(seat, kind="callable", function=f"speakers_under_test:{function}"))
@@ -110,7 +110,7 @@ def test_the_key_comes_from_the_environment_and_is_never_shown(monkeypatch):
         assert result.failure == "data" and "s3cret" not in result.reason
 
 
-def test_an_endpoint_that_fails_for_a_moment_leaves_no_trace():
+def test_a_brief_failure_of_an_endpoint_changes_nothing():
     seen: set[str] = set()
 
     def flaky(body):
@@ -149,7 +149,7 @@ def returning_nothing(_messages, _seed):
     return None
 
 
-def test_a_callable_that_raises_or_returns_no_text_fails_the_conversation_without_its_words():
+def test_a_callable_that_raises_or_returns_no_text_fails_the_conversation_without_message_text():
     for name, told in (("raising", "ValueError"), ("returning_nothing", "NoneType")):
         results = hold("user", speaker("user", kind="callable", function=f"speakers_under_test:{name}"))
         assert all(r.failure == "engine" and told in r.reason and "private" not in r.reason for r in results)
@@ -158,7 +158,7 @@ def test_a_callable_that_raises_or_returns_no_text_fails_the_conversation_withou
             speaker("user", kind="callable", function=wrong)
 
 
-def test_a_collection_on_disk_reads_back_with_counts_and_stops_where_too_many_failed(tmp_path):
+def test_simulated_sessions_read_back_with_counts_and_too_many_failures_stop_the_run(tmp_path):
     sessions = generate_sessions(6, 1, 0)
     contexts = {"adversarial": sessions[:4], "evaluation": sessions[4:]}
     config = load_config(None, ["env.max_turns=3", "collect.simulations_per_context=2", "collect.max_failed_share=0.2"])

@@ -1,4 +1,4 @@
-"""From files to settings: every mistake of a file in one report, token budgets that fit, and runs made before."""
+"""Settings from files: all problems of a file at once, token budgets that fit each other, and older runs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def problems_of(*overrides: str, path: Path | None = None) -> list[str]:
     return str(error.value).splitlines()
 
 
-def test_mistakes_in_different_sections_are_reported_together_each_with_its_key(tmp_path):
+def test_problems_in_different_sections_are_reported_together_each_with_its_key(tmp_path):
     path = tmp_path / "wrong.yaml"
     path.write_text(
         """
@@ -75,12 +75,12 @@ def test_numbers_may_be_written_with_an_exponent(tmp_path):
 
 
 @pytest.mark.parametrize("override", ["dpo.beta=.nan", "dpo.beta=.inf", "dpo.beta=true", "seed=0.5", "seed=null"])
-def test_what_is_no_number_is_refused(override):
+def test_a_value_that_is_not_a_number_is_refused(override):
     (problem,) = problems_of(override)
     assert problem.startswith(f"defaults: {override.split('=')[0]}: expected")
 
 
-def test_a_section_that_is_no_section_is_refused():
+def test_a_section_that_is_not_a_mapping_is_refused():
     assert problems_of("dpo=3") == ["defaults: dpo: expected settings as key: value, got 3"]
 
 
@@ -93,7 +93,7 @@ def test_how_replies_are_sampled_is_checked_like_other_settings():
     assert problem == "defaults: simulator.sampling: expected numbers, got true or false for temperature"
 
 
-def test_what_belongs_to_one_request_is_no_setting_of_a_speaker():
+def test_sampling_fields_of_one_request_are_not_settings_of_a_speaker():
     assert problems_of("simulator.sampling.seed=3") == [
         "defaults: simulator.sampling: seed cannot be set for all replies; "
         "there are max_tokens, temperature, top_k, top_p"
@@ -136,7 +136,7 @@ def test_the_settings_of_a_run_can_be_read_without_torch():
          ["chatbots.c.adapter", "engines.b.max_loras"], "set 1 or more"),
     ],
 )  # fmt: skip
-def test_settings_that_can_never_go_together_are_refused_with_both_keys_and_a_way_out(overrides, keys, way_out):
+def test_incompatible_settings_are_refused_with_both_keys_and_a_fix(overrides, keys, way_out):
     (problem,) = problems_of(*overrides)
     assert all(key in problem for key in keys) and way_out in problem
 
@@ -157,7 +157,7 @@ def test_settings_that_fit_each_other_load(overrides):
     load_config(None, overrides)
 
 
-def test_a_studys_run_is_held_to_the_same_rules(tmp_path):
+def test_the_run_of_a_study_has_the_same_rules(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text("sft_sizes: []\nrun: {discriminator: {max_tokens: 8192}}")
     with pytest.raises(ConfigError, match=r"(?s)sft_sizes.*run\.discriminator\.max_tokens: 8192 leaves no room"):
@@ -203,7 +203,7 @@ def test_the_settings_of_an_older_run_load_and_are_saved_as_they_were():
     assert again == saved
 
 
-def test_a_run_whose_settings_lack_what_came_later_is_taken_up_and_one_of_other_settings_is_not(tmp_path):
+def test_a_run_without_newer_settings_is_resumed_and_one_with_other_settings_is_not(tmp_path):
     run = RunDirectory(tmp_path / "run")
     run.root.mkdir()
     (run.root / "config.yaml").write_text(OLDER.read_text())
@@ -213,7 +213,7 @@ def test_a_run_whose_settings_lack_what_came_later_is_taken_up_and_one_of_other_
         open_run(run, replace(config, seed=7))
 
 
-def test_former_names_of_settings_are_read_under_their_new_ones(tmp_path):
+def test_former_names_of_settings_are_read_as_their_new_names(tmp_path):
     former = {
         "run": "r",
         "rewards": {"issue_free": 1},
@@ -229,7 +229,7 @@ def test_former_names_of_settings_are_read_under_their_new_ones(tmp_path):
     open_run(RunDirectory(tmp_path), config)  # the saved ones have the former names
 
 
-def test_a_run_that_began_with_budgets_that_are_refused_today_goes_on(finished_run, tmp_path):
+def test_a_run_with_token_budgets_that_are_refused_today_is_resumed(finished_run, tmp_path):
     begun = [f"{key}={value}" for key, value in LONG.items()]
     assert len(problems_of(*begun, f"out_dir={tmp_path}")) == 2
     (tmp_path / "config.yaml").write_text("{}")

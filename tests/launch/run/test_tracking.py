@@ -1,4 +1,4 @@
-"""Metrics: rows of numbers in metrics.jsonl, and the same rows in W&B's own offline files."""
+"""Metrics: rows of numbers in metrics.jsonl, and the same rows in W&B's offline files."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_resumed_run_leaves_the_same_file(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_bytes() == once
 
 
-def test_what_is_not_finite_is_left_out_and_what_is_no_number_is_refused(tmp_path):
+def test_values_that_are_not_finite_are_left_out_and_values_that_are_not_numbers_are_refused(tmp_path):
     tracker = Tracker(tmp_path, TrackingConfig(), "r", {})
     tracker.log(0, "base", {"a/x": float("nan"), "a/y": None, "a/z": float("inf"), "a/n": 1})
     assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 0, "version": "base", "a/n": 1}]
@@ -85,7 +85,7 @@ def test_what_is_not_finite_is_left_out_and_what_is_no_number_is_refused(tmp_pat
 
 
 @pytest.mark.slow
-def test_wandb_offline_files_hold_each_row_once_also_after_a_resume(tmp_path, monkeypatch):
+def test_wandb_offline_files_have_each_row_once_even_after_a_resume(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     tracker = Tracker(tmp_path, TrackingConfig(wandb=True), "a/run", {"seed": 0})
@@ -102,7 +102,7 @@ def test_wandb_offline_files_hold_each_row_once_also_after_a_resume(tmp_path, mo
 
 
 @pytest.mark.slow
-def test_two_runs_of_one_name_are_two_in_wandb(tmp_path, monkeypatch):
+def test_two_runs_with_one_name_are_separate_in_wandb(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     ids = set()
     for name in ("one", "two"):

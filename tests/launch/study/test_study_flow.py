@@ -68,7 +68,7 @@ def test_a_killed_study_resumes_and_writes_its_report(settings, driver_class, ra
     assert not (where / "measured/untuned/simulated").exists() and (where / "adversarial/it1/measures").exists()
     second = driver_class(config, ray_folder, "study")
     second.wait()
-    assert second.said("it1/adapter: already done") and second.said("report: done")
+    assert second.logged("it1/adapter: already done") and second.logged("report: done")
 
 
 def test_every_simulator_talks_to_every_chatbot_and_treatment(study, settings):
