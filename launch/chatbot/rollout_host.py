@@ -36,7 +36,7 @@ from rlenv.env.collect import Collected, Episode, collect, in_order
 from rlenv.env.conversation import to_session
 from rlenv.env.core import ConversationCore
 from rlenv.env.ensemble import Ensemble
-from rlenv.evaluation.chatbot_rl.figures import figures_of, held_of
+from rlenv.evaluation.chatbot_rl.figures import evaluation_episode, figures_of
 from rlenv.evaluation.chatbot_rl.records import EvaluationEpisode
 from rlenv.learning.group_plan import plan_evaluation, plan_groups
 from rlenv.learning.rows import ConversationGroup
@@ -192,7 +192,7 @@ class RolloutHost:
         issues = ISSUE_SOURCES[self._config.evaluation.labels]
 
         async def label() -> list[EvaluationEpisode]:
-            return [held_of(r, await issues(r.state) if r.state else ()) for r in results]
+            return [evaluation_episode(r, await issues(r.state) if r.state else ()) for r in results]
 
         return run_async(label())
 

@@ -148,7 +148,7 @@ def simulate_all(
 
 
 def label_all(study: RunDirectory, config: StudyConfig, versions: Collection[str], sizes: Collection[int]) -> None:
-    """Labels all held-out sessions by judges who read texts alone: the oracle for issues, a classifier for actions."""
+    """Labels all evaluation sessions by judges that read only the text: the oracle (issues), a classifier (actions)."""
     sources = {name: [_simulated(study.path("measured"), name)] for name in (UNTUNED, *versions)}
     for name in versions:  # the run's own sessions with evaluation users, which its discriminators scored
         sources[name].append(_simulated(study.path("adversarial"), name))

@@ -1,4 +1,4 @@
-"""From finished conversations to the figures of a curve point: reward, length, diversity, issues, endings.
+"""Computes the figures of a curve point from finished conversations: reward, length, diversity, issues, endings.
 
 Means are over conversations or messages; their standard errors are those of a ratio of two sums over contexts,
 because a round holds several conversations of one context. Words are those of ``rlenv.data.linguistics``.
@@ -16,18 +16,19 @@ from rlenv.evaluation.chatbot_rl.records import EvaluationEpisode, Measured, Use
 from rlenv.evaluation.statistics.intervals import ratio_standard_error
 
 FIRST_WORDS = 100
-"""Words of the chatbot's, in a conversation, that diversity is measured on: it falls with length, whoever speaks."""
+"""Number of the chatbot's first words per conversation on which diversity is measured, as it falls with length."""
 
 
-def held_of(result: Collected, issues: Sequence[Sequence[str]] = ()) -> EvaluationEpisode:
-    """Returns a collected episode as a record to be measured.
+def evaluation_episode(result: Collected, issues: Sequence[Sequence[str]] = ()) -> EvaluationEpisode:
+    """Returns a collected episode as a record for evaluation.
 
     Args:
-        result: of ``rlenv.env.collect``, with the chatbot as the agent.
-        issues: of each message of the chatbot, in order, as a ``LabelSource`` gives them; nothing for a failed episode.
+        result: an episode from ``rlenv.env.collect`` with the chatbot as the agent.
+        issues: the issues of each message of the chatbot, in order, from a ``LabelSource``; empty if the episode
+            failed.
 
     Raises:
-        ValueError: another number of labels than of messages.
+        ValueError: the number of labels differs from the number of messages.
     """
     episode, state = result.episode, result.state
     held = EvaluationEpisode(
@@ -67,7 +68,7 @@ Terms = dict[str, tuple[float, float]]
 
 
 def terms_of(conversations: Sequence[EvaluationEpisode]) -> list[tuple[EvaluationEpisode, Terms]]:
-    """Returns every conversation that there is with its part in each figure of ``UserFigures``.
+    """Returns every conversation that did not fail, with its part in each figure of ``UserFigures``.
 
     Categories are ``issues/NAME`` and endings ``endings/WHO: WHY``; those that no conversation has are left out.
     """
@@ -98,7 +99,7 @@ def terms_of(conversations: Sequence[EvaluationEpisode]) -> list[tuple[Evaluatio
 
 
 def by_context(terms: Sequence[tuple[EvaluationEpisode, Terms]], figure: str) -> dict[str, tuple[float, float]]:
-    """Returns each context's part in a figure, its conversations summed; (0, 0) where the figure is unknown."""
+    """Returns each context's part in a figure, summed over its conversations; (0, 0) if the figure is unknown."""
     sums: dict[str, tuple[float, float]] = {}
     for held, of in terms:
         over, under = sums.get(held.context_id, (0.0, 0.0))
@@ -133,10 +134,10 @@ def figures_of(conversations: Sequence[EvaluationEpisode]) -> UserFigures:
 
 
 def measured(contexts: Iterable[tuple[float, float]]) -> Measured:
-    """Returns the ratio of two sums with its standard error over the contexts that have a part in it.
+    """Returns the ratio of two sums with its standard error over the contexts that contribute to it.
 
     Args:
-        contexts: each one's two summands.
+        contexts: (numerator, denominator) of each context.
 
     >>> measured([(2.0, 2.0), (8.0, 2.0)])  # means 1 and 4: their sd / sqrt(2)
     Measured(value=2.5, standard_error=1.5, num=4)
@@ -173,7 +174,7 @@ def _pairs(held: EvaluationEpisode) -> list[tuple[str, ...]]:
 
 
 def _partners(conversations: Sequence[EvaluationEpisode]) -> dict[int, int]:
-    """Returns the place of each conversation's partner: the next one of another context, whatever was said."""
+    """Returns the index of each conversation's partner: the next conversation of another context."""
     order = sorted(range(len(conversations)), key=lambda i: conversations[i].key)
     contexts = [conversations[i].context_id for i in order]
     partners = {}

@@ -8,7 +8,7 @@ import pytest
 from rlenv.core.types import Message, SessionContext
 from rlenv.env.collect import Collected, Episode
 from rlenv.env.conversation import Limits, begin, converse
-from rlenv.evaluation.chatbot_rl.figures import figures_of, held_of
+from rlenv.evaluation.chatbot_rl.figures import evaluation_episode, figures_of
 from rlenv.evaluation.chatbot_rl.records import EvaluationEpisode
 from rlenv.evaluation.statistics.intervals import ratio_standard_error
 from rlenv.population.chatbots.scripted import make_chatbot
@@ -76,7 +76,7 @@ def test_an_episode_becomes_a_record_with_the_labels_on_the_chatbots_messages():
     )
     episode = Episode(episode_id="e", context_id="c", counterpart="population", seed=5)
     labels = issues_of(state)
-    found = held_of(Collected(episode=episode, state=state, rewards=(0.5,) * len(labels)), labels)
+    found = evaluation_episode(Collected(episode=episode, state=state, rewards=(0.5,) * len(labels)), labels)
     assert found.key == ("c", "population", 5) and found.reply_tokens == ()
     assert [m.issues for m in found.messages if m.role == "assistant"] == list(labels)
     assert [m.actions for m in found.messages if m.role == "user"] == [
@@ -84,5 +84,5 @@ def test_an_episode_becomes_a_record_with_the_labels_on_the_chatbots_messages():
     ]
     assert (found.ended_by, found.end_reason) == (state.end.by, state.end.reason)
     with pytest.raises(ValueError, match="labels for"):
-        held_of(Collected(episode=episode, state=state), labels[1:])
-    assert held_of(Collected(episode=episode, failure="engine", reason="x")).failure == "engine"
+        evaluation_episode(Collected(episode=episode, state=state), labels[1:])
+    assert evaluation_episode(Collected(episode=episode, failure="engine", reason="x")).failure == "engine"
