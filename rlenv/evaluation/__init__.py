@@ -1,5 +1,5 @@
-"""The evaluation of simulators against real sessions: the paper's figures (4.3, Appendix B) and what they are worth.
+"""Evaluation of simulators against real sessions: the paper's figures (4.3, Appendix B) with their uncertainty.
 
-Every function takes records or arrays and returns records that can be printed and saved; none knows of files, models
-or reports. What cannot be computed is None, never a silent zero.
+Every function takes records or arrays and returns records that can be printed and saved. Independent of files, models
+and reports. A figure that is undefined is None, never a silent zero.
 """

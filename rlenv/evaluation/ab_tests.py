@@ -1,4 +1,4 @@
-"""Table 5: an A/B test of chatbots in simulation beside the same test with real users, and what it takes to see one."""
+"""A/B tests of chatbots in simulation next to the same tests with real users (Table 5), and the sessions they need."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Arms(Record):
     """The test on one kind of user."""
 
     test: Proportions
-    """Messages taken as independent, as the paper takes them."""
+    """The z-test that treats messages as independent, as in the paper."""
     clustered_p: float | None
-    """The p-value with each session's messages counted for what they are worth (design effect)."""
+    """The p-value corrected for the dependence of a session's messages (design effect)."""
     sessions_needed: int | None
     """Sessions an arm with which this many users' difference would be found (power 0.8); None where there is none."""
     num_sessions_control: int
@@ -49,11 +49,11 @@ class AbRow(Record):
     treatment: str
     simulator: str
     simulated: Arms | None
-    """None where an arm has no annotated message; a note says which."""
+    """None if an arm has no annotated message; a note names it."""
     real: Arms | None
     verdict: Verdict | None
     sessions_for_effect: int | None
-    """Simulated sessions an arm that find a rise of ``effect`` over the simulated control's rate."""
+    """Simulated sessions per arm needed to detect a rise of ``effect`` over the simulated control's rate."""
 
 
 class AbTable(Record):
@@ -61,10 +61,10 @@ class AbTable(Record):
 
     rows: tuple[AbRow, ...]
     effect: float
-    """The rise of the issue rate, as a difference of shares, that ``sessions_for_effect`` is for."""
+    """The rise of the issue rate assumed by ``sessions_for_effect``, as a difference of shares."""
     alpha: float
     warnings: tuple[str, ...] = ()
-    """Tests whose arms hold the same conversations."""
+    """Tests whose arms have the same conversations."""
     notes: tuple[str, ...]
 
 
@@ -79,14 +79,14 @@ def ab_table(
     """Returns every test with every simulator, real and simulated side by side.
 
     Args:
-        tests: chatbots by name.
-        simulators: who plays the users.
-        real: the same chatbots with real users.
+        tests: the tests, with the chatbots' names.
+        simulators: the simulated users.
+        real: sessions of the same chatbots with real users.
         effect: difference of issue rates to plan for, in (0, 1).
         alpha: two-sided level.
 
     Raises:
-        ConfigError: a chatbot that nobody met or that is compared with itself, or an effect that is none.
+        ConfigError: a chatbot has no sessions or is compared with itself, or the effect is outside (0, 1).
     """
     if not 0 < effect < 1:
         raise ConfigError(f"the effect to plan for must be in (0, 1), a difference of issue rates; got {effect}")
@@ -133,13 +133,13 @@ def ab_table(
 
 
 def compare_arms(control: str, treatment: str, sessions: Sequence[Session], alpha: float = 0.05) -> Arms | None:
-    """Returns the test of two chatbots on the sessions of one kind of user; None where one has no annotated message.
+    """Returns the test of two chatbots on sessions with one kind of user; None if one has no annotated message.
 
     Args:
-        control: a chatbot by name.
-        treatment: another.
-        sessions: of both, and of others.
-        alpha: level that ``sessions_needed`` is for.
+        control: name of the control chatbot.
+        treatment: name of the treatment chatbot.
+        sessions: sessions of both; those of other chatbots are ignored.
+        alpha: level assumed by ``sessions_needed``.
     """
     ours, theirs = _counts(control, sessions), _counts(treatment, sessions)
     if not ours[1] or not theirs[1]:
@@ -177,7 +177,7 @@ def _planned(chatbot: str, sessions: Sequence[Session], effect: float, alpha: fl
 
 
 def _sessions(control: float, treatment: float, events: list[int], messages: list[int], *, alpha: float) -> int | None:
-    """Returns the sessions an arm, of the length and clustering of these; None where they tell no design effect."""
+    """Returns the sessions needed per arm, if they are like these; None if their design effect is undefined."""
     num = effective_number(events, messages)
     if num is None or control == treatment or not (0 < control < 1 and 0 < treatment < 1):
         return None

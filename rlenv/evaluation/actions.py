@@ -1,4 +1,4 @@
-"""Table 4 and Figure 5: how often users do what, and how far simulated users are from real ones (Eq. 7)."""
+"""Rates of user actions, and the distance of simulated from real users (Table 4, Figure 5, Eq. 7)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ActionRow(Record):
     name: str
     rates: CategoryRates
     distances: dict[str, ActionDistance]
-    """Eq. 7 to the real rates over all actions ("total") and over each group; {} for the real sessions."""
+    """Eq. 7 against the real rates, over all actions ("total") and over each group; {} for the real sessions."""
 
 
 class ActionTable(Record):

@@ -1,4 +1,4 @@
-"""Table 3 and Figure 6: do the issue rates of chatbots with simulated users go with those with real users?"""
+"""Correlation of chatbots' issue rates with simulated and with real users (Table 3, Figure 6)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ValidityRow(Record):
 
     name: str
     rates: tuple[ChatbotRate, ...]
-    """Of every chatbot that either side met, in the order of the real rates; unmet ones have None as rate."""
+    """All chatbots of either side, in the order of the real rates; a chatbot missing on a side has None as rate."""
     correlation: Correlation
     left_out: tuple[str, ...]
     """Chatbots without annotated messages on one of the sides."""
@@ -40,8 +40,8 @@ class ValidityTable(Record):
     real: tuple[ChatbotRate, ...]
     rows: tuple[ValidityRow, ...]
     reliability: float | None
-    """Of the real rates: correlation of two halves of each chatbot's real sessions, stepped up to all of them
-    (Spearman and Brown). No simulator can be expected above its square root, however good."""
+    """Reliability of the real rates: the correlation between two halves of each chatbot's real sessions, corrected to
+    full length (Spearman-Brown). Even a perfect simulator is not expected above its square root."""
     notes: tuple[str, ...]
 
 
@@ -70,10 +70,12 @@ def validity_table(simulators: Sequence[Simulator], real: Sequence[Session], see
         )
         if left_out:
             notes.append(
-                f"{simulator.name}: left out for want of annotated sessions on one side: {', '.join(sorted(left_out))}"
+                f"{simulator.name}: left out, without annotated sessions on one side: {', '.join(sorted(left_out))}"
             )
         if correlation.r is None:
-            notes.append(f"{simulator.name}: no correlation over {len(both)} chatbots (three that differ are needed)")
+            notes.append(
+                f"{simulator.name}: no correlation over {len(both)} chatbots (three with different rates are needed)"
+            )
     return ValidityTable(
         real=tuple(theirs[n] for n in names),
         rows=tuple(rows),

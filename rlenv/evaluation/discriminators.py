@@ -1,6 +1,6 @@
-"""Table 2 with intervals: accuracy, F1 and MCC by turn, the leak control and the calibration of one discriminator.
+"""Table 2 with intervals: accuracy, F1 and MCC by turn, with the controls and the calibration of a discriminator.
 
-What is resampled is the context: a real session and its simulated twin, with all their turns, are one draw.
+Contexts are resampled: a real session and its simulated counterpart, with all their turns, are one draw.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ OVERALL, SESSION = "overall", "session"
 
 
 class Judgement(Record):
-    """What a discriminator said of its validation sessions, and what its controls said."""
+    """The scores of a discriminator and its controls on the validation sessions."""
 
     scored: tuple[ScoredSession, ...]
     leak: tuple[ScoredSession, ...] = ()
-    """The same of the discriminator that does not see the user's words; empty where there is none."""
+    """The same for the leak control, which does not see the user's words; empty if there is none."""
     power: tuple[ScoredSession, ...] = ()
-    """The same of the one trained against shuffled words; empty where there is none."""
+    """The same for the power control, trained against shuffled words; empty if there is none."""
     referee_accuracy: float | None = None
-    """Of the word-count judge on whole sessions."""
+    """Accuracy of the referee (TF-IDF) on whole sessions."""
 
 
 class Cell(Record):
@@ -47,13 +47,13 @@ class DiscriminatorRow(Record):
     cells: dict[str, Cell]
     """By turn ("1", "5", ...), "overall" (all turns of all sessions) and "session" (each one's last turn)."""
     leak: Cell | None
-    """Overall, without the user's words: near 0.5 is sound."""
+    """Overall accuracy without the user's words: near 0.5 there is no leak."""
     power: Cell | None
-    """Overall, against shuffled words: 0.90 or more is sound."""
+    """Overall accuracy against shuffled words: at 0.90 or more the discriminator is strong enough."""
     referee_accuracy: float | None
     calibration: Calibration
     num_unscored: int
-    """Sessions left out because a log-odds is no number or there is none."""
+    """Sessions left out because a log-odds is NaN or missing."""
 
 
 def discriminator_row(
@@ -62,10 +62,10 @@ def discriminator_row(
     """Returns a discriminator's figures; a turn that no session reaches has None in it, never 0.
 
     Args:
-        name: the simulator it was trained against.
+        name: the simulator that it was trained against.
         result: its validation log-odds.
-        turns: from 1.
-        seed: of the bootstrap.
+        turns: the turns to score, from 1.
+        seed: seed of the bootstrap.
     """
     scored = [s for s in result.scored if _usable(s)]
     cells = {str(t): _cell(scored, slice(t - 1, t), seed) for t in turns}
@@ -126,9 +126,9 @@ def _intervals(counts: np.ndarray, seed: int) -> tuple[dict[str, float], dict[st
 
 
 def _scores_of_counts(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns ``classification_scores`` of many sets of decisions at once, each [R]; NaN where there is no score.
+    """Returns ``classification_scores`` of many sets of predictions at once, each [R]; NaN where undefined.
 
-    scikit-learn takes milliseconds for each, which thousands of resamples have not.
+    scikit-learn takes milliseconds for each set, too long for thousands of resamples.
 
     Args:
         counts: [R, 4] true positives, false positives, false negatives, true negatives.
@@ -145,7 +145,7 @@ def _scores_of_counts(counts: np.ndarray) -> dict[str, np.ndarray]:
 
 
 class Bin(Record):
-    """Decisions whose P(real) falls into one interval."""
+    """The predictions whose P(real) is in one interval."""
 
     low: float
     high: float
@@ -155,13 +155,13 @@ class Bin(Record):
 
 
 class Calibration(Record):
-    """How P(real) stands to the share that is real."""
+    """How well P(real) agrees with the share of real sessions."""
 
     bins: tuple[Bin, ...]
     expected_error: float | None
-    """Mean |P - share| over decisions, by bin (ECE)."""
+    """Mean |P - share| over predictions, by bin (expected calibration error)."""
     brier: float | None
-    """Mean squared difference of P and 0 or 1: 0.25 is what P = 0.5 always has."""
+    """Mean squared difference between P and the label 0 or 1; P = 0.5 throughout gives 0.25."""
     num: int
 
 

@@ -1,6 +1,6 @@
-"""Figures 2 and 4 and Table 3's KL: how often chatbots fail simulated users, in which ways, against real users (Eq. 6).
+"""Issue rates of chatbots with simulated and with real users, and the divergence of categories (Figures 2, 4, Eq. 6).
 
-Empty categories: see ``divergence.kl_divergence``; what only one side has is named in each row.
+For empty categories see ``divergence.kl_divergence``; each row names the categories that only one side has.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def issue_table(
     """Returns the issue rates and category distributions of all simulators.
 
     Raises:
-        DataError: an issue outside the taxonomy.
+        DataError: an issue is not in the taxonomy.
     """
     categories = taxonomy.issue_ids()
 

@@ -1,6 +1,6 @@
-"""Table 1: lexical diversity by session, then mean, median and standard deviation over sessions, with intervals.
+"""Table 1: lexical diversity per session, with mean, median and standard deviation over sessions and intervals.
 
-Words, entropy's base and bigrams are those of ``rlenv.data.linguistics``; the further figures those of ``lexical``.
+Words, entropy and bigrams are those of ``rlenv.data.linguistics``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Spread(Record):
 
 
 class LinguisticRow(Record):
-    """One row of Table 1 and what is measured beyond it."""
+    """One row of Table 1, with further figures."""
 
     name: str
     num_sessions: int
@@ -62,12 +62,12 @@ def linguistic_row(
     """Returns one row; a figure that no session has is None.
 
     Args:
-        name: the row's.
-        sessions: one simulator's.
-        max_turns: cut after this user message; None leaves sessions whole.
-        num_references: other sessions that each is compared with in self-BLEU.
-        num_scored: sessions that self-BLEU scores, at most.
-        seed: of intervals and draws.
+        name: the row's name.
+        sessions: the sessions of one simulator.
+        max_turns: cut sessions after this user message; None leaves them whole.
+        num_references: number of other sessions that each is compared with in self-BLEU.
+        num_scored: the most sessions that self-BLEU scores.
+        seed: seed of intervals and draws.
     """
     cut = [cut_after_turn(s, max_turns) for s in sessions] if max_turns else list(sessions)
     rows = [session_figures(s) for s in cut]
@@ -109,7 +109,7 @@ def repeated_phrase_rate(messages: Sequence[Sequence[str]], n: int = PHRASE_WORD
 
 
 def session_figures(session: Session) -> dict[str, float]:
-    """Returns Table 1's figures of a session's user messages and those beyond it; NaN where there is nothing.
+    """Returns Table 1's figures of a session's user messages, and further ones; NaN where undefined.
 
     ``ttr`` and ``bigram`` are distinct-1 and distinct-2, so of distinct-n only 3 is added.
     """
@@ -125,16 +125,16 @@ def session_figures(session: Session) -> dict[str, float]:
 def self_bleu(
     sessions: Sequence[Session], *, num_references: int = 50, num_scored: int | None = None, seed: int = 0
 ) -> Estimate:
-    """Returns how alike the sessions are: mean BLEU-4 (sacrebleu) of each against others of the same set, in [0, 100].
+    """Returns the self-BLEU of a set: mean BLEU-4 (sacrebleu) of each session against others of the set, in [0, 100].
 
-    Low is diverse. Each session's user messages are one text, scored against up to ``num_references`` others drawn
-    under the seed. Only sets judged with the same ``num_references`` can be compared; BLEU rises with it.
+    Low is diverse. Each session's user messages are one text, scored against up to ``num_references`` others drawn with
+    the seed. BLEU rises with ``num_references``, so only sets scored with the same number can be compared.
 
     Args:
-        sessions: one set.
-        num_references: others that each is compared with.
-        num_scored: sessions that are scored, drawn under the seed; None is all.
-        seed: of the draws and the interval.
+        sessions: the set.
+        num_references: number of other sessions that each is compared with.
+        num_scored: number of sessions to score, drawn with the seed; None is all.
+        seed: seed of the draws and the interval.
     """
     from sacrebleu.metrics import BLEU
 

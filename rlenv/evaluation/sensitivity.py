@@ -1,6 +1,6 @@
 """Failure sensitivity: how much more often users object after a chatbot message with an issue than after another.
 
-A simulator may object as often as real users and to nothing in particular: rates (Figure 5) do not show that.
+A simulator may object as often as real users do, but not to failures; rates (Figure 5) do not show that.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ OBJECTIONS = "bad"
 
 
 class SensitivityRow(Record):
-    """Shares of the user messages that have an objection, by what they answer."""
+    """Shares of user messages with an objection, by the kind of message that they answer."""
 
     name: str
     after_issue: Estimate
@@ -27,7 +27,7 @@ class SensitivityRow(Record):
     after_other: Estimate
     """Answers to one without."""
     difference: Estimate
-    """The first minus the second; its interval resamples sessions. Near 0: the user does not hear the failure."""
+    """The first minus the second; its interval resamples sessions. Near 0, users do not react to failures."""
     num_after_issue: int
     num_after_other: int
 
@@ -42,7 +42,7 @@ class SensitivityTable(Record):
 def sensitivity_table(
     simulators: Sequence[Simulator], real: Sequence[Session], taxonomy: Taxonomy, seed: int = 0
 ) -> SensitivityTable:
-    """Returns who objects to what. Without labels on both sides of an answer, or without the group: gaps."""
+    """Returns the failure sensitivity of all sides; None where labels or the taxonomy's group are missing."""
     objections = {action.id for action in taxonomy.actions if action.group == OBJECTIONS}
     theirs, *rows = (
         sensitivity_row(name, sessions, objections, seed)
@@ -55,10 +55,10 @@ def sensitivity_row(name: str, sessions: Sequence[Session], objections: Collecti
     """Returns the row of some sessions.
 
     Args:
-        name: whose.
-        sessions: only user messages directly after a chatbot message count, both annotated.
-        objections: the actions that are one.
-        seed: of the intervals.
+        name: the row's name.
+        sessions: the sessions; only user messages directly after a chatbot message count, both annotated.
+        objections: the actions that count as objections.
+        seed: seed of the intervals.
     """
     counts = np.zeros((len(sessions), 2, 2), dtype=np.int64)  # [session, after an issue, (objections, answers)]
     for row, session in enumerate(sessions if objections else ()):

@@ -1,6 +1,6 @@
-"""Who is compared: simulators with their sessions, aggregates over simulators, and the real sessions' two halves.
+"""The subjects of an evaluation: simulators with their sessions, aggregates, and the two halves of the real sessions.
 
-Knows nothing of what is measured.
+Independent of what is measured.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from rlenv.env.provenance import Provenance, check_poolable
 from rlenv.evaluation.discriminators import Judgement
 
 REAL = "real"
-"""The name of the row that the others are compared with."""
+"""The name of the row of the real sessions, with which the others are compared."""
 
 
 class Simulator(Record):
-    """One simulator version (or an aggregate of several) and the sessions it made."""
+    """One simulator version (or an aggregate of several) and its sessions."""
 
     name: str
     sessions: tuple[Session, ...]
     members: tuple[str, ...] = ()
-    """The simulators that an aggregate pools; empty for a simulator of its own."""
+    """The simulators that an aggregate pools; empty for a single simulator."""
     discriminator: Judgement | None = None
-    """What was trained to tell its sessions from real ones (Table 2); None where none was."""
+    """The discriminator trained on its sessions and real ones (Table 2); None if there is none."""
 
 
 class SubjectCard(Record):
-    """Who stands in a row of the tables."""
+    """The subject of a row of the tables."""
 
     name: str
     num_sessions: int
@@ -44,7 +44,7 @@ class SubjectCard(Record):
 
 
 def card(name: str, sessions: Sequence[Session], members: Sequence[str] = ()) -> SubjectCard:
-    """Returns who a row is."""
+    """Returns the subject of a simulator's row."""
     return SubjectCard(
         name=name,
         num_sessions=len(sessions),
@@ -56,7 +56,7 @@ def card(name: str, sessions: Sequence[Session], members: Sequence[str] = ()) ->
 
 
 def provenance_of_session(session: Session) -> Provenance | None:
-    """Returns what a sessions file says of where a session comes from; None where it says nothing."""
+    """Returns the provenance stored with a session; None if there is none."""
     value = (session.model_extra or {}).get("provenance")
     if value is None:
         return None
@@ -67,7 +67,7 @@ def provenance_of_session(session: Session) -> Provenance | None:
 
 
 def context_of(session: Session) -> str | None:
-    """Returns the id of the real session whose context a simulated one was made from; None where it does not say."""
+    """Returns the id of the real session whose context a simulated one uses; None if it is not stored."""
     extra = session.model_extra or {}
     said = extra.get("context_id")
     if said is None and (provenance := provenance_of_session(session)) is not None:
@@ -76,15 +76,15 @@ def context_of(session: Session) -> str | None:
 
 
 def check_subjects(simulators: Sequence[Simulator], real: Sequence[Session], allow_mixed: bool = False) -> None:
-    """Returns if the simulators can be compared with the real sessions.
+    """Checks that the simulators can be compared with the real sessions.
 
     Args:
-        simulators: names must differ; each holds the sessions of one simulator version, unless it is an aggregate.
-        real: the sessions they are compared with.
-        allow_mixed: sessions of different versions under one name are pooled all the same.
+        simulators: their names must differ; each has the sessions of one simulator version, unless it is an aggregate.
+        real: the real sessions.
+        allow_mixed: allow sessions of different versions under one name.
 
     Raises:
-        ConfigError: a side is empty, a name is taken twice, or versions are mixed; all of it in one report.
+        ConfigError: a side is empty, a name is used twice, or versions are mixed; all problems are reported.
     """
     problems = [] if real else ["there are no real sessions to compare with"]
     if not simulators:
@@ -108,7 +108,7 @@ def check_subjects(simulators: Sequence[Simulator], real: Sequence[Session], all
 def left_out_empty(
     simulators: Sequence[Simulator], real: Sequence[Session]
 ) -> tuple[list[Simulator], list[Session], list[str]]:
-    """Returns the simulators and real sessions without sessions that have no messages, and notes that count them."""
+    """Returns the simulators and real sessions without empty sessions, and notes with their numbers."""
     notes = []
 
     def kept(name: str, sessions: Sequence[Session]) -> list[Session]:
@@ -123,10 +123,10 @@ def left_out_empty(
 
 
 def same_sessions(simulators: Sequence[Simulator], real: Sequence[Session]) -> list[str]:
-    """Returns a warning for each two sides of the evaluation that hold the same conversations, word for word.
+    """Returns a warning for each two sides of the evaluation that have the same conversations, word for word.
 
-    A few may be equal by chance (a greeting and nothing more); half of a side is a copy, and what is measured between
-    a set and itself (r = 1, no distance) is no evidence.
+    A few may be equal by chance (such as a single greeting). If half of a side is equal, it is a copy, and comparing a
+    set with itself (r = 1, no distance) is no evidence.
     """
     sides = [(REAL, real), *((s.name, s.sessions) for s in simulators if not s.members)]
     texts = [(name, {text_digest(s) for s in sessions}) for name, sessions in sides]
@@ -139,12 +139,12 @@ def same_sessions(simulators: Sequence[Simulator], real: Sequence[Session]) -> l
 
 
 def aggregate(name: str, simulators: Mapping[str, Simulator], members: Iterable[str]) -> Simulator:
-    """Returns several simulators taken as one: their sessions pooled (5.2, B.4's ensemble).
+    """Returns several simulators pooled into one (Section 5.2, the ensemble of B.4).
 
-    Each session keeps an id of its own, with the member's name before it. A member with more sessions weighs more.
+    Session ids are prefixed with the member's name. A member with more sessions has more weight.
 
     Raises:
-        ConfigError: a member is not there, or fewer than two are named.
+        ConfigError: there is no such member, or fewer than two are named.
     """
     members = tuple(dict.fromkeys(members))
     unknown = [m for m in members if m not in simulators]
@@ -163,8 +163,8 @@ def aggregate(name: str, simulators: Mapping[str, Simulator], members: Iterable[
 def halves(sessions: Sequence[Session], seed: int = 0) -> tuple[list[Session], list[Session]] | None:
     """Returns the sessions in two halves that share no user, or None with fewer than two users.
 
-    One half compared with the other is what a perfect simulator would score with half the sessions: the floor that
-    the tables give beside each distance.
+    The distance between the halves is what a perfect simulator would score with half the sessions. The tables give it
+    as the lower bound of each distance.
     """
     users = sorted({s.user_id for s in sessions}, key=lambda user: derive_seed(seed, "half", user))
     if len(users) < 2:

@@ -1,9 +1,9 @@
-"""The whole evaluation: simulators and real sessions in, every table of the paper out, as one record.
+"""The whole evaluation: takes simulators and real sessions, returns every table of the paper as one record.
 
     evaluate([Simulator(name="it3", sessions=...)], real) -> Evaluation
 
-Each table has a file of its own beside this one. Knows nothing of files, figures or reports, nor of models: Figure 3's
-embeddings come from who has one (``embeddings.embedding_table``).
+Each table has its own module in this folder. Independent of files, plots, reports and models: Figure 3's embeddings are
+passed in (``embeddings.embedding_table``).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from rlenv.evaluation.subjects import (
 
 @settings
 class EvaluationConfig(Settings):
-    """How the tables are made; the defaults are the paper's where it has any."""
+    """The settings of the tables; the defaults are the paper's where it gives them."""
 
     seed: int = 0
     """Of intervals, draws and splits."""
@@ -55,7 +55,7 @@ class EvaluationConfig(Settings):
     alpha: float = Field(default=0.05, gt=0, lt=1)
     """Two-sided level of A/B tests."""
     allow_mixed: bool = False
-    """Pool versions that stand under one name."""
+    """Allow sessions of different simulator versions under one name."""
 
 
 class Evaluation(Record):
@@ -65,18 +65,18 @@ class Evaluation(Record):
     simulators: tuple[SubjectCard, ...]
     linguistic: LinguisticTable
     embeddings: EmbeddingTable | None
-    """None where nothing embedded the sessions."""
+    """None if the sessions were not embedded."""
     actions: ActionTable
     issues: IssueTable
     sensitivity: SensitivityTable
     discriminators: tuple[DiscriminatorRow, ...]
-    """Of the simulators that have one."""
+    """Scores of the discriminators of those simulators that have one."""
     validity: ValidityTable
     ab: AbTable | None
-    """None where no A/B test was named."""
+    """None if no A/B test was named."""
     seed: int
     warnings: tuple[str, ...] = ()
-    """What is no evidence though it has figures: sessions that are compared with themselves."""
+    """Figures that are no evidence, because sessions are compared with themselves."""
     notes: tuple[str, ...]
     """What is missing and why; the tables' own notes among them."""
 
@@ -94,17 +94,17 @@ def evaluate(
     """Returns all tables of simulators against real sessions.
 
     Args:
-        simulators: each with its sessions; an aggregate stands beside its members (``subjects.aggregate``).
+        simulators: each with its sessions; aggregates are listed in addition to their members (``subjects.aggregate``).
         real: sessions of real users.
-        config: how.
-        embeddings: Figure 3's, or why there are none.
+        config: the settings.
+        embeddings: the table of Figure 3, or the reason why there is none.
         ab_tests: chatbots to compare (Table 5).
-        taxonomy: of actions and issues; None is the package's.
-        notes: what whoever read the sessions has left out, for the evaluation's own notes.
+        taxonomy: the taxonomy of actions and issues; None is the package's.
+        notes: notes on sessions that the caller left out, added to the evaluation's notes.
 
     Raises:
-        ConfigError: an empty side, a name taken twice, versions mixed under one name, an unknown chatbot.
-        DataError: a label outside the taxonomy.
+        ConfigError: a side is empty, a name is used twice, versions are mixed under one name, a chatbot is unknown.
+        DataError: a label is not in the taxonomy.
     """
     simulators, real, empty = left_out_empty(simulators, real)
     check_subjects(simulators, real, config.allow_mixed)

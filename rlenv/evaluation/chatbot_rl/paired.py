@@ -1,8 +1,8 @@
-"""A chatbot before and after its training, on the same contexts, users and seeds: Table 5's test and what is beside it.
+"""Compares a chatbot before and after its training on the same contexts, users and seeds (Table 5's test and others).
 
-The z-test takes messages as independent, as the paper does. Messages of a conversation are not, nor are conversations
-of a context, so the verdict rests on the cluster-robust test of the paired contexts. For every group of users; whether
-what was gained with the training users holds with the others is the last column.
+The z-test treats messages as independent, as the paper does. Messages of a conversation are not independent, nor are
+conversations of a context, so the verdict is based on the cluster-robust test of the paired contexts. There is one row
+per group of users; its last column says whether the gain with the training users carries over to the others.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ class Change(Record):
 
 
 class UsersRow(Record):
-    """What the training changed for one group of users."""
+    """The changes for one group of users."""
 
     users: Users
     num_pairs: int
     num_contexts: int
     num_dropped: int
-    """Pairs of which a conversation failed."""
+    """Pairs in which a conversation failed."""
     issue_test: Arms | None
-    """Table 5's z-test, before as control; None where a side has no message of the chatbot."""
+    """Table 5's z-test with *before* as control; None if a side has no message of the chatbot."""
     issue_rate: Change
     categories: tuple[Change, ...]
     """Of the issues that occur, the largest change first."""
@@ -75,15 +75,15 @@ class PairedEvaluation(Record):
 
 
 def paired_evaluation(sets: Sequence[EvaluationSet], *, alpha: float = 0.05, seed: int = 0) -> PairedEvaluation:
-    """Returns what the training changed for every group of users.
+    """Returns the changes for every group of users.
 
     Args:
-        sets: one a group, the training users among them or not.
+        sets: one set per group of users, with or without the training users.
         alpha: two-sided level of the verdicts.
-        seed: of the intervals.
+        seed: seed of the intervals.
 
     Raises:
-        ConfigError: what was given is not paired; every problem of every group in one report.
+        ConfigError: the conversations are not paired; all problems of all groups are reported.
     """
     problems = [problem for one in sets for problem in unpaired(one)]
     names = Counter(one.users.name for one in sets)
@@ -96,7 +96,7 @@ def paired_evaluation(sets: Sequence[EvaluationSet], *, alpha: float = 0.05, see
 
 
 def unpaired(one: EvaluationSet) -> list[str]:
-    """Returns why before and after cannot be compared pair by pair; empty where they can."""
+    """Returns the reasons why before and after cannot be compared pair by pair; empty if they can."""
     name, problems = one.users.name, []
     keys = {side: [held.key for held in getattr(one, side)] for side in (BEFORE, AFTER)}
     for side, found in keys.items():
@@ -184,7 +184,7 @@ def _change(
 def paired_p(delta: Estimate, error: float | None) -> float | None:
     """Returns the two-sided p-value of a change over its standard error, by the t-distribution.
 
-    Where no context differs from another the error is 0, and the sign test speaks; None where nothing changed then.
+    If all contexts change alike, the error is 0 and the sign test is used; None if nothing changed.
     """
     if error is None or delta.value is None:
         return None
@@ -194,7 +194,7 @@ def paired_p(delta: Estimate, error: float | None) -> float | None:
 
 
 def _never(terms: list[tuple[EvaluationEpisode, Terms]], name: str) -> dict[str, tuple[float, float]]:
-    """Returns the parts of a category or an ending that never occurs: none of all messages, or conversations."""
+    """Returns the parts of a category or ending that never occurs: 0 of all messages or conversations."""
     if not name.startswith(("issues/", "endings/")):
         return by_context(terms, name)
     whole = by_context(terms, "issue_rate" if name.startswith("issues/") else "turns")
@@ -216,7 +216,7 @@ def _verdict(rate: Change, alpha: float) -> Verdict:
 
 
 def _with_transfer(row: UsersRow, gains: Sequence[UsersRow]) -> UsersRow:
-    """Returns the row with the verdict on what was carried over; with several training groups, their mean counts."""
+    """Returns the row with the verdict on the carry-over; with several training groups, their mean is used."""
     if row.users.kind == "training" or not gains:
         return row
     if all(gain.verdict != "better" for gain in gains):

@@ -1,8 +1,8 @@
-"""What a run that trains a chatbot leaves to be judged by: a curve point a round, conversations held to be measured.
+"""Records of a chatbot's training for its evaluation: a curve point per round, and the evaluation conversations.
 
-The driver writes them, the paired evaluation, the alarms and the report read them. *Users* is a named group of people
-or simulators in the user's seat; whether the chatbot was trained with them is its ``kind``. Nothing here computes:
-``rlenv.evaluation.chatbot_rl.figures`` does.
+The driver writes them; the paired evaluation, the alarms and the report read them. *Users* is a named group of people
+or simulators in the user's seat; its ``kind`` says whether the chatbot was trained with them. The figures are computed
+in ``rlenv.evaluation.chatbot_rl.figures``.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Users(Record):
 
 
 class EvaluationEpisode(Record):
-    """One conversation that was held to be measured, or the reason why there is none."""
+    """One evaluation conversation, or the reason why it failed."""
 
     context_id: str
     counterpart: str = Field(validation_alias=AliasChoices("counterpart", "world"), serialization_alias="world")
-    """Who sat in the user's seat."""
+    """The speaker in the user's seat."""
     seed: int
     user_id: str = ""
     messages: tuple[Message, ...] = ()
@@ -47,11 +47,11 @@ class EvaluationEpisode(Record):
     end_reason: str | None = None
     provenance: Provenance | None = None
     failure: FailureKind | None = None
-    """Set where there is no conversation; it counts nowhere but in the number of failures."""
+    """The reason if there is no conversation; it counts only in the number of failures."""
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """What is equal for the two conversations of a pair: context, who sat in the user's seat, seed."""
+        """The key of a pair of conversations: context, speaker in the user's seat, seed."""
         return self.context_id, self.counterpart, self.seed
 
 
@@ -67,7 +67,7 @@ class Measured(Record):
     """A mean with its standard error over contexts: conversations of one context are not independent."""
 
     value: float | None
-    """None where nothing could be measured."""
+    """None if nothing could be measured."""
     standard_error: float | None = None
     """None with fewer than two contexts."""
     num: int = 0
@@ -75,7 +75,7 @@ class Measured(Record):
 
 
 class UserFigures(Record):
-    """What was seen of the chatbot with one group of users."""
+    """The figures of the chatbot with one group of users."""
 
     num_conversations: int
     num_failed: int
@@ -94,8 +94,8 @@ class UserFigures(Record):
     distinct_2: Measured
     """Share of different word pairs among those of the chatbot's first words in a conversation, by conversation."""
     sameness: Measured
-    """Share of those word pairs that the chatbot also says in a conversation of another context, by conversation: what
-    rises when it says the same to everybody."""
+    """Share of those word pairs that the chatbot also uses in a conversation of another context, by conversation: it
+    rises when the chatbot says the same to everybody."""
     issue_rate: Measured
     """Share of the messages with an issue, by message."""
     issues: dict[str, Measured]
@@ -105,22 +105,22 @@ class UserFigures(Record):
 
 
 class CurvePoint(Record):
-    """One round of the training: what the chatbot that sampled it did, and what the learner made of it."""
+    """One round of the training: figures of the adapter that sampled it, and of the learner's update."""
 
     round: int = Field(ge=0)
-    """From 0, whose conversations the starting adapter held."""
+    """The round's number, from 0; the conversations of round 0 are sampled by the starting adapter."""
     num_updates: int = Field(ge=0)
-    """Optimizer steps before this round's conversations were held."""
+    """Optimizer steps before this round's conversations were sampled."""
     adapter: str = ""
-    """Digest of the adapter that held them."""
+    """Digest of the adapter that sampled them."""
     train: UserFigures
-    """With the users of the round: those that are learnt from."""
+    """Figures with the users of the round, from whose conversations the chatbot learns."""
     held_out: dict[str, UserFigures] = Field(default_factory=dict)
-    """By the name of other groups of users that this adapter was measured with; empty in rounds without."""
+    """Figures with other groups of users, by name; empty in rounds that are not evaluated."""
     loss: float | None = None
     grad_norm: float | None = None
     kl: float | None = None
-    """To the starting adapter; None where the loss has no such term."""
+    """KL to the starting adapter; None if the loss has no such term."""
     entropy: float | None = None
     sampler_gap_mean: float | None = None
     """Of |learner's log-prob - sampler's| over the sampled tokens."""

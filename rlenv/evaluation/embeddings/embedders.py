@@ -1,8 +1,8 @@
-"""From sessions to vectors: which text of a session is embedded, in which pieces, and by whom (Figure 3, B.1).
+"""Embeds sessions: the text of a session, its chunks, and the cache of vectors (Figure 3, Appendix B.1).
 
-A session is its first 50 messages. Where they are more than an embedder reads at once, they are embedded in chunks that
-hold whole messages as far as these fit, and the session is the mean of its chunks weighted by their tokens: nothing is
-cut off at the embedder's limit. Knows nothing of what the vectors are for; the models are in ``models``.
+The first 50 messages of a session are embedded. If they exceed an embedder's limit, they are embedded in chunks of
+whole messages where possible, and the session's vector is the mean of its chunks' vectors weighted by tokens, so
+nothing is cut off. Independent of the use of the vectors; the models are in ``models``.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class Embedder(Protocol):
         Raises:
             ConfigError: nothing can be embedded as configured (a package or key is missing, an unknown model).
             EngineError: the model failed, after retries.
-            OverlongError: a text is longer than the model takes.
+            OverlongError: a text exceeds the model's limit.
         """
         ...
 
 
 def session_lines(session: Session, max_messages: int = MAX_MESSAGES) -> list[str]:
-    """Returns the text of a session that is embedded, a line a message, with who speaks; blank messages are left out.
+    """Returns the text of a session to embed, one line per message with the speaker; blank messages are left out.
 
     >>> session_lines(Session.model_validate({"session_id": "1", "messages": [{"role": "user", "content": " Hi "}]}))
     ['user: Hi']
@@ -59,9 +59,9 @@ def session_lines(session: Session, max_messages: int = MAX_MESSAGES) -> list[st
 
 
 def chunks(lines: Sequence[str], max_tokens: int, count_tokens: CountTokens) -> list[tuple[str, int]]:
-    """Returns the lines joined to as few texts as fit, in order, each with its number of tokens.
+    """Returns the lines joined into as few texts as fit the limit, in order, each with its number of tokens.
 
-    A line that alone is too long is divided between words, a word between characters.
+    A line that is too long is split between words, a word that is too long between characters.
 
     >>> chunks(["a b c d", "e", "f g"], 3, lambda text: len(text.split()))
     [('a b c', 3), ('d e', 2), ('f g', 2)]
@@ -89,20 +89,20 @@ def _pieces(lines: Sequence[str], max_tokens: int, count_tokens: CountTokens) ->
 
 
 class VectorCache:
-    """Vectors of sessions in a folder, by a hash of the embedder's name and the session's text: none is made twice."""
+    """A cache of session vectors in a folder, by a hash of the embedder's name and the session's text."""
 
     def __init__(self, folder: str | Path) -> None:
         self._folder = Path(folder)
 
     def get(self, embedder: str, lines: Sequence[str]) -> np.ndarray | None:
-        """Returns the vector of a session's lines, where it is known."""
+        """Returns the cached vector of a session's lines, or None."""
         try:
             return np.load(self._path(embedder, lines), allow_pickle=False)
         except (OSError, ValueError, EOFError):
             return None  # not there, or damaged: embedded again
 
     def keep(self, embedder: str, lines: Sequence[str], vector: np.ndarray) -> None:
-        """Remembers a vector."""
+        """Stores a vector."""
         data = io.BytesIO()
         np.save(data, vector, allow_pickle=False)
         write_atomic(self._path(embedder, lines), [data.getvalue()])
@@ -120,13 +120,13 @@ def embed_sessions(
     max_messages: int = MAX_MESSAGES,
     advance: Callable[[], None] = lambda: None,
 ) -> list[np.ndarray | None]:
-    """Returns a vector [d] for each session, or None for one without a word. Equal sessions are embedded once.
+    """Returns a vector [d] for each session, or None for a session without text. Equal sessions are embedded once.
 
     Args:
-        embedder: who embeds.
-        sessions: real or simulated.
-        cache: of earlier calls; None remembers nothing.
-        max_messages: of a session, from its start.
+        embedder: the model.
+        sessions: real or simulated sessions.
+        cache: vectors of earlier calls; None caches nothing.
+        max_messages: number of messages used, from the start of a session.
         advance: called once for each session.
 
     Raises:

@@ -1,6 +1,6 @@
-"""Who embeds: MiniLM out of a PyPI package, with no hub, or any OpenAI-compatible endpoint.
+"""Embedding models: MiniLM from a PyPI package, without a model hub, or any OpenAI-compatible endpoint.
 
-torch and transformers are imported where something is embedded.
+Imports torch and transformers only when something is embedded.
 """
 
 from __future__ import annotations
@@ -94,12 +94,12 @@ class EndpointEmbedder:
 
     Args:
         base_url: the API's root, for example ``https://api.openai.com/v1``.
-        model: the model's name there, for example ``text-embedding-3-large`` (the paper's).
-        key_env: NAME of the environment variable that holds the key; None for a server without one.
-        max_tokens: of one text, counted at four bytes each: stay well below the model's limit.
-        concurrency: requests under way at the same time.
-        timeout_s: of one try.
-        retries: of one request, where trying again can help.
+        model: the model's name on the server, for example ``text-embedding-3-large`` (the paper's).
+        key_env: NAME of the environment variable with the API key; None if the server needs none.
+        max_tokens: longest text, at an estimated four bytes per token: stay well below the model's limit.
+        concurrency: concurrent requests.
+        timeout_s: time limit of one attempt, in seconds.
+        retries: retries per request after errors that may pass.
     """
 
     def __init__(
@@ -129,5 +129,5 @@ class EndpointEmbedder:
         answers = aio.run(aio.all_of(self._client.embed, _parts(texts), self._concurrency))
         found = [vector for answer in answers for vector in answer]
         if len({len(vector) for vector in found}) != 1 or not np.isfinite(vectors := np.array(found, np.float32)).all():
-            raise EngineError(f"{self.name}: expected finite vectors of one length, and not all that came are")
+            raise EngineError(f"{self.name}: expected finite vectors of equal length, got others")
         return vectors

@@ -1,8 +1,9 @@
-"""What nearest neighbours in an embedding space say: are two sets of sessions told apart, and is a simulated session
-nearest to the real one of its own context? Knows vectors, users and contexts alone; nothing of text or models.
+"""Nearest-neighbour statistics in an embedding space.
 
-Distances are those of unit vectors, so nearest is highest cosine similarity. Sessions of one user are never each
-other's neighbours: people are like themselves, and a real session and its simulated twin share a context.
+They measure whether two sets of sessions can be told apart, and whether a simulated session is nearest to the real
+session of its own context. Independent of text and models: the input is vectors, users and contexts. Vectors have unit
+length, so the nearest neighbour has the highest cosine similarity. Sessions of the same user are never neighbours,
+because a user's sessions are alike, and a real session and its simulated counterpart share a context.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from rlenv.core.types import Record
 from rlenv.evaluation.statistics.intervals import Z_95, Estimate, estimate_ratio
 
 TIE = 1e-9
-"""Similarities that differ by less are equal; equally near neighbours share the vote."""
+"""Similarities that differ by less are ties; tied neighbours share the vote."""
 
 
 class Grounding(Record):
-    """How far simulated sessions lie by the real session whose context they have."""
+    """How close simulated sessions are to the real session of the same context."""
 
     own_nearest: Estimate
     """Share whose nearest real session is that of their own context."""
@@ -36,21 +37,21 @@ def neighbour_accuracy(
 ) -> Estimate:
     """Returns the share of sessions whose nearest neighbour is of their own kind: the 1-NN two-sample test.
 
-    0.5 is what no judge can tell apart. It is chance exactly where each user brings a session to both sides: whose
-    neighbour is taken does not depend on which of a user's two sessions is called real. Below 0.5, sessions lie
+    0.5 means that the two kinds cannot be told apart. It is exactly chance if each user has a session on both sides,
+    because the neighbours do not depend on which of a user's two sessions is called real. Below 0.5, sessions are
     nearer to the other kind than to their own.
 
-    The interval holds decisions that have a user in common for dependent (the variance for dyadic data of Fafchamps
-    and Gubert, 2007): two sessions that are each other's neighbours are one piece of evidence, not two.
+    The interval treats decisions with a common user as dependent (the variance for dyadic data of Fafchamps and Gubert,
+    2007): two sessions that are each other's neighbours are one piece of evidence, not two.
 
     Args:
         real: unit vectors [n, d].
-        other: unit vectors [n, d], as many, so that neither kind is the likelier neighbour.
-        real_users: [n] whose sessions they are.
-        other_users: [n] likewise.
+        other: unit vectors [n, d], equally many, so that neither kind is the more likely neighbour.
+        real_users: [n] users of the real sessions.
+        other_users: [n] users of the other sessions.
 
     Raises:
-        ValueError: the sides differ in number.
+        ValueError: the numbers of sessions differ.
     """
     if len(real) != len(other):
         raise ValueError(f"expected as many of each kind, got {len(real)} and {len(other)}")
@@ -83,15 +84,15 @@ def grounding(
     real_users: Sequence[str],
     seed: int = 0,
 ) -> Grounding:
-    """Returns how near simulated sessions lie to the real session of their own context, against other users' ones.
+    """Returns how close simulated sessions are to the real session of their own context, compared with other users'.
 
     Args:
         simulated: unit vectors [m, d].
         real: unit vectors [n, d].
-        own: [m] which of the real sessions has the context that a simulated one was made from.
-        simulated_users: [m] the simulated sessions' users.
-        real_users: [n] the real ones'.
-        seed: of the intervals, which resample users.
+        own: [m] index of the real session with the context of each simulated one.
+        simulated_users: [m] users of the simulated sessions.
+        real_users: [n] users of the real sessions.
+        seed: seed of the intervals, which resample users.
     """
     if not len(simulated) or len(set(real_users)) < 2:
         nothing = Estimate(value=None)
@@ -120,6 +121,6 @@ def grounding(
 
 
 def _nearest(similarity: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-    """Returns [n, m] who is a row's nearest among those allowed; several where they are equally near."""
+    """Returns [n, m], True at a row's nearest neighbours among the allowed ones; several if they tie."""
     masked = np.where(allowed, similarity, -np.inf)
     return allowed & (masked >= masked.max(axis=1, keepdims=True) - TIE)

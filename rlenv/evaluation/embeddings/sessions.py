@@ -1,10 +1,10 @@
-"""Figure 3: sessions as points of an embedding space, and what their neighbourhoods say in numbers.
+"""Figure 3: sessions as points in an embedding space, with statistics of their neighbourhoods.
 
     some = sample_sessions(simulators, real, config)
-    vectors = ...  # one a session, or None; made by one of ``embedders``
+    vectors = ...  # one for each session, or None; made by one of ``embedders``
     embedding_table(some, vectors, config, embedder="MiniLM")
 
-Knows nothing of text or models. The statistics are in ``neighbours``.
+Independent of text and models. The statistics are in ``neighbours``.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from rlenv.evaluation.subjects import REAL, Simulator, context_of, halves
 
 @settings
 class EmbeddingConfig(Settings):
-    """How Figure 3 is made; perplexity and sessions shown are the paper's (B.1)."""
+    """The settings of Figure 3; perplexity and the number of sessions shown are the paper's (B.1)."""
 
     num_sessions: int = Field(default=200, ge=1)
-    """Embedded of each simulator and of real users, at most."""
+    """The most sessions that are embedded, per simulator and of real users."""
     perplexity: float = Field(default=30.0, ge=1)
     """Of t-SNE."""
     num_shown: int = Field(default=50, ge=1)
@@ -48,7 +48,7 @@ class EmbeddingRow(Record):
     accuracy: Estimate
     """Of a nearest neighbour in telling its sessions from real ones; 0.5 is chance."""
     grounding: Grounding | None
-    """None where no session says which real one's context it has."""
+    """None if no session has the id of the real session with its context."""
 
 
 class Point(Record):
@@ -68,7 +68,7 @@ class EmbeddingTable(Record):
     """Figure 3 and the numbers beside it."""
 
     embedder: str
-    """Who made the vectors, and of what."""
+    """The model that made the vectors, and the text it embedded."""
     num_real: int
     rows: tuple[EmbeddingRow, ...]
     floor: EmbeddingRow | None
@@ -76,17 +76,17 @@ class EmbeddingTable(Record):
     perplexity: float
     num_shown: int
     points: tuple[Point, ...]
-    """Empty where there are too few sessions for t-SNE; pools stand here with their members' points."""
+    """Empty if there are too few sessions for t-SNE; a pool has the points of its members."""
     notes: tuple[str, ...]
 
 
 def sample_sessions(
     simulators: Sequence[Simulator], real: Sequence[Session], config: EmbeddingConfig
 ) -> dict[str, list[Session]]:
-    """Returns the sessions to embed, by simulator and "real": at most ``num_sessions`` each, drawn under the seed.
+    """Returns the sessions to embed, by simulator and "real": at most ``num_sessions`` each, drawn with the seed.
 
-    Real sessions whose context was simulated come first, and simulated sessions of those contexts, one a context
-    before any has two: so that what can be compared is.
+    Real sessions whose context was simulated come first, and simulated sessions of those contexts, one per context
+    before any second one, so that as many as possible can be compared.
     """
     simulated = {context_of(s) for simulator in simulators for s in simulator.sessions}
     theirs = sorted(real, key=lambda s: (s.session_id not in simulated, _draw(config, s.session_id)))
@@ -139,10 +139,10 @@ def embedding_table(
     """Returns the numbers and the plane of Figure 3.
 
     Args:
-        sessions: by simulator, and of real users under "real": see ``sample_sessions``.
-        vectors: one for each of them, of one length; None for a session without a word.
-        config: how.
-        embedder: who made the vectors, for people.
+        sessions: sessions by simulator, and of real users under "real"; from ``sample_sessions``.
+        vectors: one for each session, of equal length; None for a session without text.
+        config: the settings.
+        embedder: name of the model that made the vectors, for readers.
         pools: simulators that only pool others' sessions, which t-SNE places once.
     """
     user_of = {s.session_id: s.user_id for s in sessions[REAL]}
@@ -197,7 +197,7 @@ def _row(side: _Side, real: _Side, seed: int) -> EmbeddingRow:
 def _accuracy(side: _Side, real: _Side, own: Sequence[tuple[int, int]], seed: int) -> Estimate:
     """Balanced: the first session of each context beside its real one; without contexts, as many of each as there are.
 
-    Sessions of contexts whose real session is not there are compared with nobody, if any has its real one.
+    If any session has its real counterpart, sessions without one are left out.
     """
     pairs: dict[int, int] = {}
     for i, j in own:
@@ -263,7 +263,7 @@ def project(vectors: np.ndarray, perplexity: float, seed: int = 0) -> np.ndarray
 def _notes(row: EmbeddingRow) -> list[str]:
     said = []
     if row.num_blank:
-        said.append(f"{row.name}: {row.num_blank} sessions without a word are not embedded")
+        said.append(f"{row.name}: {row.num_blank} sessions without text are not embedded")
     if row.accuracy.value is None:
         said.append(f"{row.name}: too few users on both sides for a nearest neighbour's accuracy")
     if row.grounding is None:

@@ -1,7 +1,7 @@
 """Distances between real and simulated categories: Eq. 6 (issues) and Eq. 7 (user actions, Table 4).
 
-Both equations are undefined where the simulator never shows what real sessions have. How that is met is stated with
-each function and is part of its result.
+Both equations are undefined if a category of the real sessions never occurs in simulation. Each function states how it
+handles that, and its result includes it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from rlenv.core.types import Record
 from rlenv.evaluation.statistics.rates import CategoryRates
 
 UNIFORM_SHARE = 0.05
-"""Of the simulated issues, spread over all categories before Eq. 6 (Jelinek and Mercer's smoothing). A share rather
-than a count: added counts weigh less the more is simulated, and pooled simulators would seem worse than each alone."""
+"""Share of the simulated issues that is spread evenly over all categories before Eq. 6 (Jelinek-Mercer smoothing). A
+share and not a count, because added counts matter less with more sessions, which would distort pooled simulators."""
 PSEUDO_COUNT = 0.5
 """Added to an action's count on both of its sides before Eq. 7 (Jeffreys' prior of a rate)."""
 
@@ -26,7 +26,7 @@ class Divergence(Record):
     kl: float | None
     """KL(real || smoothed simulated) in nats; None where one side has no issue at all."""
     kl_unsmoothed: float | None
-    """The same of the raw shares; None where a category of the real sessions never occurs in simulation (infinite)."""
+    """The same without smoothing; None (infinite) if a category of the real sessions never occurs in simulation."""
     only_real: tuple[str, ...]
     """Categories that only real sessions have."""
     only_simulated: tuple[str, ...]
@@ -40,13 +40,13 @@ def kl_divergence(
 ) -> Divergence:
     """Returns Eq. 6 over the categories that occur on either side.
 
-    Empty categories: one that neither side has is left out. Of the simulated distribution, ``uniform_share`` is spread
-    evenly over all others, so that a category missing in simulation costs much but not infinitely much.
+    A category that neither side has is left out. ``uniform_share`` of the simulated distribution is spread evenly over
+    the other categories, so that one missing in simulation has a large but finite cost.
 
     Args:
-        real: count of each issue category.
-        simulated: the same of the simulated sessions.
-        uniform_share: in [0, 1]; 0 is Eq. 6 as it stands.
+        real: count of each issue category in the real sessions.
+        simulated: the same for the simulated sessions.
+        uniform_share: in [0, 1]; 0 is Eq. 6 without smoothing.
 
     >>> round(kl_divergence({"a": 3, "b": 1}, {"a": 1, "b": 3}, 0).kl, 4)  # 3/4 ln 3 + 1/4 ln 1/3
     0.5493
@@ -93,10 +93,10 @@ class ActionDistance(Record):
     """Eq. 7 over a group of user actions."""
 
     mean: float | None
-    """Per category: what Table 4 prints, whose total lies between its groups."""
+    """Mean per category, as in Table 4 (whose total lies between its groups)."""
     excess: float | None
-    """The mean above what the real distribution has against itself (its entropy, the lowest value Eq. 7 can take):
-    the mean Kullback-Leibler divergence of the categories, 0 for a perfect simulator."""
+    """The mean minus the entropy of the real distribution, the lowest value of Eq. 7: the mean Kullback-Leibler
+    divergence of the categories, 0 for a perfect simulator."""
     num_categories: int
 
 
@@ -108,7 +108,7 @@ def binary_cross_entropy(p: Sequence[float], q: Sequence[float]) -> float:
         q: simulated rates, each in (0, 1), or equal to ``p``'s 0 or 1.
 
     Raises:
-        ValueError: different lengths, none at all, or a simulated rate of 0 or 1 where Eq. 7 is infinite.
+        ValueError: the lengths differ, there are no rates, or a simulated rate of 0 or 1 makes Eq. 7 infinite.
 
     >>> round(binary_cross_entropy([0.5, 0.0], [0.5, 0.0]), 4)
     0.3466

@@ -1,7 +1,6 @@
-"""Bootstrap intervals: how far a figure would move had other sessions been drawn.
+"""Bootstrap intervals: how much a figure would vary with other sessions.
 
-Messages of one session are not independent of one another, so what is resampled is always the session (or the user),
-never the message.
+The messages of a session are not independent, so sessions (or users) are resampled, never messages.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ Z_95 = 1.959963984540054
 
 
 class Estimate(Record):
-    """A figure with its interval; ``low`` and ``high`` are None where there are too few draws for one."""
+    """A figure with its interval; ``low`` and ``high`` are None if there are too few sessions for one."""
 
     value: float | None
     low: float | None = None
@@ -36,9 +35,9 @@ def estimate(values: Sequence[float], *, confidence: float = 0.95, seed: int = 0
     """Returns the mean of independent values with its BCa bootstrap interval.
 
     Args:
-        values: one a session, [n]; NaN (a session without the figure) is left out.
-        confidence: of the interval.
-        seed: of the resampling.
+        values: [n], one per session; NaN (a session without the figure) is left out.
+        confidence: level of the interval.
+        seed: seed of the resampling.
 
     >>> estimate([1.0, 2.0, float("nan"), 3.0]).value
     2.0
@@ -61,8 +60,8 @@ def estimate_ratio(
 ) -> Estimate:
     """Returns sum(numerators) / sum(denominators) with an interval that resamples the pairs.
 
-    The rate of something by message, where sessions of different length are what was drawn: numerators are a
-    session's messages that have it, denominators all its messages, both [n].
+    For a rate per message when sessions of different lengths were sampled: numerators are the number of a session's
+    messages with the property, denominators the number of all its messages, both [n].
 
     >>> estimate_ratio([1, 0], [2, 2]).value
     0.25
@@ -93,8 +92,8 @@ def ratio_standard_error(
     """Returns the linearised (Taylor) standard error of sum(numerators) / sum(denominators) over independent sessions.
 
     Args:
-        numerators: [n] of a session's messages, those that have something.
-        denominators: [n] all its messages; a session without any is left out.
+        numerators: [n] number of a session's messages with the property.
+        denominators: [n] number of all its messages; a session without messages is left out.
 
     Returns None with fewer than two sessions.
 
@@ -117,13 +116,13 @@ def estimate_ratio_difference(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Estimate:
-    """Returns the ratio of ``after`` minus that of ``before``, its interval resampling what both were measured on.
+    """Returns the ratio of ``after`` minus that of ``before``; its interval resamples the contexts of both together.
 
     Args:
-        before: numerators and denominators, each [n]: of a context, its messages that have something, and all of them.
-        after: the same of the same n contexts, in the same order.
-        confidence: of the interval.
-        seed: of the resampling.
+        before: numerators and denominators, each [n]: a context's messages with the property, and all its messages.
+        after: the same for the same n contexts, in the same order.
+        confidence: level of the interval.
+        seed: seed of the resampling.
 
     >>> estimate_ratio_difference(([1, 1], [2, 2]), ([0, 1], [2, 2])).value
     -0.25

@@ -1,6 +1,6 @@
-"""How often categories occur: user actions by message (4.3.2, Figure 5) and chatbot issues (Figures 2 and 4).
+"""Rates of categories: user actions (Section 4.3.2, Figure 5) and chatbot issues (Figures 2 and 4) per message.
 
-A message whose labels are None was not annotated and does not count; one with an empty tuple was, and has none.
+A message whose labels are None was not annotated and does not count; one with an empty tuple was annotated with none.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ class IssueRate(Record):
 
 
 def action_rates(sessions: Sequence[Session], categories: Sequence[str]) -> CategoryRates:
-    """Returns how often each user action occurs, by annotated user message (Figure 5).
+    """Returns the rate of each user action among the annotated user messages (Figure 5).
 
     Raises:
-        DataError: an action outside ``categories``; all of them in one report.
+        DataError: an action is not in ``categories``; all are reported.
     """
     return _category_rates(sessions, "user", categories)
 
 
 def issue_category_rates(sessions: Sequence[Session], categories: Sequence[str]) -> CategoryRates:
-    """Returns how often each issue occurs, by annotated chatbot message.
+    """Returns the rate of each issue among the annotated chatbot messages.
 
     Raises:
-        DataError: an issue outside ``categories``; all of them in one report.
+        DataError: an issue is not in ``categories``; all are reported.
     """
     return _category_rates(sessions, "assistant", categories)
 
@@ -83,7 +83,7 @@ def issue_counts(sessions: Sequence[Session]) -> tuple[list[int], list[int]]:
 
 
 def category_counts(sessions: Sequence[Session], categories: Sequence[str]) -> dict[str, int]:
-    """Returns how many annotated chatbot messages have each issue: the counts behind Eq. 6's distributions."""
+    """Returns the number of annotated chatbot messages with each issue: the counts for Eq. 6's distributions."""
     return {name: rate.count for name, rate in issue_category_rates(sessions, categories).rates.items()}
 
 

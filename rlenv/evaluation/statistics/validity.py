@@ -1,4 +1,4 @@
-"""Predictive validity: do failure rates measured with a simulator foretell those with real users?
+"""Predictive validity: do failure rates measured with a simulator predict those with real users?
 
 Correlation over chatbots (Table 3, Figure 6, B.4) and the replication of A/B tests (Table 5, B.5).
 """
@@ -17,10 +17,10 @@ from rlenv.evaluation.statistics.intervals import ratio_standard_error
 
 
 class Correlation(Record):
-    """One row of Table 3, with what it leaves out."""
+    """One row of Table 3, with its p-value and interval."""
 
     r: float | None
-    """Pearson's; None with fewer than three chatbots or where one side does not vary."""
+    """Pearson's r; None with fewer than three chatbots or if one side does not vary."""
     p: float | None
     """Two-sided, of t = r sqrt((n - 2) / (1 - r^2)) with n - 2 degrees of freedom (B.4)."""
     r_low: float | None
@@ -51,16 +51,16 @@ def correlation_p_value(r: float, num: int) -> float:
 def correlate(
     real: Sequence[float], simulated: Sequence[float], *, seed: int = 0, resamples: int = 5000
 ) -> Correlation:
-    """Returns how a simulator's issue rates go with the real ones over chatbot configurations.
+    """Returns the correlation of a simulator's issue rates with the real ones over chatbot configurations.
 
     Args:
         real: [n] issue rate of each chatbot with real users.
         simulated: [n] the same chatbots' rates in simulation.
-        seed: of the bootstrap.
-        resamples: of the bootstrap.
+        seed: seed of the bootstrap.
+        resamples: number of resamples of the bootstrap.
 
     Raises:
-        ValueError: different lengths, or a rate that is no number (leave that chatbot out, and say so).
+        ValueError: the lengths differ, or a rate is NaN (leave that chatbot out and report it).
     """
     x, y = np.asarray(real, np.float64), np.asarray(simulated, np.float64)
     if x.shape != y.shape:
@@ -106,7 +106,7 @@ class Proportions(Record):
     p: float | None
     """Two-sided."""
     num_control: float
-    """Messages, or what they are worth."""
+    """Messages, or their effective number."""
     num_treatment: float
 
 
@@ -115,11 +115,11 @@ def two_proportion_test(
 ) -> Proportions:
     """Returns the pooled two-proportion z-test of Table 5, two-sided.
 
-    Messages are taken as independent, as the paper takes them; sessions that cluster failures make the p-value too
-    small, so give ``num_*`` as effective numbers where that matters (``effective_number``).
+    Messages are treated as independent, as in the paper. If failures cluster in sessions, the p-value is too small;
+    pass effective numbers as ``num_*`` then (``effective_number``).
 
     Raises:
-        ValueError: no messages, or more events than messages.
+        ValueError: there are no messages, or more events than messages.
     """
     for events, num in ((events_control, num_control), (events_treatment, num_treatment)):
         if num < 1 or not 0 <= events <= num:
@@ -139,7 +139,7 @@ def two_proportion_test(
 
 
 def effective_number(events: Sequence[int], messages: Sequence[int]) -> float | None:
-    """Returns how many independent messages the sessions are worth: messages divided by the design effect.
+    """Returns the effective number of independent messages: messages divided by the design effect.
 
     Args:
         events: [n] messages with an issue, by session.
@@ -160,10 +160,10 @@ Verdict = Literal["agree", "not contradicted", "reversal"]
 
 
 def replication(simulated: Proportions, real: Proportions, alpha: float = 0.05) -> Verdict:
-    """Returns whether a simulated A/B test foretold the real one (B.5).
+    """Returns whether a simulated A/B test predicted the real one (Appendix B.5).
 
-    ``agree``: the same direction. ``reversal``: other directions, both significant at ``alpha``; the paper's test is
-    that none occurs. ``not contradicted``: other directions (or no difference), at least one of them by chance.
+    ``agree``: same direction. ``reversal``: opposite directions, both significant at ``alpha``; the paper's criterion
+    is that none occurs. ``not contradicted``: opposite directions (or no difference), at least one not significant.
     """
     a, b = simulated.treatment - simulated.control, real.treatment - real.control
     if a * b > 0:
@@ -173,9 +173,9 @@ def replication(simulated: Proportions, real: Proportions, alpha: float = 0.05) 
 
 
 def messages_needed(control: float, treatment: float, *, alpha: float = 0.05, power: float = 0.8) -> int:
-    """Returns the chatbot messages per arm with which the z-test finds a difference of rates with ``power``.
+    """Returns the chatbot messages per arm with which the z-test detects a difference of rates with ``power``.
 
-    Divide by the messages a session has, and multiply by the design effect, for sessions.
+    For the number of sessions, divide by the messages per session and multiply by the design effect.
 
     Raises:
         ValueError: equal rates, or one outside (0, 1).

@@ -17,5 +17,5 @@ def test_scores_of_resamples_are_the_classification_scores_of_as_many_decisions(
         decisions = [kind for kind, count in zip(kinds, row, strict=True) for _ in range(count)]
         scores = classification_scores([real for real, _ in decisions], [called for _, called in decisions])
         for key, values in found.items():
-            wanted = getattr(scores, key)
-            assert np.isnan(values[i]) if wanted is None else values[i] == pytest.approx(wanted), (row, key)
+            expected = getattr(scores, key)
+            assert np.isnan(values[i]) if expected is None else values[i] == pytest.approx(expected), (row, key)

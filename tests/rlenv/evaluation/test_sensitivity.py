@@ -36,7 +36,7 @@ def test_two_sessions_by_hand():
     assert row.difference.value == pytest.approx(1 / 6)
 
 
-def test_what_a_chatbot_opens_with_and_what_ends_a_session_is_no_answer():
+def test_opening_and_last_messages_are_not_answers():
     messages = (Message(role="user", content="u", actions=OBJECTS), Message(role="assistant", content="c", issues=()))
     alone = Session(session_id="s", user_id="s", messages=messages)
     row = sensitivity_row("it", [alone], OBJECTS, 0)
@@ -44,7 +44,7 @@ def test_what_a_chatbot_opens_with_and_what_ends_a_session_is_no_answer():
     assert row.after_issue.value is row.after_other.value is row.difference.value is None
 
 
-def test_the_population_hears_failures_and_users_who_answer_others_messages_do_not():
+def test_population_users_react_to_failures_and_users_with_shuffled_answers_do_not():
     real = generate_sessions(120, 1, 3, chatbots=["scattered", "stoic", "echo"])
     answers = [m.actions for s in real for m in s.messages if m.role == "user"]
     shifted = iter(answers[7:] + answers[:7])
@@ -55,19 +55,19 @@ def test_the_population_hears_failures_and_users_who_answer_others_messages_do_n
     )  # fmt: skip
     quick = EvaluationConfig(self_bleu_references=2, self_bleu_sessions=10)
     found = evaluate([Simulator(name="deaf", sessions=deaf)], real, quick)
-    theirs, (ours,) = found.sensitivity.real, found.sensitivity.rows
-    assert theirs.difference.low > 0.2 and ours.difference.low < 0.05
+    real_row, (simulated,) = found.sensitivity.real, found.sensitivity.rows
+    assert real_row.difference.low > 0.2 and simulated.difference.low < 0.05
     table = [
         [round(share * n), n - round(share * n)]
         for share, n in (
-            (theirs.after_issue.value, theirs.num_after_issue),
-            (theirs.after_other.value, theirs.num_after_other),
+            (real_row.after_issue.value, real_row.num_after_issue),
+            (real_row.after_other.value, real_row.num_after_other),
         )
     ]
     assert stats.chi2_contingency(table).pvalue < 1e-6
     assert "deaf is closest" in captions(found)["failure_sensitivity"]
     sheet = next(sheet for sheet in sheets(found) if sheet.name == "failure_sensitivity")
-    assert [row[0] for row in sheet.rows] == ["real", "deaf"] and sheet.rows[0][5] == theirs.difference
+    assert [row[0] for row in sheet.rows] == ["real", "deaf"] and sheet.rows[0][5] == real_row.difference
 
 
 def test_unlabelled_sessions_leave_gaps():

@@ -90,7 +90,7 @@ def test_correlation_is_scipys():
     assert ours.r_low < ours.r < ours.r_high
 
 
-def test_a_correlation_that_cannot_be_is_none_and_one_without_a_rate_is_an_error():
+def test_an_undefined_correlation_is_none_and_a_missing_rate_is_an_error():
     assert correlate([0.1, 0.2], [0.1, 0.2]).r is None
     assert correlate([0.1] * 5, [0.1, 0.2, 0.3, 0.4, 0.5]).r is None
     assert correlate([0.1, 0.2, 0.3], [0.2, 0.4, 0.6]).p == 0.0
@@ -107,7 +107,7 @@ def test_the_z_test_is_statsmodels():
         two_proportion_test(5, 0, 1, 2)
 
 
-def test_the_number_of_messages_has_the_power_that_was_asked_for():
+def test_the_number_of_messages_has_the_requested_power():
     num = messages_needed(0.05, 0.08)
     effect = proportion_effectsize(0.08, 0.05)
     assert num == pytest.approx(NormalIndPower().solve_power(effect, power=0.8, alpha=0.05), rel=0.02)
@@ -142,7 +142,7 @@ def test_a_reversal_needs_two_significant_tests_in_other_directions():
     assert replication(up, chance) == "not contradicted"
 
 
-def test_kl_is_scipys_and_an_empty_category_is_told():
+def test_kl_is_scipys_and_an_empty_category_is_reported():
     real, simulated = {"a": 5, "b": 3, "c": 2}, {"a": 2, "b": 6, "c": 1}
     p, q = np.array([5, 3, 2]), np.array([2, 6, 1])
     ours = kl_divergence(real, simulated)
@@ -206,7 +206,7 @@ def test_the_issue_rate_counts_messages_not_issues():
     assert issue_rate([]).estimate.value is None
 
 
-def test_intervals_hold_the_truth_as_often_as_they_say():
+def test_intervals_cover_the_truth_at_their_confidence_level():
     rng = np.random.default_rng(1)
     covered = 0
     for seed in range(120):

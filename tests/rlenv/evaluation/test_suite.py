@@ -94,10 +94,10 @@ def test_the_record_survives_json(result):
     assert type(result).model_validate_json(result.model_dump_json()) == result
 
 
-def test_what_is_missing_is_said(result):
-    said = "\n".join(result.notes)
-    assert "bad: none of" in said and "no distribution" in said
-    assert "good: no discriminator" in said
+def test_missing_figures_are_named_in_the_notes(result):
+    notes = "\n".join(result.notes)
+    assert "bad: none of" in notes and "no distribution" in notes
+    assert "good: no discriminator" in notes
 
 
 def test_sessions_without_labels_give_gaps_and_not_zeros(real):
@@ -121,7 +121,7 @@ def test_one_session_has_values_and_no_intervals(real):
     assert found.actions.floor is None and any("one user" in note for note in found.notes)
 
 
-def test_an_empty_side_a_taken_name_and_a_label_outside_the_taxonomy_are_told(real, good):
+def test_an_empty_side_a_duplicate_name_and_an_unknown_label_are_reported(real, good):
     with pytest.raises(ConfigError, match="no real sessions"):
         evaluate([good], [])
     with pytest.raises(ConfigError, match="good: no sessions"):
@@ -135,7 +135,7 @@ def test_an_empty_side_a_taken_name_and_a_label_outside_the_taxonomy_are_told(re
         evaluate([Simulator(name="odd", sessions=(odd,))], real, QUICK)
 
 
-def test_versions_under_one_name_are_refused_unless_asked_for(real):
+def test_versions_under_one_name_are_refused_unless_allowed(real):
     def of(version: str, session: Session) -> Session:
         card = Provenance(
             simulator=SpeakerCard(name="simulator", kind="engine", version=version),
@@ -165,7 +165,7 @@ def test_halves_share_no_user_and_lose_none():
     assert halves(sessions[:2]) is None
 
 
-def test_validity_leaves_out_a_chatbot_without_sessions_and_says_so():
+def test_validity_leaves_out_a_chatbot_without_sessions_with_a_note():
     issue = ("unempathetic_responses",)
     real = [labelled(f"r{i}{k}", f"bot{i}", [issue] * i + [()] * (6 - i)) for i in range(5) for k in range(2)]
     simulated = tuple(labelled(f"s{i}", f"bot{i}", [issue] * (i + 1) + [()] * (5 - i)) for i in range(4))

@@ -125,7 +125,7 @@ def test_three_events_in_the_last_rounds_are_no_trend():
     assert states([*early, *late])["premature_wrap_up"] == "quiet"
 
 
-def test_noise_sets_off_no_alarm_but_at_the_level_of_the_rule():
+def test_noise_triggers_alarms_no_more_often_than_the_level():
     fired = {name: 0 for name in NAMES}
     for seed in range(300):
         for alarm in alarms(curve(seed=seed, train=lambda r: {"issues": {"premature_wrap_up": 0.02}})):

@@ -65,7 +65,7 @@ def test_unequal_contexts_weigh_by_their_messages():
     assert found.standard_error == pytest.approx(ratio_standard_error([1, 0], [1, 4]))
 
 
-def test_nothing_held_is_nothing_measured():
+def test_without_conversations_no_figure_is_measured():
     found = figures_of([EvaluationEpisode(context_id="a", counterpart="w", seed=1, failure="engine")])
     assert found.num_failed == 1 and found.reward.value is None and found.issue_rate.value is None
 

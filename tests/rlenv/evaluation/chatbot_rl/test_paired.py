@@ -186,12 +186,12 @@ def test_what_is_not_paired_is_refused_with_every_problem():
                 group("b", "population", before[:1], before[:1]),
             ]
         )
-    said = str(error.value)
-    assert "a: 1 conversations are there before only, first context c1 with w under seed 0" in said
-    assert "a: 1 conversations are there after only, first context c1 with w under seed 1" in said
-    assert "b: 1 conversations are there twice after" in said
-    assert "b: 1 pairs without a failure" in said
-    assert "two groups of users are named 'b'" in said
+    message = str(error.value)
+    assert "a: 1 conversations are there before only, first context c1 with w under seed 0" in message
+    assert "a: 1 conversations are there after only, first context c1 with w under seed 1" in message
+    assert "b: 1 conversations are there twice after" in message
+    assert "b: 1 pairs without a failure" in message
+    assert "two groups of users are named 'b'" in message
     bare = [h.model_copy(update={"messages": (Message(role="assistant", content="x"),)}) for h in before]
     with pytest.raises(ConfigError, match="1 chatbot messages after carry no issues; label them first"):
         paired_evaluation([group("a", "training", before, bare)])
