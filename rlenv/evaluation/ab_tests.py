@@ -110,12 +110,12 @@ def ab_table(
                     f"NOT EVIDENCE: A/B test {test.name}: with {name}, {len(control & treatment)} sessions of the two "
                     "chatbots are the same word for word, so the test compares them with themselves"
                 )
-        theirs = compare_arms(test.control, test.treatment, real, alpha)
-        if theirs is None:
+        with_real = compare_arms(test.control, test.treatment, real, alpha)
+        if with_real is None:
             notes.append(f"{test.name}: an arm has no annotated message with real users")
         for simulator in simulators:
-            ours = compare_arms(test.control, test.treatment, simulator.sessions, alpha)
-            if ours is None:
+            with_simulated = compare_arms(test.control, test.treatment, simulator.sessions, alpha)
+            if with_simulated is None:
                 notes.append(f"{test.name}: an arm has no annotated message with {simulator.name}")
             rows.append(
                 AbRow(
@@ -123,10 +123,14 @@ def ab_table(
                     control=test.control,
                     treatment=test.treatment,
                     simulator=simulator.name,
-                    simulated=ours,
-                    real=theirs,
-                    verdict=replication(ours.test, theirs.test, alpha) if ours and theirs else None,
-                    sessions_for_effect=_planned(test.control, simulator.sessions, effect, alpha) if ours else None,
+                    simulated=with_simulated,
+                    real=with_real,
+                    verdict=replication(with_simulated.test, with_real.test, alpha)
+                    if with_simulated and with_real
+                    else None,
+                    sessions_for_effect=_planned(test.control, simulator.sessions, effect, alpha)
+                    if with_simulated
+                    else None,
                 )
             )
     return AbTable(rows=tuple(rows), effect=effect, alpha=alpha, warnings=tuple(warnings), notes=tuple(notes))
@@ -141,16 +145,16 @@ def compare_arms(control: str, treatment: str, sessions: Sequence[Session], alph
         sessions: sessions of both; those of other chatbots are ignored.
         alpha: level assumed by ``sessions_needed``.
     """
-    ours, theirs = _counts(control, sessions), _counts(treatment, sessions)
-    if not ours[1] or not theirs[1]:
+    in_control, in_treatment = _counts(control, sessions), _counts(treatment, sessions)
+    if not in_control[1] or not in_treatment[1]:
         return None
-    found = two_proportion_test(sum(ours[0]), sum(ours[1]), sum(theirs[0]), sum(theirs[1]))
+    found = two_proportion_test(sum(in_control[0]), sum(in_control[1]), sum(in_treatment[0]), sum(in_treatment[1]))
     return Arms(
         test=found,
-        clustered_p=_clustered_p(ours, theirs),
-        sessions_needed=_sessions(found.control, found.treatment, *ours, alpha=alpha),
-        num_sessions_control=len(ours[1]),
-        num_sessions_treatment=len(theirs[1]),
+        clustered_p=_clustered_p(in_control, in_treatment),
+        sessions_needed=_sessions(found.control, found.treatment, *in_control, alpha=alpha),
+        num_sessions_control=len(in_control[1]),
+        num_sessions_treatment=len(in_treatment[1]),
     )
 
 

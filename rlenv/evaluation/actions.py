@@ -51,7 +51,7 @@ def action_table(
     for action in taxonomy.actions:
         groups[action.group] = (*groups.get(action.group, ()), action.id)
     categories = taxonomy.action_ids()
-    theirs = action_rates(real, categories)
+    real_rates = action_rates(real, categories)
 
     def row(name: str, sessions: Sequence[Session], target: CategoryRates) -> ActionRow:
         rates = action_rates(sessions, categories)
@@ -59,18 +59,20 @@ def action_table(
         distances |= {group: action_distance(target, rates, ids) for group, ids in groups.items()}
         return ActionRow(name=name, rates=rates, distances=distances)
 
-    rows = tuple(row(s.name, s.sessions, theirs) for s in simulators)
+    rows = tuple(row(s.name, s.sessions, real_rates) for s in simulators)
     return ActionTable(
         groups=groups,
-        real=ActionRow(name=REAL, rates=theirs, distances={}),
+        real=ActionRow(name=REAL, rates=real_rates, distances={}),
         rows=rows,
         floor=row("real, one half against the other", real_halves[1], action_rates(real_halves[0], categories))
         if real_halves
         else None,
-        unseen=tuple(c for c in categories if not any(r.rates[c].count for r in (theirs, *(x.rates for x in rows)))),
+        unseen=tuple(
+            c for c in categories if not any(r.rates[c].count for r in (real_rates, *(x.rates for x in rows)))
+        ),
         notes=tuple(
             f"{name}: no user message is annotated with actions, so nothing can be said of them"
-            for name, rates in ((REAL, theirs), *((r.name, r.rates) for r in rows))
+            for name, rates in ((REAL, real_rates), *((r.name, r.rates) for r in rows))
             if not rates.num_messages
         ),
     )

@@ -48,22 +48,22 @@ class ValidityTable(Record):
 def validity_table(simulators: Sequence[Simulator], real: Sequence[Session], seed: int = 0) -> ValidityTable:
     """Returns the correlation of each simulator's issue rates with the real ones over chatbots."""
     names = sorted({s.chatbot for sessions in (real, *(x.sessions for x in simulators)) for s in sessions})
-    theirs = {name: _rate(name, real, seed) for name in names}
-    names.sort(key=lambda name: (not theirs[name].rate.num_messages, _share(theirs[name]), name))
+    real_cells = {name: _rate(name, real, seed) for name in names}
+    names.sort(key=lambda name: (not real_cells[name].rate.num_messages, _share(real_cells[name]), name))
     rows, notes = [], []
     for simulator in simulators:
-        ours = {name: _rate(name, simulator.sessions, seed) for name in names}
-        both = [n for n in names if theirs[n].rate.num_messages and ours[n].rate.num_messages]
+        simulated_cells = {name: _rate(name, simulator.sessions, seed) for name in names}
+        both = [n for n in names if real_cells[n].rate.num_messages and simulated_cells[n].rate.num_messages]
         left_out = tuple(n for n in names if n not in both)
         correlation = correlate(
-            [_share(theirs[n]) for n in both],
-            [_share(ours[n]) for n in both],
+            [_share(real_cells[n]) for n in both],
+            [_share(simulated_cells[n]) for n in both],
             seed=seed,
         )
         rows.append(
             ValidityRow(
                 name=simulator.name,
-                rates=tuple(ours[n] for n in names),
+                rates=tuple(simulated_cells[n] for n in names),
                 correlation=correlation,
                 left_out=left_out,
             )
@@ -77,7 +77,7 @@ def validity_table(simulators: Sequence[Simulator], real: Sequence[Session], see
                 f"{simulator.name}: no correlation over {len(both)} chatbots (three with different rates are needed)"
             )
     return ValidityTable(
-        real=tuple(theirs[n] for n in names),
+        real=tuple(real_cells[n] for n in names),
         rows=tuple(rows),
         reliability=_reliability(real, seed),
         notes=tuple(notes),

@@ -64,18 +64,18 @@ def issue_table(
             deltas={} if target is None else category_deltas(target, counts),
         )
 
-    theirs = row(REAL, real, None)
-    rows = tuple(row(s.name, s.sessions, theirs.counts) for s in simulators)
+    real_row = row(REAL, real, None)
+    rows = tuple(row(s.name, s.sessions, real_row.counts) for s in simulators)
     floor = None
     if real_halves:
         floor = row("real, one half against the other", real_halves[1], category_counts(real_halves[0], categories))
     return IssueTable(
-        real=theirs,
+        real=real_row,
         rows=rows,
         floor=floor,
         uniform_share=UNIFORM_SHARE,
-        unseen=tuple(c for c in categories if not any(r.counts[c] for r in (theirs, *rows))),
-        notes=tuple(note for r in (theirs, *rows) for note in _notes(r)),
+        unseen=tuple(c for c in categories if not any(r.counts[c] for r in (real_row, *rows))),
+        notes=tuple(note for r in (real_row, *rows) for note in _notes(r)),
     )
 
 

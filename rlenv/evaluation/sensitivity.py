@@ -44,11 +44,11 @@ def sensitivity_table(
 ) -> SensitivityTable:
     """Returns the failure sensitivity of all sides; None where labels or the taxonomy's group are missing."""
     objections = {action.id for action in taxonomy.actions if action.group == OBJECTIONS}
-    theirs, *rows = (
+    real_row, *rows = (
         sensitivity_row(name, sessions, objections, seed)
         for name, sessions in [(REAL, tuple(real)), *((s.name, s.sessions) for s in simulators)]
     )
-    return SensitivityTable(real=theirs, rows=tuple(rows))
+    return SensitivityTable(real=real_row, rows=tuple(rows))
 
 
 def sensitivity_row(name: str, sessions: Sequence[Session], objections: Collection[str], seed: int) -> SensitivityRow:
@@ -62,10 +62,10 @@ def sensitivity_row(name: str, sessions: Sequence[Session], objections: Collecti
     """
     counts = np.zeros((len(sessions), 2, 2), dtype=np.int64)  # [session, after an issue, (objections, answers)]
     for row, session in enumerate(sessions if objections else ()):
-        for said, answer in zip(session.messages, session.messages[1:], strict=False):
-            if said.role == "assistant" and answer.role == "user" and None not in (said.issues, answer.actions):
+        for message, answer in zip(session.messages, session.messages[1:], strict=False):
+            if message.role == "assistant" and answer.role == "user" and None not in (message.issues, answer.actions):
                 objects = any(action in objections for action in answer.actions or ())
-                counts[row, int(bool(said.issues))] += (objects, 1)
+                counts[row, int(bool(message.issues))] += (objects, 1)
     other, issue = ((counts[:, after, 0].tolist(), counts[:, after, 1].tolist()) for after in (0, 1))
     return SensitivityRow(
         name=name,

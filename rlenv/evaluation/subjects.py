@@ -117,9 +117,9 @@ def left_out_empty(
             notes.append(f"{name}: {num_empty} of {len(sessions)} sessions have no messages and are left out")
         return found
 
-    theirs = kept(REAL, real)
-    ours = [s.model_copy(update={"sessions": tuple(kept(s.name, s.sessions))}) for s in simulators]
-    return ours, theirs, notes
+    kept_real = kept(REAL, real)
+    kept_simulators = [s.model_copy(update={"sessions": tuple(kept(s.name, s.sessions))}) for s in simulators]
+    return kept_simulators, kept_real, notes
 
 
 def same_sessions(simulators: Sequence[Simulator], real: Sequence[Session]) -> list[str]:

@@ -141,7 +141,7 @@ def evaluate(
 
 
 def _linguistic(simulators: Sequence[Simulator], real: Sequence[Session], config: EvaluationConfig) -> LinguisticTable:
-    theirs, *rows = (
+    real_row, *rows = (
         linguistic_row(
             name,
             sessions,
@@ -152,4 +152,4 @@ def _linguistic(simulators: Sequence[Simulator], real: Sequence[Session], config
         )
         for name, sessions in [(REAL, tuple(real)), *((s.name, s.sessions) for s in simulators)]
     )
-    return LinguisticTable(real=theirs, rows=tuple(rows), max_turns=config.max_turns, closest=closest(theirs, rows))
+    return LinguisticTable(real=real_row, rows=tuple(rows), max_turns=config.max_turns, closest=closest(real_row, rows))

@@ -194,9 +194,11 @@ def _any_of(
     looks.sort(key=lambda look: look[0])
     fired = [found for p, found, enough in looks if enough and p < config.alpha / len(looks)]
     if fired:
-        return Alarm(name=name, state="fired", sentence=f"{_told(fired[0])}: {meaning}.", trends=tuple(fired))
+        return Alarm(name=name, state="fired", sentence=f"{_described(fired[0])}: {meaning}.", trends=tuple(fired))
     nearest = looks[0][1]
-    return Alarm(name=name, state="quiet", sentence=f"No sign of it; nearest: {_told(nearest)}.", trends=(nearest,))
+    return Alarm(
+        name=name, state="quiet", sentence=f"No sign of it; nearest: {_described(nearest)}.", trends=(nearest,)
+    )
 
 
 def _reward_gap(groups: Mapping[str, Group], config: AlarmConfig) -> Alarm:
@@ -206,20 +208,20 @@ def _reward_gap(groups: Mapping[str, Group], config: AlarmConfig) -> Alarm:
     for users, group in groups.items():
         if users == TRAIN:
             continue
-        for theirs in _trends("reward", lambda f: f.reward, users, group, config):
-            span = {r: f for r, f in groups[TRAIN].items() if theirs.first <= r <= theirs.last}
-            ours = trend("reward", TRAIN, {r: f.reward for r, f in span.items()})
-            if ours is not None and ours.num_rounds >= config.min_rounds:
-                looks.append((max(ours.p(1), theirs.p(-1)), ours, theirs))
+        for held_out in _trends("reward", lambda f: f.reward, users, group, config):
+            span = {r: f for r, f in groups[TRAIN].items() if held_out.first <= r <= held_out.last}
+            in_training = trend("reward", TRAIN, {r: f.reward for r, f in span.items()})
+            if in_training is not None and in_training.num_rounds >= config.min_rounds:
+                looks.append((max(in_training.p(1), held_out.p(-1)), in_training, held_out))
     if not looks:
         return _not_judged(name, config)
-    p, ours, theirs = min(looks, key=lambda look: look[0])
-    pair = f"{_told(ours)}; {_told(theirs)}"
+    p, in_training, held_out = min(looks, key=lambda look: look[0])
+    pair = f"{_described(in_training)}; {_described(held_out)}"
     least = config.reward_change
-    if p < config.alpha / len(looks) and ours.change > least and -theirs.change > least:
+    if p < config.alpha / len(looks) and in_training.change > least and -held_out.change > least:
         sentence = f"{pair}: what is gained is gained from the training simulators alone, so stop or refresh them."
-        return Alarm(name=name, state="fired", sentence=sentence, trends=(ours, theirs))
-    return Alarm(name=name, state="quiet", sentence=f"No sign of it; nearest: {pair}.", trends=(ours, theirs))
+        return Alarm(name=name, state="fired", sentence=sentence, trends=(in_training, held_out))
+    return Alarm(name=name, state="quiet", sentence=f"No sign of it; nearest: {pair}.", trends=(in_training, held_out))
 
 
 def _not_judged(name: str, config: AlarmConfig) -> Alarm:
@@ -228,7 +230,7 @@ def _not_judged(name: str, config: AlarmConfig) -> Alarm:
     return Alarm(name=name, state="not judged", sentence=sentence)
 
 
-def _told(found: Trend) -> str:
+def _described(found: Trend) -> str:
     figure = f"{found.figure[0].upper()}{found.figure[1:]} with {found.users}"
     error = f"standard error {found.standard_error:.2g}"
     return f"{figure} moved by {found.change:+.3g} ({error}) over rounds {found.first} to {found.last}"

@@ -31,7 +31,7 @@ def evaluation_episode(result: Collected, issues: Sequence[Sequence[str]] = ()) 
         ValueError: the number of labels differs from the number of messages.
     """
     episode, state = result.episode, result.state
-    held = EvaluationEpisode(
+    episode = EvaluationEpisode(
         context_id=episode.context_id,
         counterpart=episode.counterpart,
         seed=episode.seed,
@@ -40,13 +40,13 @@ def evaluation_episode(result: Collected, issues: Sequence[Sequence[str]] = ()) 
         failure=result.failure,
     )
     if state is None:
-        return held
+        return episode
     own = [turn.utterance for turn in state.turns if turn.role == "assistant"]
     if len(own) != len(issues):
         raise ValueError(
             f"conversation {state.context_id}: {len(issues)} labels for {len(own)} messages of the chatbot"
         )
-    return held.model_copy(
+    return episode.model_copy(
         update={
             "messages": _labelled(state, issues),
             "rewards": result.rewards,
@@ -58,9 +58,9 @@ def evaluation_episode(result: Collected, issues: Sequence[Sequence[str]] = ()) 
     )
 
 
-def replies(held: EvaluationEpisode) -> list[Message]:
+def replies(episode: EvaluationEpisode) -> list[Message]:
     """Returns the chatbot's messages."""
-    return [m for m in held.messages if m.role == "assistant"]
+    return [m for m in episode.messages if m.role == "assistant"]
 
 
 Terms = dict[str, tuple[float, float]]
@@ -72,39 +72,39 @@ def terms_of(conversations: Sequence[EvaluationEpisode]) -> list[tuple[Evaluatio
 
     Categories are ``issues/NAME`` and endings ``endings/WHO: WHY``; those that no conversation has are left out.
     """
-    there = [held for held in conversations if held.failure is None]
-    own = [replies(held) for held in there]
-    pairs = [_pairs(held) for held in there]
+    there = [episode for episode in conversations if episode.failure is None]
+    own = [replies(episode) for episode in there]
+    pairs = [_pairs(episode) for episode in there]
     partner = _partners(there)
     categories = sorted({issue for said in own for m in said for issue in m.issues or ()})
-    endings = sorted({ending_of(held) for held in there})
+    endings = sorted({ending_of(episode) for episode in there})
     found = []
-    for i, (held, said) in enumerate(zip(there, own, strict=True)):
+    for i, (episode, said) in enumerate(zip(there, own, strict=True)):
         num = float(len(said))
         other = pairs[partner[i]] if i in partner else None
         terms: Terms = {
-            "reward": (sum(held.rewards), 1.0),
-            "turns": (float(sum(m.role == "user" for m in held.messages)), 1.0),
+            "reward": (sum(episode.rewards), 1.0),
+            "turns": (float(sum(m.role == "user" for m in episode.messages)), 1.0),
             "reply_words": (float(sum(len(words(m.content)) for m in said)), num),
-            "reply_tokens": (float(sum(held.reply_tokens)), float(len(held.reply_tokens))),
-            "cut_rate": (float(held.num_cut), num),
+            "reply_tokens": (float(sum(episode.reply_tokens)), float(len(episode.reply_tokens))),
+            "cut_rate": (float(episode.num_cut), num),
             "distinct_2": (len(set(pairs[i])) / len(pairs[i]), 1.0) if pairs[i] else (0.0, 0.0),
             "sameness": (_shared(pairs[i], other), 1.0) if pairs[i] and other is not None else (0.0, 0.0),
             "issue_rate": (float(sum(bool(m.issues) for m in said)), num),
         }
         terms |= {f"issues/{c}": (float(sum(c in (m.issues or ()) for m in said)), num) for c in categories}
-        terms |= {f"endings/{e}": (float(ending_of(held) == e), 1.0) for e in endings}
-        found.append((held, terms))
+        terms |= {f"endings/{e}": (float(ending_of(episode) == e), 1.0) for e in endings}
+        found.append((episode, terms))
     return found
 
 
 def by_context(terms: Sequence[tuple[EvaluationEpisode, Terms]], figure: str) -> dict[str, tuple[float, float]]:
     """Returns each context's part in a figure, summed over its conversations; (0, 0) if the figure is unknown."""
     sums: dict[str, tuple[float, float]] = {}
-    for held, of in terms:
-        over, under = sums.get(held.context_id, (0.0, 0.0))
+    for episode, of in terms:
+        over, under = sums.get(episode.context_id, (0.0, 0.0))
         value, weight = of.get(figure, (0.0, 0.0))
-        sums[held.context_id] = over + value, under + weight
+        sums[episode.context_id] = over + value, under + weight
     return sums
 
 
@@ -119,7 +119,7 @@ def figures_of(conversations: Sequence[EvaluationEpisode]) -> UserFigures:
     return UserFigures(
         num_conversations=len(terms),
         num_failed=len(conversations) - len(terms),
-        num_messages=sum(len(replies(held)) for held, _ in terms),
+        num_messages=sum(len(replies(episode)) for episode, _ in terms),
         reward=figure("reward"),
         turns=figure("turns"),
         reply_words=figure("reply_words"),
@@ -129,7 +129,7 @@ def figures_of(conversations: Sequence[EvaluationEpisode]) -> UserFigures:
         sameness=figure("sameness"),
         issue_rate=figure("issue_rate"),
         issues={name.removeprefix("issues/"): figure(name) for name in names if name.startswith("issues/")},
-        endings=dict(sorted(Counter(ending_of(held) for held, _ in terms).items())),
+        endings=dict(sorted(Counter(ending_of(episode) for episode, _ in terms).items())),
     )
 
 
@@ -149,9 +149,9 @@ def measured(contexts: Iterable[tuple[float, float]]) -> Measured:
     return Measured(value=sum(over) / total, standard_error=ratio_standard_error(over, under), num=int(total))
 
 
-def ending_of(held: EvaluationEpisode) -> str:
+def ending_of(episode: EvaluationEpisode) -> str:
     """Returns who ended a conversation and why, as in "user: end_of_session"."""
-    return f"{held.ended_by}: {held.end_reason}"
+    return f"{episode.ended_by}: {episode.end_reason}"
 
 
 def _labelled(state: ConversationState, issues: Sequence[Sequence[str]]) -> tuple[Message, ...]:
@@ -164,9 +164,9 @@ def _labelled(state: ConversationState, issues: Sequence[Sequence[str]]) -> tupl
     )
 
 
-def _pairs(held: EvaluationEpisode) -> list[tuple[str, ...]]:
+def _pairs(episode: EvaluationEpisode) -> list[tuple[str, ...]]:
     left, kept = FIRST_WORDS, []
-    for message in replies(held):
+    for message in replies(episode):
         said = words(message.content)[:left]
         left -= len(said)
         kept.append(said)

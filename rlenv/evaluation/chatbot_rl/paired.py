@@ -98,7 +98,7 @@ def paired_evaluation(sets: Sequence[EvaluationSet], *, alpha: float = 0.05, see
 def unpaired(one: EvaluationSet) -> list[str]:
     """Returns the reasons why before and after cannot be compared pair by pair; empty if they can."""
     name, problems = one.users.name, []
-    keys = {side: [held.key for held in getattr(one, side)] for side in (BEFORE, AFTER)}
+    keys = {side: [episode.key for episode in getattr(one, side)] for side in (BEFORE, AFTER)}
     for side, found in keys.items():
         twice = [key for key, n in Counter(found).items() if n > 1]
         if twice:
@@ -113,8 +113,8 @@ def unpaired(one: EvaluationSet) -> list[str]:
     pairs = _paired(one)
     for b, a in pairs:
         problems += [f"{_told(b.key)}: {what} differs between before and after" for what in _differing(b, a)]
-        for side, held in ((BEFORE, b), (AFTER, a)):
-            bare = sum(m.role == "assistant" and m.issues is None for m in held.messages)
+        for side, episode in ((BEFORE, b), (AFTER, a)):
+            bare = sum(m.role == "assistant" and m.issues is None for m in episode.messages)
             if bare:
                 problems.append(f"{_told(b.key)}: {bare} chatbot messages {side} carry no issues; label them first")
     if not problems and len({b.context_id for b, _ in pairs}) < MIN_CONTEXTS:
@@ -127,8 +127,8 @@ def _told(key: tuple[str, str, int]) -> str:
 
 
 def _paired(one: EvaluationSet) -> list[tuple[EvaluationEpisode, EvaluationEpisode]]:
-    after = {held.key: held for held in one.after}
-    pairs = [(held, after[held.key]) for held in one.before]
+    after = {episode.key: episode for episode in one.after}
+    pairs = [(episode, after[episode.key]) for episode in one.before]
     return [(b, a) for b, a in pairs if b.failure is None and a.failure is None]
 
 
@@ -150,7 +150,7 @@ def _row(one: EvaluationSet, alpha: float, seed: int) -> UsersRow:
 
     of_kind = {kind: [change(name) for name in names if name.startswith(f"{kind}/")] for kind in ("issues", "endings")}
     rate = change("issue_rate")
-    sessions = [_session(held, side) for pair in pairs for held, side in zip(pair, (BEFORE, AFTER), strict=True)]
+    sessions = [_session(episode, side) for pair in pairs for episode, side in zip(pair, (BEFORE, AFTER), strict=True)]
     return UsersRow(
         users=one.users,
         num_pairs=len(pairs),
@@ -227,6 +227,6 @@ def _with_transfer(row: UsersRow, gains: Sequence[UsersRow]) -> UsersRow:
     return row.model_copy(update={"carried": carried[row.verdict], "share_kept": kept})
 
 
-def _session(held: EvaluationEpisode, chatbot: str) -> Session:
-    session_id = f"{held.context_id}/{held.counterpart}/{held.seed}/{chatbot}"
-    return Session(session_id=session_id, user_id=held.user_id, chatbot=chatbot, messages=held.messages)
+def _session(episode: EvaluationEpisode, chatbot: str) -> Session:
+    session_id = f"{episode.context_id}/{episode.counterpart}/{episode.seed}/{chatbot}"
+    return Session(session_id=session_id, user_id=episode.user_id, chatbot=chatbot, messages=episode.messages)

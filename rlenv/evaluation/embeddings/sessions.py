@@ -89,8 +89,8 @@ def sample_sessions(
     before any second one, so that as many as possible can be compared.
     """
     simulated = {context_of(s) for simulator in simulators for s in simulator.sessions}
-    theirs = sorted(real, key=lambda s: (s.session_id not in simulated, _draw(config, s.session_id)))
-    chosen = {REAL: theirs[: config.num_sessions]}
+    real_ordered = sorted(real, key=lambda s: (s.session_id not in simulated, _draw(config, s.session_id)))
+    chosen = {REAL: real_ordered[: config.num_sessions]}
     contexts = {s.session_id for s in chosen[REAL]}
     for simulator in simulators:
         seen: dict[str, int] = {}
@@ -202,15 +202,15 @@ def _accuracy(side: _Side, real: _Side, own: Sequence[tuple[int, int]], seed: in
     pairs: dict[int, int] = {}
     for i, j in own:
         pairs.setdefault(j, i)
-    places, theirs = list(pairs.values()), list(pairs)
+    places, real_ordered = list(pairs.values()), list(pairs)
     if not own:
         num = min(len(side.sessions), len(real.sessions))
-        places, theirs = (
+        places, real_ordered = (
             sorted(range(len(s.sessions)), key=lambda i: derive_seed(seed, "balance", s.sessions[i].session_id))[:num]
             for s in (side, real)
         )
     ours, users = side.at(places)
-    others, other_users = real.at(theirs)
+    others, other_users = real.at(real_ordered)
     return neighbour_accuracy(others, ours, other_users, users)
 
 
