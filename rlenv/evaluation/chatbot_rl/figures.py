@@ -31,7 +31,7 @@ def evaluation_episode(result: Collected, issues: Sequence[Sequence[str]] = ()) 
         ValueError: the number of labels differs from the number of messages.
     """
     episode, state = result.episode, result.state
-    episode = EvaluationEpisode(
+    record = EvaluationEpisode(
         context_id=episode.context_id,
         counterpart=episode.counterpart,
         seed=episode.seed,
@@ -40,13 +40,13 @@ def evaluation_episode(result: Collected, issues: Sequence[Sequence[str]] = ()) 
         failure=result.failure,
     )
     if state is None:
-        return episode
+        return record
     own = [turn.utterance for turn in state.turns if turn.role == "assistant"]
     if len(own) != len(issues):
         raise ValueError(
             f"conversation {state.context_id}: {len(issues)} labels for {len(own)} messages of the chatbot"
         )
-    return episode.model_copy(
+    return record.model_copy(
         update={
             "messages": _labelled(state, issues),
             "rewards": result.rewards,
