@@ -1,7 +1,7 @@
-"""A pool of equal engines that looks like one: routes and counts.
+"""A pool of equal engines with the interface of one: routes requests and counts tokens.
 
-Implements ``rlenv.core.protocols.Engine`` in the process that made it; the engines are Ray actors. Knows nothing of
-conversations but their keys: requests of one conversation go to the replica that holds their common prefix.
+Implements ``rlenv.core.protocols.Engine`` in the process that created it; the engines are Ray actors. Requests with the
+same conversation key go to the same replica, which has their common prefix in its cache.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_HOMES = 100_000  # conversations whose replica is remembered
 
 @dataclass(frozen=True)
 class PoolStats:
-    """What a pool has done since its start."""
+    """The counts of a pool since its start."""
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -56,17 +56,17 @@ class EnginePool:
     # ------------------------------------------------------------------------------------------- life
 
     def start(self) -> EnginePool:
-        """Starts all replicas at once and returns when they all serve requests.
+        """Starts all replicas at once and returns when all are ready.
 
         Raises:
-            ConfigError: the cluster lacks the CPUs or GPUs asked for, or an engine refuses its settings.
+            ConfigError: the cluster lacks the requested CPUs or GPUs, or an engine refuses its settings.
             EngineError: a replica failed or was not ready in time.
         """
         start_all(self._replicas)
         return self
 
     def close(self) -> None:
-        """Ends all replicas and frees what they held; safe to call twice."""
+        """Ends all replicas and frees their resources; safe to call twice."""
         for replica in self._replicas:
             replica.close()
 
@@ -93,7 +93,7 @@ class EnginePool:
     ) -> Generation:
         """Returns one sampled continuation of ``token_ids``; see ``rlenv.core.protocols.Engine``.
 
-        A request whose replica dies is asked again once the replica is back: with a seed, it gives the same tokens.
+        If the replica dies, the request is repeated after its restart; with a seed, it gives the same tokens.
         """
         check_prompt(token_ids, sampling, self.config.max_model_len)
         self._enter()
@@ -102,13 +102,13 @@ class EnginePool:
             reply: Generation = await replica.call("generate", tuple(token_ids), sampling, adapter, conversation)
         finally:
             self._leave()
-        for name, more in (
+        for name, increment in (
             ("requests", 1),
             ("prompt_tokens", len(token_ids)),
             ("cached_tokens", reply.cached_tokens),
             ("sampled_tokens", len(reply.token_ids)),
         ):
-            self._counts[name] += more
+            self._counts[name] += increment
         return reply
 
     def _route(self, conversation: str | None) -> Supervised:
@@ -131,7 +131,7 @@ class EnginePool:
         return [replica.pid for replica in self._replicas]
 
     def stats(self) -> PoolStats:
-        """Returns what the pool has done so far."""
+        """Returns the counts so far."""
         now = time.monotonic() - self._busy_since if self._in_flight else 0.0
         restarts = sum(replica.restarts for replica in self._replicas)
         return PoolStats(busy_s=self._busy_s + now, restarts=restarts, **self._counts)

@@ -1,7 +1,7 @@
-"""What runs inside a supervised actor: one object, made when it is asked to start, and one log file of its own.
+"""The process of a supervised actor: one object, created by ``start``, and one log file.
 
-Whatever the process and its children print goes to that file, so the driver's console stays clean, and a dead
-process' last lines can be shown in the error. Knows nothing of what the object is.
+All output of the process and its children goes to that file, so the driver's console stays clean and an error can show
+a dead process's last lines. Independent of what the object is.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ TAIL_BYTES = 64 * 1024
 
 
 class NotStarted(Exception):
-    """The process is a new one whose object is not made yet."""
+    """The process is new and its object has not been created yet."""
 
 
 class Process:
-    """What runs in the actor. The constructor stores: Ray calls it again, unasked, after a death."""
+    """The actor's class. The constructor does little, because Ray calls it again by itself after a death."""
 
     def __init__(self, make: Callable[[], Any], log: str) -> None:
         redirect_output(log)
@@ -38,7 +38,7 @@ class Process:
         self._thread = ThreadPoolExecutor(max_workers=1)
 
     async def start(self) -> int:
-        """Makes the object unless it is there; returns the process id."""
+        """Creates the object unless it exists; returns the process id."""
         async with self._starting:
             if self._object is None:
                 made = self._make()
@@ -50,11 +50,11 @@ class Process:
     async def call(self, method: str, args: Sequence[Any]) -> Any:
         """Returns what the object's method returns."""
         if self._object is None:
-            raise NotStarted("its process is a new one")
+            raise NotStarted("its process was restarted")
         return await self._run(getattr(self._object, method), *args)
 
     async def close(self) -> None:
-        """Ends what the object holds."""
+        """Closes the object."""
         if hasattr(self._object, "close"):
             await self._run(self._object.close)
 
@@ -65,13 +65,13 @@ class Process:
 
 
 def thread_environment(threads: int) -> dict[str, str]:
-    """Returns the environment variables that bound the compute threads of a process."""
+    """Returns the environment variables that limit the compute threads of a process."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
     return dict.fromkeys(names, str(threads))
 
 
 def redirect_output(path: str) -> None:
-    """Sends file descriptors 1 and 2 (hence the children's too) to the end of ``path``; makes its folder."""
+    """Redirects file descriptors 1 and 2, also of child processes, to the end of ``path``; creates its folder."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
@@ -82,7 +82,7 @@ def redirect_output(path: str) -> None:
 
 
 def tail(path: str, lines: int = TAIL_LINES) -> str:
-    """Returns the last ``lines`` lines of a log; what is missing or empty says so in words."""
+    """Returns the last ``lines`` lines of a log, or a note that it is missing or empty."""
     try:
         with open(path, "rb") as file:
             file.seek(0, os.SEEK_END)

@@ -4,8 +4,8 @@
         async for result in pool.collect(episodes):
             ...
 
-An episode is a function of its seed, so who runs it changes nothing. What an actor was running when it died is begun
-anew. Knows nothing of engines: what the agent and the counterpart need, the factory makes in each actor.
+An episode is a function of its seed, so it does not matter which actor runs it. Episodes of an actor that dies are run
+again. Independent of engines: the factory creates in each actor what the agent and the counterpart need.
 """
 
 from __future__ import annotations
@@ -26,38 +26,38 @@ from rlenv.env.collect import Collected, Episode, collect_one
 from rlenv.env.core import ConversationCore
 
 Make = Callable[[], tuple[Speaker, ConversationCore]]
-"""Picklable; returns who sits in the core's seat, and the core. Called once in each actor."""
+"""A picklable factory of (agent in the core's seat, core). Called once in each actor."""
 
 
 @settings
 class RolloutConfig(Settings):
-    """What holds the conversations."""
+    """The actors that run the episodes."""
 
     actors: PositiveInt = 2
-    """Processes, spread over the nodes."""
+    """Number of processes, spread over the nodes."""
     num_cpus: NonNegativeFloat = 1
-    """CPUs of each."""
+    """CPUs per actor."""
     threads: PositiveInt = 1
-    """Compute threads of each."""
+    """Compute threads per actor."""
     concurrency: PositiveInt = 128
-    """Conversations under way in each."""
+    """Concurrent conversations per actor."""
     attempts: PositiveInt = 2
-    """Tries of an episode whose engine failed, and of one whose actor died."""
+    """Attempts of an episode whose engine failed or whose actor died."""
     max_restarts: NonNegativeInt = 4
-    """Deaths of one actor that are mended before the collection gives up."""
+    """Restarts of one actor before its death is an error."""
     startup_timeout_s: PositiveFloat = 300.0
-    """After which actors that are not ready are an error."""
+    """Seconds after which an actor that is not ready is an error."""
 
 
 class RolloutActor:
-    """One process' agent and core; many episodes at a time."""
+    """The agent and core of one process; runs many episodes concurrently."""
 
     def __init__(self, make: Make, attempts: int) -> None:
         self._agent, self._core = make()
         self._attempts = attempts
 
     async def run(self, episode: Episode) -> Collected:
-        """Returns what became of one episode."""
+        """Returns the result of one episode."""
         return await collect_one(self._agent, self._core.sibling, episode, self._attempts)
 
 
@@ -87,9 +87,9 @@ class RolloutPool:
         """Starts all actors and returns when they are ready.
 
         Raises:
-            ConfigError: the cluster has no room for them.
-            RlenvError: what the factory raised of it.
-            EngineError: another error of the factory, or the actors were not ready in time.
+            ConfigError: the cluster lacks the resources.
+            RlenvError: as raised by the factory.
+            EngineError: the factory raised another error, or the actors were not ready in time.
         """
         start_all(self._actors)
         return self
@@ -112,13 +112,13 @@ class RolloutPool:
 
     @property
     def restarts(self) -> int:
-        """Deaths of actors."""
+        """Number of actor deaths."""
         return sum(actor.restarts for actor in self._actors)
 
     def collect(self, episodes: Iterable[Episode]) -> AsyncGenerator[Collected, None]:
-        """Yields every episode's result as it comes; see ``rlenv.env.collect.collect``.
+        """Yields the episodes' results as they finish; see ``rlenv.env.collect.collect``.
 
-        At most ``actors * concurrency`` episodes are in memory, finished ones that were not taken yet among them.
+        At most ``actors * concurrency`` episodes are in memory, including finished ones that were not consumed yet.
 
         Raises:
             EngineError: the pool is not running, or an actor died more often than ``max_restarts``.

@@ -1,7 +1,7 @@
-"""The discriminator as Ray actors: log-odds of sessions and of their branches, batched across conversations.
+"""Serves the discriminator in Ray actors: log-odds of sessions and their branches, batched across conversations.
 
-Implements ``rlenv.core.protocols.Discriminator``. What is read and at which positions stands in ``rlenv``, where the
-trainer reads it too.
+Implements ``rlenv.core.protocols.Discriminator``. The token layout is that of ``rlenv.discriminator.rows``, as in
+training.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ from rlenv.prompting.system_texts import discriminator_system_text, token_counte
 
 @settings
 class ScoringConfig(Settings):
-    """What serves the discriminator."""
+    """The actors that serve the discriminator."""
 
     replicas: PositiveInt = 1
-    """Actors, each with a copy of the model."""
+    """Number of actors, each with a copy of the model."""
     num_cpus: NonNegativeFloat = 1
-    """CPUs of each."""
+    """CPUs per actor."""
     num_gpus: NonNegativeFloat = 0
-    """GPUs of each."""
+    """GPUs per actor."""
     threads: PositiveInt = 2
-    """Compute threads of each."""
+    """Compute threads per actor."""
     batch_tokens: PositiveInt = 16384
-    """Tokens of one forward pass, padding included."""
+    """Tokens in one forward pass, including padding."""
     startup_timeout_s: PositiveFloat = 300.0
-    """After which actors that are not ready are an error."""
+    """Seconds after which an actor that is not ready is an error."""
     max_restarts: NonNegativeInt = 3
-    """Deaths of one actor that are mended before an error."""
+    """Restarts of one actor before its death is an error."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """To compute in; None is what it was trained in."""
+    """Dtype of the computation; None is that of training."""
 
 
 def load_discriminator(checkpoint: str, config: ScoringConfig, context: ContextConfig) -> LocalDiscriminator:
-    """Returns one copy of the model; it gathers concurrent calls into batches."""
+    """Returns one copy of the model, which scores concurrent calls in batches."""
     import torch
 
     from rlenv.discriminator.model import LoadedDiscriminator
@@ -62,7 +62,7 @@ def load_discriminator(checkpoint: str, config: ScoringConfig, context: ContextC
 
 
 class DiscriminatorPool:
-    """Replicas of one trained discriminator; a session goes to the idlest. Use it as a context manager."""
+    """Replicas of one trained discriminator; a session goes to the least busy one. Use it as a context manager."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class DiscriminatorPool:
         """Starts all replicas.
 
         Raises:
-            ConfigError: the cluster has no room for them.
+            ConfigError: the cluster lacks the resources.
             EngineError: the checkpoint cannot be loaded, with the reason, or the replicas were not ready in time.
         """
         start_all(self._replicas)
@@ -99,7 +99,7 @@ class DiscriminatorPool:
         self.close()
 
     def close(self) -> None:
-        """Ends the replicas and frees what they held; safe to call twice."""
+        """Ends the replicas and frees their resources; safe to call twice."""
         for replica in self._replicas:
             replica.close()
 
@@ -110,11 +110,11 @@ class DiscriminatorPool:
 
     @property
     def restarts(self) -> int:
-        """Deaths of replicas."""
+        """Number of replica deaths."""
         return sum(replica.restarts for replica in self._replicas)
 
     async def log_odds(self, session: Session, branches: Sequence[Branch] = ()) -> SessionScores:
-        """Returns the log-odds of a session [T + 1] and of its branches; scored again when the replica died meanwhile.
+        """Returns the log-odds of a session [T + 1] and of its branches; repeated if the replica dies meanwhile.
 
         Raises:
             OverlongError: the session does not fit the discriminator.

@@ -1,14 +1,14 @@
-"""One Ray actor under supervision: what every pool of actors starts, asks, revives and ends.
+"""A supervised Ray actor: starts it, calls it, restarts it after a death and ends it. All pools of actors use it.
 
     actors = [Supervised(f"engine {i}", make, log=..., max_restarts=3, startup_timeout_s=600, num_cpus=1) for i in ...]
     start_all(actors)
     await actors[0].call("generate", token_ids, sampling)
     actors[0].close()
 
-Ray itself starts a dead actor's process again. What it does not do is here: an error of a constructor loses its type
-there, a restart has no time limit, and a death is told without the process' last words. So the process makes its
-object in ``start``, whose errors keep their type; every life of it is waited for; and calls are redone by us.
-Knows nothing of what the object is.
+Ray itself restarts a dead actor's process. But with Ray alone a constructor's error loses its type, a restart has no
+time limit, and the report of a death lacks the process's last log lines. So here the process creates its object in
+``start``, whose errors keep their type; every start is awaited with a time limit; and calls are repeated by this
+module. Independent of what the object is.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ from rlenv.core.errors import ConfigError, EngineError, RlenvError
 logger = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 30
-RELEASE_TIMEOUT_S = 20.0  # what killed actors held comes back within a few seconds
-CREATION = "error raised in its creation task"  # Ray's words where it could not even make the process' class
-MAX_CALLS = 1000  # under way in one process; Ray lets the others wait
+RELEASE_TIMEOUT_S = 20.0  # Ray frees the resources of killed actors within a few seconds
+CREATION = "error raised in its creation task"  # Ray's message if it could not even create the actor
+MAX_CALLS = 1000  # concurrent calls in one process; Ray queues the others
 
 
 class ActorDied(EngineError):
-    """The process died before it answered; it is asked again once it is back."""
+    """The process died before it answered; the call can be repeated after its restart."""
 
 
 class Supervised:
-    """An object in a process of its own, and the lives of that process. It can be sent to another process.
+    """An object in its own process, which is restarted after a death. Can be pickled and sent to other processes.
 
     Args:
-        name: in logs and errors.
-        make: picklable; makes the object. Its ``start``, if it has one, is called before anything else. Methods that
-            are not coroutines run one at a time.
-        log: file that the process and its children write to.
-        max_restarts: deaths that are mended.
-        startup_timeout_s: after which a process that is not ready is an error, the first time and after a death.
-        options: of the Ray actor: ``num_cpus``, ``num_gpus``, ``runtime_env`` and so on.
+        name: name in logs and errors.
+        make: picklable; creates the object. The object's ``start``, if it has one, is called first. Methods that are
+            not coroutines run one at a time.
+        log: log file of the process and its children.
+        max_restarts: restarts before a death is an error.
+        startup_timeout_s: seconds after which a process that is not ready is an error, at the start and after a death.
+        options: options of the Ray actor: ``num_cpus``, ``num_gpus``, ``runtime_env`` and so on.
     """
 
     def __init__(
@@ -70,9 +70,9 @@ class Supervised:
         self.max_restarts = max_restarts
         self.startup_timeout_s = startup_timeout_s
         self.pid = 0
-        """Of the process, on its own node; 0 while it is not known to be up."""
+        """Process id on its own node; 0 while the process is not known to be running."""
         self.in_flight = 0
-        """Calls under way, and those that wait for the process to be back."""
+        """Calls in progress, including those that wait for a restart."""
         self.restarts = 0
         self._make = make
         self._options = {"max_restarts": max_restarts, "max_concurrency": MAX_CALLS, **options}
@@ -80,21 +80,21 @@ class Supervised:
 
     @property
     def resources(self) -> dict[str, float]:
-        """What one process reserves."""
+        """The CPUs and GPUs that the process reserves."""
         return {"CPU": self._options.get("num_cpus", 0), "GPU": self._options.get("num_gpus", 0)}
 
     def launch(self) -> Any:
         """Starts the process; returns the reference that ``start_all`` waits for."""
-        kind = getattr(self._make, "func", self._make).__name__  # what the process is called in ps
+        kind = getattr(self._make, "func", self._make).__name__  # the process's name in ps
         process: Any = ray.remote(type(kind, (Process,), {}))
         self._actor = process.options(**self._options).remote(self._make, self.log)
         return self._start()
 
     async def call(self, method: str, *args: Any) -> Any:
-        """Returns what the object's method returns; asked again when the process died meanwhile.
+        """Returns what the object's method returns; the call is repeated if the process dies meanwhile.
 
         Raises:
-            RlenvError: as the method raised it.
+            RlenvError: as raised by the method.
             EngineError: the process died more often than ``max_restarts``, or did not start again.
         """
         while True:
@@ -104,11 +104,11 @@ class Supervised:
                 await self.revived()
 
     def ask(self, method: str, *args: Any) -> Any:
-        """Returns what ``call`` does, from code that is not async."""
+        """Returns what ``call`` returns; for code that is not async."""
         return run(self.call(method, *args))
 
     async def once(self, method: str, *args: Any) -> Any:
-        """Returns what ``call`` does, but raises ``ActorDied`` instead of asking again."""
+        """Returns what ``call`` returns, but raises ``ActorDied`` instead of repeating the call."""
         if not self.pid:
             await self.revived()
         pid, reference = self.pid, None
@@ -122,14 +122,14 @@ class Supervised:
             except RayActorError as error:
                 raise self._died(pid, error) from None
             except RayTaskError as error:
-                if isinstance(error.cause, NotStarted):  # it died while nobody asked
+                if isinstance(error.cause, NotStarted):  # it died between two calls
                     raise self._died(pid, error.cause) from None
                 if isinstance(error.cause, RlenvError):
                     raise error.cause from None
                 raise
 
     async def revived(self) -> None:
-        """Returns when the process is up.
+        """Waits until the process is running.
 
         Raises:
             EngineError: it is not running, did not come back in time, or died too often; with its last log lines.
@@ -146,7 +146,7 @@ class Supervised:
                 raise self.failed(error) from None
 
     def close(self) -> None:
-        """Ends the process: in order where it answers, by force where it does not; safe to call twice."""
+        """Ends the process, by force if it does not answer; safe to call twice."""
         if self._actor is not None:
             with suppress(RayError):
                 ray.get(self._actor.close.remote(), timeout=CLOSE_TIMEOUT_S)
@@ -159,7 +159,7 @@ class Supervised:
         self._actor, self.pid = None, 0
 
     def failed(self, error: RayError) -> RlenvError:
-        """Returns why the process does not start: the error of the object itself where that is one of ours."""
+        """Returns the error for a process that does not start: the object's own error if it is an ``RlenvError``."""
         cause = getattr(error, "cause", None)
         if isinstance(cause, ConfigError):
             return ConfigError(f"{self.name}: {cause}")
@@ -171,7 +171,7 @@ class Supervised:
         return EngineError(self._report(f"failed to start ({_reason(error)})"))
 
     def not_ready(self) -> EngineError:
-        """Returns the error of a process that is not ready in time."""
+        """Returns the error for a process that is not ready in time."""
         free = ray.available_resources()
         return EngineError(
             self._report(
@@ -187,7 +187,7 @@ class Supervised:
         if pid == self.pid:  # the first to notice
             self.pid = 0
             self.restarts += 1
-            logger.warning("%s died (%s); it is started again", self.name, _reason(error))
+            logger.warning("%s died (%s); restarting it", self.name, _reason(error))
         return ActorDied(f"{self.name} died ({_reason(error)})")
 
     def _report(self, what: str) -> str:
@@ -203,12 +203,12 @@ class Supervised:
 
 
 def start_all(actors: Sequence[Supervised]) -> None:
-    """Starts all at once and returns when they all are ready; after an error none is left.
+    """Starts all actors at once and returns when all are ready; after an error, all are ended.
 
     Raises:
-        ConfigError: Ray is not running, or the cluster has no room for them.
-        RlenvError: as the object raised it.
-        EngineError: another error of the object, a death or too long a wait; with the last lines of the log.
+        ConfigError: Ray is not running, or the cluster lacks the resources.
+        RlenvError: as raised by the object.
+        EngineError: the object raised another error, the process died or was not ready in time; has the last log lines.
     """
     check_capacity(actors)
     deadline = time.monotonic() + max(actor.startup_timeout_s for actor in actors)
@@ -230,36 +230,36 @@ def start_all(actors: Sequence[Supervised]) -> None:
 
 
 def check_capacity(actors: Sequence[Supervised], release_timeout_s: float = RELEASE_TIMEOUT_S) -> None:
-    """Returns when the cluster has room for all; Ray itself waits forever for what will never come.
+    """Waits until the cluster has the resources for all actors; Ray itself would wait forever.
 
     Raises:
-        ConfigError: Ray is not running, no node can hold one, the nodes together cannot hold all, or others hold what
-            is needed and do not free it within ``release_timeout_s``.
+        ConfigError: Ray is not running, the actors do not fit on the nodes, or other users of the cluster do not free
+            the resources within ``release_timeout_s``.
     """
     names = actors[0].name if len(actors) == 1 else f"{actors[0].name} to {actors[-1].name}"
     if not ray.is_initialized():
         raise ConfigError(f"{names}: Ray is not running; call ray.init() first")
     need = actors[0].resources
-    asked = (
+    request = (
         f"{names}: asks for {len(actors)} x ({need['CPU']:g} CPU and {need['GPU']:g} GPU), each on one node, but {{}} "
         "(per node); lower the replicas, num_cpus or num_gpus, or add nodes"
     )
     totals = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if _fitting(totals, need) < len(actors):
-        raise ConfigError(asked.format(f"the cluster has {_listed(totals)}"))
+        raise ConfigError(request.format(f"the cluster has {_listed(totals)}"))
     deadline = time.monotonic() + release_timeout_s
     while _fitting(free := list(available_resources_per_node().values()), need) < len(actors):
         if time.monotonic() > deadline:
-            raise ConfigError(asked.format(f"others hold the rest: free is only {_listed(free)}"))
+            raise ConfigError(request.format(f"others hold the rest: free is only {_listed(free)}"))
         time.sleep(0.2)
 
 
 def _fitting(nodes: Sequence[Mapping[str, float]], need: Mapping[str, float]) -> float:
-    """Returns how many actors fit, each within one node."""
-    wanted = {name: amount for name, amount in need.items() if amount > 0}
-    if not wanted:
+    """Returns the number of actors that fit, each within one node."""
+    required = {name: amount for name, amount in need.items() if amount > 0}
+    if not required:
         return math.inf
-    return sum(min(int((node.get(name, 0) + 1e-6) / amount) for name, amount in wanted.items()) for node in nodes)
+    return sum(min(int((node.get(name, 0) + 1e-6) / amount) for name, amount in required.items()) for node in nodes)
 
 
 def _listed(nodes: Sequence[Mapping[str, float]]) -> str:
@@ -267,10 +267,10 @@ def _listed(nodes: Sequence[Mapping[str, float]]) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Returns type and message of what went wrong, in a line of at most 300 characters."""
+    """Returns the type and message of an error, in one line of at most 300 characters."""
     cause = getattr(error, "cause", None)
     lines = [line.strip() for line in str(cause or error).splitlines() if line.strip()] or [""]
     if isinstance(error, RayActorError) and CREATION not in str(error):
-        said = next((line for line in lines if line.startswith("The actor is dead because")), lines[0])
-        return said.split(" Some common causes")[0][:300]
+        cause_line = next((line for line in lines if line.startswith("The actor is dead because")), lines[0])
+        return cause_line.split(" Some common causes")[0][:300]
     return (f"{type(cause).__name__}: {lines[0]}" if cause else lines[-1])[:300]

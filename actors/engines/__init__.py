@@ -1,1 +1,1 @@
-"""Engines that sample tokens: vLLM, transformers, a scripted stand-in; and the actor that hosts one."""
+"""Engines that sample tokens (vLLM, transformers, a scripted stand-in) and the actor that hosts one."""

@@ -1,6 +1,6 @@
-"""What one engine's process holds: its backend, and an end of the process when the engine is dead.
+"""The object in one engine's process: it runs the backend and ends the process if the engine dies.
 
-Knows nothing of Ray or of other replicas.
+Independent of Ray and of other replicas.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ logger = logging.getLogger(__name__)
 
 
 class EngineActor:
-    """One replica: ``start`` once, then many ``generate`` at a time.
+    """One replica: call ``start`` once, then ``generate`` concurrently.
 
     Args:
-        config: of the pool.
+        config: the pool's settings.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -39,7 +39,8 @@ class EngineActor:
         adapter: Adapter | None = None,
         conversation: str | None = None,
     ) -> Generation:
-        """See ``rlenv.core.protocols.Engine``. A dead engine ends its process, which is then started again."""
+        """Returns a continuation; see ``rlenv.core.protocols.Engine``. If the engine is dead, its process is
+        restarted."""
         try:
             return await self._engine.generate(token_ids, sampling, adapter, conversation)
         except EngineError as error:
@@ -52,7 +53,7 @@ class EngineActor:
 
 
 def _engine_class(backend: Backend) -> Any:
-    """Returns the backend's class; its imports are the actor's alone."""
+    """Returns the backend's class, which is imported only in the actor."""
     if backend == "vllm":
         from actors.engines.vllm_engine import VllmEngine
 
@@ -67,7 +68,7 @@ def _engine_class(backend: Backend) -> Any:
 
 
 def actor_environment(config: EngineConfig) -> dict[str, str]:
-    """Returns the environment variables that an engine's actor and its children need: these, not all of ours."""
+    """Returns the environment variables that an engine's actor and its child processes need."""
     environment = thread_environment(config.threads) | {
         "TOKENIZERS_PARALLELISM": "false",
         "VLLM_NO_USAGE_STATS": "1",

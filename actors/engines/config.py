@@ -1,7 +1,7 @@
-"""The settings of one pool of engines: which model, on what hardware, with which limits.
+"""The settings of one pool of engines: model, hardware and limits.
 
-Knows nothing of vLLM's or Ray's own options: each backend translates. The defaults suit a laptop CPU; a GPU is a
-matter of these settings alone.
+Independent of the options of vLLM and Ray, to which each backend translates. The defaults suit a laptop CPU; for a GPU
+only these settings need to change.
 """
 
 from __future__ import annotations
@@ -25,51 +25,51 @@ class EngineConfig(Settings):
     model: str
     """Folder of the checkpoint (or its name on the hub)."""
     backend: Backend = "vllm"
-    """``vllm``; ``transformers`` where vLLM cannot be installed; ``scripted`` says plain tokens without a model."""
+    """``vllm``; ``transformers`` if vLLM cannot be installed; ``scripted`` samples tokens without a model."""
     dtype: Dtype = "auto"
-    """Of weights and activations; ``auto`` is the checkpoint's on a GPU, and on a CPU bfloat16 where it has it."""
+    """Of weights and activations. ``auto``: the checkpoint's on a GPU; on a CPU bfloat16 if the hardware has it."""
     replicas: PositiveInt = 1
     """Engines in the pool, each a Ray actor."""
     num_cpus: NonNegativeFloat = 1
-    """CPUs that Ray sets aside, per replica."""
+    """CPUs that Ray reserves per replica."""
     num_gpus: NonNegativeFloat = 0
-    """GPUs that Ray sets aside, per replica; 0 runs on the CPU. With tensor parallelism: its size."""
+    """GPUs that Ray reserves per replica; 0 runs on the CPU. Must equal ``tensor_parallel_size`` if that is above 1."""
     tensor_parallel_size: PositiveInt = 1
     """GPUs (on a CPU: processes) that share one replica's weights, under vLLM's own executor."""
     threads: PositiveInt = 1
-    """Threads that one process of a replica computes with."""
+    """Compute threads of each process of a replica."""
     max_model_len: int = Field(default=4096, ge=2)
-    """Positions of prompt and reply together."""
+    """The most tokens of prompt and reply together."""
     max_num_seqs: PositiveInt = 64
-    """Requests that one replica samples at once; the others wait."""
+    """Requests that one replica samples concurrently; others wait."""
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
-    """Share of a GPU's memory, where ``kv_cache_gib`` does not say the cache's size."""
+    """Share of a GPU's memory to use if ``kv_cache_gib`` is not set."""
     kv_cache_gib: PositiveFloat | None = None
-    """Size of one replica's key-value cache; None is 2 GiB on a CPU, and what is left on a GPU."""
+    """Size of one replica's key-value cache in GiB; None is 2 GiB on a CPU, and the remaining memory on a GPU."""
     max_loras: NonNegativeInt = 2
-    """Adapter versions that one batch can mix; 0 switches LoRA off."""
+    """The most adapter versions in one batch; 0 switches LoRA off."""
     max_lora_rank: LoraRank = 8
     """The largest rank of any adapter; r = 8 is the paper's (Appendix F)."""
     structured: bool = False
-    """Requests may hold replies to a JSON schema (``Sampling.json_schema``); vLLM only, with the model's tokenizer."""
+    """Allow requests that constrain replies to a JSON schema (``Sampling.json_schema``); vLLM only."""
     enforce_eager: bool | None = None
-    """True compiles nothing. None is True on a CPU, where compiling costs a start more than it brings."""
+    """True compiles nothing. None is True on a CPU, where compiling slows the start more than it speeds up sampling."""
     batch_invariant: bool = True
-    """On a CPU: a request's tokens and log-probs do not depend on the requests beside it. Bitwise with ``threads`` 1;
-    with more, vLLM's float32 log-probs still differ by up to 1e-5 (use ``replicas`` for more cores)."""
+    """On a CPU: a request's tokens and log-probs do not depend on other requests in the batch. Bitwise with ``threads``
+    1; with more, vLLM's float32 log-probs still differ by up to 1e-5 (use ``replicas`` for more cores)."""
     log_dir: str = "outputs/logs"
     """Folder of the engines' logs, ``<name>-<replica>.log``."""
     name: str = "engine"
     """The pool's name in logs and errors: simulator, chatbot."""
     seed: int = 0
-    """For requests that bring none."""
+    """Seed of requests that have none."""
     startup_timeout_s: PositiveFloat = 600.0
-    """After which a replica that is not ready is an error."""
+    """Seconds after which a replica that is not ready is an error."""
     max_restarts: NonNegativeInt = 3
-    """Deaths of one replica that are mended before an error."""
+    """Restarts of one replica before its death is an error."""
 
     def problems(self) -> list[str]:
-        """Returns which rules between fields do not hold."""
+        """Returns the violated rules across fields, one line each."""
         size, problems = self.tensor_parallel_size, []
         if not self.model:
             problems.append("model: expected a checkpoint's folder or its name on the hub, got ''")
@@ -83,25 +83,25 @@ class EngineConfig(Settings):
 
     @property
     def on_cpu(self) -> bool:
-        """True where no GPU is asked for."""
+        """Whether the engines run on the CPU."""
         return self.num_gpus == 0
 
     @property
     def served_dtype(self) -> str:
-        """What the backend is told."""
+        """The dtype passed to the backend."""
         return resolve_precision(self.dtype, "cpu") if self.on_cpu else self.dtype
 
     @property
     def eager(self) -> bool:
-        """True where nothing is compiled."""
+        """Whether nothing is compiled."""
         return self.on_cpu if self.enforce_eager is None else self.enforce_eager
 
     @property
     def kv_cache_bytes(self) -> int | None:
-        """Size of the key-value cache; None leaves it to the engine."""
+        """Size of the key-value cache in bytes; None leaves it to the engine."""
         gib = 2.0 if self.kv_cache_gib is None and self.on_cpu else self.kv_cache_gib
         return None if gib is None else int(gib * 2**30)
 
     def log_path(self, index: int) -> str:
-        """Returns the file that replica ``index`` and its child processes write to."""
+        """Returns the log file of replica ``index`` and its child processes."""
         return f"{self.log_dir}/{self.name}-{index}.log"

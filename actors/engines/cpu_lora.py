@@ -1,9 +1,9 @@
-"""LoRA on vLLM's CPU platform: rows of one adapter are multiplied together, rows without one are left alone.
+"""LoRA on vLLM's CPU platform: the rows of each adapter are multiplied together, rows without one are not changed.
 
-vLLM's own CPU version copies an adapter's matrices once per token, and reads the last slot's adapter for tokens that
-have none (index -1) whenever another request of the same batch has one. Here each adapter's rows are gathered, padded
-to a multiple of ``ROWS`` and multiplied at once. The padding also makes a row's result independent of how many rows
-stand beside it: BLAS picks another kernel, with another order of summation, for a single row.
+vLLM's own CPU version copies an adapter's matrices once per token. It also applies the last slot's adapter to tokens
+without one (index -1) if another request of the batch has one. Here each adapter's rows are gathered, padded to a
+multiple of ``ROWS`` and multiplied at once. The padding also makes a row's result independent of the number of rows:
+for a single row BLAS uses another kernel with another order of summation.
 
 ``vllm_cpu.py`` installs it; needs vLLM.
 """
@@ -22,7 +22,7 @@ RowGroup = tuple[int, slice | torch.Tensor]
 
 
 def row_groups(slots: torch.Tensor) -> list[RowGroup]:
-    """Returns (adapter slot, its rows) for each adapter in the batch; rows of slot -1 have none.
+    """Returns (adapter slot, its rows) for each adapter in the batch; rows of slot -1 have no adapter.
 
     >>> row_groups(torch.tensor([0, 0])), row_groups(torch.tensor([-1, 1]))
     ([(0, slice(0, 2, None))], [(1, tensor([1]))])
@@ -42,15 +42,15 @@ def add_lora(
     scale: float,
     sizes: Sequence[int],
 ) -> None:
-    """Adds ``scale * x A^T B^T`` to ``y`` in place, per row with its own adapter.
+    """Adds ``scale * x A^T B^T`` to ``y`` in place, for each row with its own adapter.
 
     Args:
-        y: [n, sum(sizes)], the layer's output: of q, k and v side by side, say.
-        x: [n, d], its input.
-        groups: see ``row_groups``.
-        a_stacked: per slice, [slots, 1, r, d].
-        b_stacked: per slice, [slots, 1, size, r].
-        scale: what vLLM passes; the adapters' own scaling is in B already.
+        y: [n, sum(sizes)], the layer's output, for example q, k and v side by side.
+        x: [n, d], the layer's input.
+        groups: from ``row_groups``.
+        a_stacked: for each slice, [slots, 1, r, d].
+        b_stacked: for each slice, [slots, 1, size, r].
+        scale: the factor that vLLM passes; the adapters' own scaling is already in B.
         sizes: widths of the slices of ``y``.
     """
     for slot, rows in groups:
@@ -69,7 +69,7 @@ def add_lora(
 
 
 class GroupedLora(PunicaWrapperCPU):
-    """vLLM's CPU LoRA with ``add_lora`` for its linear layers and its logits."""
+    """vLLM's CPU LoRA, with ``add_lora`` for linear layers and logits."""
 
     _groups: list[RowGroup] = []  # noqa: RUF012  (replaced, never changed)
     _sampler_groups: list[RowGroup] = []  # noqa: RUF012

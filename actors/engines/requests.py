@@ -1,6 +1,6 @@
-"""What every engine checks of a request before it samples, so that a bad request never kills an engine.
+"""Checks that every engine makes before it samples, so that a bad request never kills an engine.
 
-Knows nothing of vLLM or transformers. Errors name ids and counts, never tokens or text.
+Independent of vLLM and transformers. Errors name ids and counts, never tokens or text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def check_prompt(
 
     Raises:
         OverlongError: they do not fit.
-        ConfigError: the prompt is empty or holds ids that the model lacks: another model's tokenizer, most likely.
+        ConfigError: the prompt is empty or has unknown token ids, most likely from another model's tokenizer.
     """
     if len(token_ids) + sampling.max_tokens > max_model_len:
         raise OverlongError(
@@ -32,17 +32,17 @@ def check_prompt(
         raise ConfigError("the prompt has no tokens; every prompt starts with at least one")
     if vocab_size is not None and not (min(token_ids) >= 0 and max(token_ids) < vocab_size):
         raise ConfigError(
-            f"the prompt holds token ids up to {max(token_ids)}, the model knows 0 to {vocab_size - 1}; "
+            f"the prompt has token ids up to {max(token_ids)}, but the model knows 0 to {vocab_size - 1}; "
             "were the prompts made with another model's tokenizer?"
         )
 
 
 def check_schema(sampling: Sampling, structured: bool) -> None:
-    """Raises ``ConfigError`` where a reply is to be held to a JSON schema and the engine cannot."""
+    """Raises ``ConfigError`` if a JSON schema is requested but the engine does not support schemas."""
     if sampling.json_schema is not None and not structured:
         raise ConfigError(
-            "a reply was to be held to a JSON schema by an engine without that; set backend: vllm and structured: true,"
-            " or ask for a free reply and check it"
+            "a request has a JSON schema, which this engine does not support; set backend: vllm and structured: true,"
+            " or request a free reply and check it"
         )
 
 
@@ -55,12 +55,12 @@ def check_adapter(adapter: Adapter | None, max_loras: int, max_lora_rank: int) -
     rank = _adapter_rank(adapter)
     if rank > max_lora_rank:
         raise ConfigError(
-            f"adapter {adapter.name!r} has rank {rank}, the engine takes up to {max_lora_rank}; raise max_lora_rank"
+            f"adapter {adapter.name!r} has rank {rank}, the engine accepts up to {max_lora_rank}; raise max_lora_rank"
         )
 
 
 def adapter_id(adapter: Adapter) -> int:
-    """Returns the positive 31-bit number of this version, made from its digest: a new version, a new number.
+    """Returns a positive 31-bit number made from the digest, so that a new version has a new number.
 
     >>> adapter_id(Adapter(name="it1", path="/runs/it1", digest="00000007" + "0" * 56))
     7
@@ -69,7 +69,7 @@ def adapter_id(adapter: Adapter) -> int:
 
 
 def adapter_key(adapter: Adapter) -> str:
-    """Returns the name under which an engine holds this version; unlike ``name`` it is unique to the digest."""
+    """Returns the name of this version within an engine; unlike ``name`` it is unique to the digest."""
     return f"{adapter.name}-{adapter.digest[:16]}"
 
 

@@ -1,7 +1,7 @@
-"""Attention of a batch whose rows are strangers: each row has keys and values of its own, of its own length.
+"""Attention for a batch of unrelated rows: each row has its own keys and values, of its own length.
 
-Transformers calls ``BatchCache.update`` and then ``attend``, registered under ``NAME``, in every layer. Each row is
-attended to as if it were alone, so its result cannot depend on the others, and rows join and leave at any step.
+In every layer, transformers calls ``BatchCache.update`` and then ``attend``, which is registered as ``NAME``. Each row
+is computed separately, so its result cannot depend on the others, and rows can join and leave at any step.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ NAME = "rlenv_rows"
 
 
 class RowCache:
-    """Keys and values of one request, [heads, positions, d] per layer, with room for all it can become."""
+    """Keys and values of one request, [heads, positions, d] per layer, with room for its longest reply."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -24,7 +24,7 @@ class RowCache:
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def append(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Writes [heads, t, d] behind ``length`` and returns all so far, [1, heads, length + t, d]."""
+        """Writes [heads, t, d] after ``length`` and returns all so far, [1, heads, length + t, d]."""
         if layer not in self._layers:
             self._layers[layer] = tuple(x.new_empty(x.shape[0], self.capacity, x.shape[2]) for x in (keys, values))  # type: ignore[assignment]
         end = self.length + keys.shape[1]
@@ -35,7 +35,7 @@ class RowCache:
 
 
 class BatchCache:
-    """The caches of the rows of one forward pass; rows beyond them are padding and are not attended to."""
+    """The caches of the rows of one forward pass; further rows are padding and are not computed."""
 
     def __init__(self, rows: Sequence[RowCache]) -> None:
         self.rows = rows
@@ -46,7 +46,7 @@ class BatchCache:
         return [k for k, _ in pairs], [v for _, v in pairs]
 
     def advance(self, tokens: int) -> None:
-        """Moves all rows on by the tokens of this pass, once all layers have seen them."""
+        """Advances all rows by the tokens of this pass, after all layers have processed them."""
         for row in self.rows:
             row.length += tokens
 
@@ -60,7 +60,7 @@ def attend(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Returns [batch, t, heads, d]; t > 1 only where a prompt is read from its start, hence causally."""
+    """Returns [batch, t, heads, d]; t > 1 only for a prompt read from its start, which is attended to causally."""
     out = torch.zeros_like(query)
     for i, (keys, values) in enumerate(zip(key, value, strict=True)):
         out[i] = scaled_dot_product_attention(

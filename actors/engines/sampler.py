@@ -1,4 +1,5 @@
-"""Samples a reply's tokens from logits, with random numbers of its own. Torch only; knows nothing of batches."""
+"""Samples the tokens of a reply from logits, with its own random generator. Needs only torch; independent of
+batches."""
 
 from __future__ import annotations
 
@@ -24,9 +25,9 @@ class Sampler:
             self._random.manual_seed(sampling.seed)
 
     def __call__(self, logits: torch.Tensor) -> tuple[int, float]:
-        """Returns the token and its log-prob under the distribution it was sampled from; logits are [vocabulary].
+        """Returns the token and its log-prob under the distribution that it was sampled from; logits are [vocabulary].
 
-        At temperature 0 the token is the argmax, and its log-prob that at temperature 1.
+        At temperature 0 the token is the argmax, and its log-prob is that at temperature 1.
         """
         if self._sampling.temperature == 0:
             logprobs = torch.log_softmax(logits, dim=-1)
@@ -38,13 +39,13 @@ class Sampler:
         return token, float(logprobs[token])
 
     def _kept(self, logits: torch.Tensor) -> torch.Tensor:
-        """Returns the logits with those that top_k and top_p drop at minus infinity."""
+        """Returns the logits, with those excluded by top_k and top_p set to minus infinity."""
         top_k, top_p = self._sampling.top_k, self._sampling.top_p
         if 0 < top_k < logits.numel():
             logits = logits.masked_fill(logits < logits.topk(top_k).values[-1], float("-inf"))
         if top_p < 1:
             ordered, order = logits.sort(descending=True)
             probs = ordered.softmax(dim=-1)
-            beyond = probs.cumsum(dim=-1) - probs >= top_p  # what comes before it holds top_p already
+            beyond = probs.cumsum(dim=-1) - probs >= top_p  # the tokens before it already have top_p
             logits = logits.index_fill(0, order[beyond], float("-inf"))
         return logits

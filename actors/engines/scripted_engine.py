@@ -1,6 +1,6 @@
-"""The ``Engine`` protocol without a model: a run's whole machinery on any hardware, logical GPUs included.
+"""An ``Engine`` without a model, to test a whole run on any hardware, logical GPUs included.
 
-``backend: scripted`` takes only the tokenizer of ``config.model``; what it says is drawn from the tokens of plain text.
+``backend: scripted`` uses only the tokenizer of ``config.model``; it samples from the tokens of plain text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rlenv.speakers.scripted import EngineScript, ScriptedEngine
 
 
 class ScriptedBackend:
-    """A ``ScriptedEngine`` behind an ``EngineConfig``. ``start`` before the first request."""
+    """A ``ScriptedEngine`` with an ``EngineConfig``. Call ``start`` before the first request."""
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
@@ -39,7 +39,7 @@ class ScriptedBackend:
         adapter: Adapter | None = None,
         conversation: str | None = None,
     ) -> Generation:
-        """Returns one continuation; see ``rlenv.core.protocols.Engine``. ``conversation`` is the pool's business."""
+        """Returns one continuation; see ``rlenv.core.protocols.Engine``. Only the pool uses ``conversation``."""
         if self._engine is None:
             raise EngineError("the engine is not running; call start() first")
         check_prompt(token_ids, sampling, self.config.max_model_len, self._vocab_size)
@@ -48,15 +48,15 @@ class ScriptedBackend:
         return await self._engine.generate(token_ids, sampling, adapter, conversation)
 
     def close(self) -> None:
-        """Forgets the tokenizer; safe to call twice."""
+        """Releases the tokenizer; safe to call twice."""
         self._engine = None
 
 
 def plain_tokens(path: Path) -> tuple[list[int], int]:
-    """Returns (ids of a tokenizer's tokens that are plain printable ASCII, number of all its tokens).
+    """Returns (ids of the tokens that are printable ASCII, number of all tokens) of a tokenizer.
 
     Raises:
-        ConfigError: no tokenizer at ``path``.
+        ConfigError: there is no tokenizer at ``path``.
     """
     from tokenizers import Tokenizer
 

@@ -1,9 +1,9 @@
-"""The ``Engine`` protocol on plain transformers and peft, for where vLLM cannot be installed.
+"""An ``Engine`` on plain transformers and peft, for machines on which vLLM cannot be installed.
 
-Requests join and leave between any two steps. A prompt is read alone; then all requests of one adapter take each step
-together, padded to a multiple of ``ROWS`` rows, each attending to keys of its own (``row_attention.py``). So the tokens
-and log-probs of a request do not depend on the batch around it. Log-probs are of the distribution sampled from, as in
-``vllm_engine.py``. No prefix is kept from one request to the next.
+Requests join and leave between any two steps. A prompt is processed alone; then all requests of one adapter take each
+step together, padded to a multiple of ``ROWS`` rows, each attending only to its own keys (``row_attention.py``). So the
+tokens and log-probs of a request do not depend on its batch. Log-probs are of the distribution that was sampled from,
+as in ``vllm_engine.py``. There is no prefix cache.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROWS = 16  # a matrix product of fewer rows may sum in another order
 
 
 class _Request:
-    """One request on its way: what was asked, what has been sampled, and who waits for it."""
+    """A request in progress: its arguments, the tokens sampled so far, and the future of its reply."""
 
     def __init__(self, token_ids: Sequence[int], sampling: Sampling, adapter: Adapter | None) -> None:
         self.token_ids = list(token_ids)
@@ -53,7 +53,7 @@ class _Request:
         return self.stopped or len(self.sampled) == self.sampling.max_tokens
 
     def answer(self) -> None:
-        """Gives whoever waits the reply."""
+        """Sets the reply."""
         if not self.reply.done():
             self.reply.set_result(
                 Generation(
@@ -66,15 +66,15 @@ class _Request:
 
 
 class TransformersEngine:
-    """``AutoModelForCausalLM`` with adapters loaded by version. ``start`` before the first request."""
+    """``AutoModelForCausalLM`` with adapters loaded by version. Call ``start`` before the first request."""
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
         self._base: Any = None
         self._peft: Any = None
-        """The same model with adapter layers in it, once there is an adapter."""
+        """The same model with adapter layers, after the first adapter was loaded."""
         self._loaded: list[str] = []
-        """Adapter versions in memory, the longest unused first."""
+        """Adapter versions in memory, the least recently used first."""
         self._pending: list[_Request] = []
         self._active: list[_Request] = []
         self._worker: asyncio.Task[None] | None = None
@@ -95,7 +95,7 @@ class TransformersEngine:
         adapter: Adapter | None = None,
         conversation: str | None = None,
     ) -> Generation:
-        """Returns one sampled continuation; see ``Engine``. The pool alone reads ``conversation``."""
+        """Returns one sampled continuation; see ``Engine``. Only the pool uses ``conversation``."""
         if self._base is None:
             raise EngineError("the engine is not running; call start() first")
         check_prompt(token_ids, sampling, self.config.max_model_len, self._base.config.vocab_size)
@@ -144,23 +144,23 @@ class TransformersEngine:
                 self.config.model, dtype=self.config.served_dtype, attn_implementation=NAME
             )
         except (OSError, ValueError) as error:
-            raise ConfigError(f"{self.config.model}: no model can be loaded from there ({error})") from None
+            raise ConfigError(f"{self.config.model}: cannot load a model from there ({error})") from None
         self._base = model.eval().to("cpu" if self.config.on_cpu else "cuda")
 
     def _step(self, new: Sequence[_Request]) -> None:
-        """Reads the new requests' prompts, each alone, then takes one step with the others, adapter by adapter."""
+        """Processes each new prompt alone, then takes one step with the other requests, adapter by adapter."""
         fresh = set(map(id, new))
         for adapter in dict.fromkeys(request.adapter for request in self._active):
             self._use(adapter)
             for request in new:
                 if request.adapter == adapter:
                     self._forward([request], [request.token_ids])
-            going = [r for r in self._active if r.adapter == adapter and id(r) not in fresh and not r.finished]
-            if going:
-                self._forward(going, [[request.sampled[-1]] for request in going])
+            running = [r for r in self._active if r.adapter == adapter and id(r) not in fresh and not r.finished]
+            if running:
+                self._forward(running, [[request.sampled[-1]] for request in running])
 
     def _forward(self, requests: Sequence[_Request], token_ids: list[list[int]]) -> None:
-        """One pass of the model over each request's next tokens, and one sampled token for each."""
+        """Runs the model over each request's next tokens and samples one token for each request."""
         import torch
 
         tokens = len(token_ids[0])
@@ -181,7 +181,8 @@ class TransformersEngine:
                 request.take(logits[row])
 
     def _use(self, adapter: Adapter | None) -> None:
-        """Makes ``adapter`` the one in force; loads it where it is new, forgets the longest unused where it must."""
+        """Activates ``adapter``; loads it if necessary, in place of the least recently used one if the limit is
+        reached."""
         from peft import PeftModel
 
         if adapter is None:

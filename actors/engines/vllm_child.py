@@ -1,7 +1,7 @@
-"""What runs inside vLLM's child processes: the executors, which see to it that no child outlives its parent.
+"""Executors for vLLM's child processes, which ensure that no child outlives its parent.
 
 Imported by vLLM itself, by name (``engine_args``), in the engine core; needs vLLM. Linux's PR_SET_PDEATHSIG ends the
-engine core when the process that started it dies in any way, SIGKILL included; elsewhere vLLM's own means remain.
+engine core when the process that started it dies in any way, including SIGKILL. Other systems rely on vLLM's own means.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PR_SET_PDEATHSIG = 1
 
 
 class InlineExecutor(UniProcExecutor):
-    """The model in the engine core itself: one child process, the shortest start."""
+    """Runs the model in the engine core itself: only one child process and the fastest start."""
 
     def _init_executor(self) -> None:
         die_with_parent()
@@ -26,7 +26,7 @@ class InlineExecutor(UniProcExecutor):
 
 
 class ProcessExecutor(MultiprocExecutor):
-    """One more process per tensor-parallel rank; vLLM ends those when the engine core's pipe closes."""
+    """Runs one more process per tensor-parallel rank; vLLM ends these when the engine core's pipe closes."""
 
     def _init_executor(self) -> None:
         die_with_parent()
@@ -34,7 +34,7 @@ class ProcessExecutor(MultiprocExecutor):
 
 
 def die_with_parent() -> None:
-    """Has the kernel kill this process when its parent dies, or now if it is dead already."""
+    """Makes the kernel kill this process when its parent dies; exits at once if the parent is dead already."""
     if not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

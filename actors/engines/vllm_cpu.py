@@ -1,8 +1,8 @@
-"""vLLM's CPU worker with what our engines change of it: LoRA by rows, and matrix products without a special first row.
+"""vLLM's CPU worker with our changes: LoRA by rows, and matrix products that do not depend on the number of rows.
 
-oneDNN multiplies a single row by another kernel, with another order of summation, than several (seen from an inner
-dimension of 1536 on). Rows are therefore padded to a multiple of ``ROWS``; with attention that does not split over
-keys (``actor_environment``) a request's log-probs are then bitwise the same whatever stands beside it in the batch.
+oneDNN multiplies a single row with another kernel, and another order of summation, than several rows (seen from an
+inner dimension of 1536 on). Rows are therefore padded to a multiple of ``ROWS``. Together with attention that does not
+split over keys (``actor_environment``), a request's log-probs are then bitwise independent of the rest of the batch.
 
 Imported by vLLM itself, by name (``engine_args``), in the process that runs the model; needs vLLM for CPU.
 """
@@ -43,7 +43,7 @@ Product = Callable[[Any, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
 def padded_rows(product: Product) -> Product:
-    """Returns ``product`` computed on rows padded with zeros to a multiple of ``ROWS``, the padding cut off again."""
+    """Returns a function like ``product`` that pads the rows with zeros to a multiple of ``ROWS`` in between."""
 
     def padded(weights: Any, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         rows = x.shape[:-1].numel()

@@ -1,10 +1,10 @@
-"""One vLLM engine behind the ``Engine`` protocol: tokens in, tokens and their log-probs out.
+"""An ``Engine`` on vLLM: tokens in, tokens and their log-probs out.
 
-Runs in any process with an event loop; in practice in a Ray actor (``engine_actor.py``). Knows nothing of pools.
+Runs in any process with an event loop, in practice in a Ray actor (``actors.engines.actor``). Independent of pools.
 
-Log-probs are vLLM's ``processed_logprobs``: of the distribution that was sampled from, hence after temperature,
-top-k and top-p. At temperature T and top_p 1 they are log softmax(logits / T), which is what a trainer computes; top_p
-or top_k renormalise over the tokens kept. At temperature 0 the token is the argmax, its log-prob that at temperature 1.
+Log-probs are vLLM's ``processed_logprobs``: of the distribution that was sampled from, after temperature, top-k and
+top-p. At temperature T and top_p 1 they are log softmax(logits / T), as a trainer computes them; top_p and top_k
+renormalise over the tokens kept. At temperature 0 the token is the argmax, and its log-prob is that at temperature 1.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from actors.engines.requests import adapter_id, adapter_key, check_adapter, chec
 from rlenv.core.errors import ConfigError, EngineError
 from rlenv.core.types import Adapter, Generation, Sampling
 
-BLOCK_TOKENS_CPU = 32  # the CPU kernels' smallest efficient block: the prefix cache's grain
+BLOCK_TOKENS_CPU = 32  # the smallest block that the CPU kernels handle well; the unit of the prefix cache
 
 
 class VllmEngine:
-    """vLLM's ``AsyncLLM`` with LoRA per request and prefix caching. ``start`` before the first request."""
+    """vLLM's ``AsyncLLM`` with LoRA per request and prefix caching. Call ``start`` before the first request."""
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
@@ -48,7 +48,7 @@ class VllmEngine:
         adapter: Adapter | None = None,
         conversation: str | None = None,
     ) -> Generation:
-        """Returns one sampled continuation; see ``Engine``. The pool alone reads ``conversation``."""
+        """Returns one sampled continuation; see ``Engine``. Only the pool uses ``conversation``."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         check_prompt(token_ids, sampling, self.config.max_model_len, self._vocab_size)
@@ -68,7 +68,7 @@ class VllmEngine:
         return as_generation(final, adapter)
 
     async def check_health(self) -> None:
-        """Raises ``EngineError`` where vLLM's engine core is dead."""
+        """Raises ``EngineError`` if vLLM's engine core is dead."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
@@ -103,7 +103,7 @@ def import_vllm() -> tuple[Any, Any]:
 
 
 def engine_args(config: EngineConfig) -> dict[str, Any]:
-    """Returns vLLM's own arguments for ``config``."""
+    """Returns vLLM's engine arguments for ``config``."""
     args: dict[str, Any] = {
         "model": config.model,
         "skip_tokenizer_init": not config.structured,
@@ -123,10 +123,10 @@ def engine_args(config: EngineConfig) -> dict[str, Any]:
     }
     if config.on_cpu:
         args |= {"block_size": BLOCK_TOKENS_CPU, "worker_cls": cpu_worker(config)}
-        # A prompt read in pieces draws from its seeded generator once per piece, which vLLM can take back on a GPU
-        # only: on a CPU the engine core dies ("CPU Generator does not use offset"). So prompts are read whole.
+        # With chunked prefill, vLLM draws from the seeded generator once per chunk and can undo that only on a GPU: on
+        # a CPU the engine core dies ("CPU Generator does not use offset"). So prompts are processed whole.
         args |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(2048, config.max_model_len)}
-    if config.structured:  # without spaces, which an unsure model would go on with for ever
+    if config.structured:  # white space is disabled because a weak model may generate it without end
         args["structured_outputs_config"] = {"backend": "xgrammar", "disable_any_whitespace": True}
     if config.max_loras:
         args |= {"enable_lora": True, "max_loras": config.max_loras, "max_lora_rank": config.max_lora_rank}
@@ -134,19 +134,19 @@ def engine_args(config: EngineConfig) -> dict[str, Any]:
 
 
 def executor(config: EngineConfig) -> str:
-    """Returns the class that runs the model inside vLLM's engine core; both die with the process that started them."""
+    """Returns the name of the executor class, whose processes die with the process that started them."""
     return "actors.engines.vllm_child." + ("InlineExecutor" if config.tensor_parallel_size == 1 else "ProcessExecutor")
 
 
 def cpu_worker(config: EngineConfig) -> str:
-    """Returns the class that runs the model on a CPU."""
+    """Returns the name of the worker class that runs the model on a CPU."""
     return "actors.engines.vllm_cpu." + ("InvariantCpuWorker" if config.batch_invariant else "CpuWorker")
 
 
 def sampling_params(sampling: Sampling) -> Any:
-    """Returns vLLM's sampling parameters: only ``stop_token_ids`` end a reply, nothing is decoded.
+    """Returns vLLM's sampling parameters: only ``stop_token_ids`` end a reply, and nothing is decoded.
 
-    A reply under a JSON schema also ends with the model's own end token, all that the grammar allows at its end.
+    A reply with a JSON schema also ends with the model's own end token, the only one that the grammar allows there.
     """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
@@ -167,7 +167,7 @@ def sampling_params(sampling: Sampling) -> Any:
 
 
 def lora_request(adapter: Adapter | None) -> Any:
-    """Returns vLLM's request for this adapter version: number and name come from its digest."""
+    """Returns vLLM's LoRA request for this adapter version; its number and name come from the digest."""
     if adapter is None:
         return None
     from vllm.lora.request import LoRARequest
@@ -176,7 +176,7 @@ def lora_request(adapter: Adapter | None) -> Any:
 
 
 def as_generation(output: Any, adapter: Adapter | None) -> Generation:
-    """Returns vLLM's final output as our record."""
+    """Returns vLLM's final output as a ``Generation``."""
     completion = output.outputs[0]
     token_ids = tuple(completion.token_ids)
     return Generation(

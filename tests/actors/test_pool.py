@@ -1,4 +1,4 @@
-"""Replicas die and come back with the same tokens; nothing is left behind; what cannot start says why at once."""
+"""Replicas die and are restarted with the same tokens; no process is left behind; failed starts report the cause."""
 
 from __future__ import annotations
 
@@ -83,9 +83,9 @@ def test_a_killed_actor_or_engine_core_changes_no_token_until_the_restarts_are_u
         assert pool.stats().restarts == 2
         with pytest.raises(EngineError, match=r"max_restarts = 2 is used up.*\n") as error:
             asyncio.run(_ask_all(pool, lambda: _kill(_core(pool))))
-        said = (tmp_path / "logs" / "engine-0.log").read_text().splitlines()
+        log_lines = (tmp_path / "logs" / "engine-0.log").read_text().splitlines()
         assert "engine-0.log" in str(error.value)
-        assert any(line.strip() and line.strip() in str(error.value) for line in said)
+        assert any(line.strip() and line.strip() in str(error.value) for line in log_lines)
 
 
 DRIVER = """
@@ -118,7 +118,7 @@ def test_a_killed_driver_leaves_no_process_behind(tiny, tmp_path):
 
 
 @pytest.mark.ray
-def test_a_pool_that_the_cluster_cannot_hold_says_what_is_asked_and_what_is_there(tiny, tmp_path, cluster):
+def test_a_pool_too_large_for_the_cluster_reports_what_it_asks_for_and_what_there_is(tiny, tmp_path, cluster):
     config = _config(tiny, tmp_path, backend="transformers")
     for short in (replace(config, replicas=3), replace(config, num_gpus=1)):
         with pytest.raises(ConfigError, match=r"asks for . x .*but the cluster has 2 CPU and 0 GPU"):
@@ -126,12 +126,12 @@ def test_a_pool_that_the_cluster_cannot_hold_says_what_is_asked_and_what_is_ther
 
 
 @pytest.mark.ray
-def test_a_model_that_is_not_there_is_a_config_error(tiny, tmp_path, cluster):
+def test_a_missing_model_is_a_config_error(tiny, tmp_path, cluster):
     config = replace(_config(tiny, tmp_path, backend="transformers"), model=str(tmp_path / "nothing"))
     with pytest.raises(ConfigError, match="nothing"):
         EnginePool(config).start()
 
 
-def test_a_pool_that_is_not_running_says_so(tiny, tmp_path):
+def test_a_pool_that_is_not_running_raises(tiny, tmp_path):
     with pytest.raises(EngineError, match=r"call start\(\) first"):
         asyncio.run(EnginePool(_config(tiny, tmp_path)).generate([1], Sampling(max_tokens=1)))

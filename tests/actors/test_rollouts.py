@@ -1,4 +1,4 @@
-"""Rollout actors hold the conversations that one process holds, also when one of them is killed in the middle."""
+"""Rollout actors collect the same conversations as one process, even if one of them is killed midway."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def once(results) -> list[Collected]:
 
 
 @pytest.mark.ray
-def test_several_actors_hold_what_one_process_holds_and_no_more_than_there_is_place_for(cluster):
+def test_several_actors_collect_what_one_process_collects_and_keep_to_their_concurrency(cluster):
     drawn = 0
 
     def endless():
@@ -76,7 +76,7 @@ def test_several_actors_hold_what_one_process_holds_and_no_more_than_there_is_pl
 
 
 @pytest.mark.ray
-def test_a_killed_actor_is_replaced_and_what_it_held_is_redone_once_with_the_same_words(cluster):
+def test_a_killed_actor_is_replaced_and_its_episodes_are_repeated_once_with_the_same_messages(cluster):
     async def kill_one(pool):
         results = []
         async for result in pool.collect(EPISODES):
@@ -115,7 +115,7 @@ def test_an_episode_that_kills_its_actors_fails_as_engine_and_too_many_deaths_en
 
 
 @pytest.mark.ray
-def test_what_the_factory_refuses_is_told_at_the_start(cluster):
+def test_an_error_of_the_factory_is_raised_at_the_start(cluster):
     def refuses():
         raise ConfigError("no such model")
 
@@ -123,7 +123,7 @@ def test_what_the_factory_refuses_is_told_at_the_start(cluster):
         RolloutPool(refuses, SMALL).start()
 
 
-def test_settings_that_hold_nothing_are_refused():
+def test_settings_without_actors_or_conversations_are_refused():
     for name in ("actors", "concurrency", "attempts", "threads"):
         with pytest.raises(ConfigError, match=f"RolloutConfig.{name}: expected above 0, got 0"):
             RolloutConfig(**{name: 0})

@@ -21,8 +21,8 @@ SMALL = ScoringConfig(num_cpus=0.5, threads=1, max_restarts=1)
 
 
 def _session(number: int) -> Session:
-    said = [" ".join(WORDS[(number + i) % len(WORDS) :][: 2 + i % 5]) for i in range(7)]
-    messages = tuple(Message(role=("user", "assistant")[i % 2], content=text) for i, text in enumerate(said))
+    texts = [" ".join(WORDS[(number + i) % len(WORDS) :][: 2 + i % 5]) for i in range(7)]
+    messages = tuple(Message(role=("user", "assistant")[i % 2], content=text) for i, text in enumerate(texts))
     return Session(session_id=f"s{number}", messages=messages)
 
 
@@ -68,9 +68,9 @@ def test_an_actor_that_is_killed_while_it_scores_changes_no_log_odds(checkpoint,
         disturbed = asyncio.run(_score_all(pool, lambda: os.kill(pool.pids[0], signal.SIGKILL)))
         assert pool.restarts == 1
         assert [scores.session_id for scores in disturbed] == [session.session_id for session in SESSIONS]
-        for ours, theirs in zip(disturbed, undisturbed, strict=True):
-            assert ours.log_odds == pytest.approx(theirs.log_odds, abs=1e-5)
-            assert ours.branches[0] == pytest.approx(theirs.branches[0], abs=1e-5)
+        for score, expected in zip(disturbed, undisturbed, strict=True):
+            assert score.log_odds == pytest.approx(expected.log_odds, abs=1e-5)
+            assert score.branches[0] == pytest.approx(expected.branches[0], abs=1e-5)
         long = Session(session_id="long", messages=(Message(role="user", content="word " * 600),))
         with pytest.raises(OverlongError, match="session long"):
             asyncio.run(pool.log_odds(long))
@@ -78,7 +78,7 @@ def test_an_actor_that_is_killed_while_it_scores_changes_no_log_odds(checkpoint,
             asyncio.run(_score_all(pool, lambda: os.kill(pool.pids[0], signal.SIGKILL)))
 
 
-def test_a_checkpoint_that_is_not_there_is_told_at_once_with_its_cause(tmp_path, cluster):
+def test_a_missing_checkpoint_is_reported_at_once_with_its_cause(tmp_path, cluster):
     began = time.monotonic()
     with (
         pytest.raises((ConfigError, EngineError), match=r"discriminator-0 of .*nowhere.*nowhere") as error,
@@ -88,7 +88,7 @@ def test_a_checkpoint_that_is_not_there_is_told_at_once_with_its_cause(tmp_path,
     assert "not ready" not in str(error.value) and time.monotonic() - began < 60
 
 
-def test_a_cluster_without_the_gpus_asked_for_is_told_before_anything_is_started(checkpoint, tmp_path, cluster):
+def test_missing_gpus_are_reported_before_anything_is_started(checkpoint, tmp_path, cluster):
     with (
         pytest.raises(ConfigError, match=r"asks for 2 x \(0\.5 CPU and 1 GPU\).*the cluster has 2 CPU and 0 GPU"),
         DiscriminatorPool(checkpoint, ScoringConfig(replicas=2, num_cpus=0.5, num_gpus=1), log_dir=tmp_path),

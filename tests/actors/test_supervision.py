@@ -81,14 +81,14 @@ def _kill(actor: Supervised) -> None:
     os.kill(actor.pid, signal.SIGKILL)
 
 
-def test_what_a_killed_process_had_under_way_is_redone_and_its_log_goes_on(running, tmp_path):
+def test_calls_of_a_killed_process_are_repeated_and_its_log_continues(running, tmp_path):
     first = running.pid
     assert asyncio.run(_all(running, 20, 0.5, lambda: _kill(running))) == [2 * i for i in range(20)]
     assert (running.restarts, running.in_flight) == (1, 0) and running.pid not in (0, first)
     assert (tmp_path / "toy.log").read_text().count("the toy was made") == 2
 
 
-def test_a_death_while_nobody_asks_is_noticed_by_the_next_call(running):
+def test_a_death_between_calls_is_noticed_by_the_next_call(running):
     first = running.pid
     _kill(running)
     time.sleep(3)
@@ -104,7 +104,7 @@ def test_a_call_that_kills_the_process_each_time_ends_with_the_count_the_cause_a
     assert running.restarts == 3
 
 
-def test_errors_of_ours_come_as_they_were_raised_and_cost_no_life(running):
+def test_rlenv_errors_keep_their_type_and_cost_no_restart(running):
     with pytest.raises(OverlongError, match=r"^it does not fit 10 tokens$"):
         running.ask("refuse")
     assert running.restarts == 0
@@ -118,7 +118,7 @@ def test_methods_that_are_not_coroutines_run_one_at_a_time(running):
     assert all(ended <= began for (_, ended), (began, _) in itertools.pairwise(times))
 
 
-def test_another_process_can_ask_and_also_meets_a_death(running):
+def test_another_process_can_call_it_and_survives_its_death_too(running):
     @ray.remote(num_cpus=0.1)
     def elsewhere(actor: Supervised) -> tuple[int, int]:
         before = actor.ask("double", 1)
@@ -129,7 +129,7 @@ def test_another_process_can_ask_and_also_meets_a_death(running):
     assert running.ask("double", 3) == 6
 
 
-def test_an_error_of_the_constructor_is_told_at_once_with_type_message_and_log(tmp_path, cluster):
+def test_an_error_of_the_constructor_is_raised_at_once_with_type_message_and_log(tmp_path, cluster):
     began = time.monotonic()
     with pytest.raises(EngineError, match=r"toy failed to start \(FileNotFoundError: no checkpoint at x\)") as error:
         start_all([toy(tmp_path, fails=FileNotFoundError("no checkpoint at x"))])
@@ -141,7 +141,7 @@ def test_an_error_of_the_constructor_is_told_at_once_with_type_message_and_log(t
     assert time.monotonic() - began < 45
 
 
-def test_what_cannot_even_be_sent_to_the_process_is_told_with_its_error(tmp_path, cluster):
+def test_a_factory_that_cannot_be_unpickled_is_reported_with_its_error(tmp_path, cluster):
     def lacks() -> None:
         raise ModuleNotFoundError("No module named 'elsewhere'")
 

@@ -1,4 +1,4 @@
-"""The env on real vLLM: equal seeds give equal conversations, a fork goes on as its conversation does, anywhere."""
+"""The env on real vLLM: equal seeds give equal conversations, and a fork continues like its conversation."""
 
 from __future__ import annotations
 
@@ -90,25 +90,25 @@ def test_equal_seeds_and_actions_give_equal_tokens_and_other_seeds_others(env) -
     assert any(found[0])  # sampled ids, not text alone
 
 
-def test_a_fork_goes_on_as_its_conversation_does_and_differs_under_another_seed(env) -> None:
+def test_a_fork_continues_like_its_conversation_and_differs_under_another_seed(env) -> None:
     begun(env)
     before = len(env.core.state.turns)
     same, again, other, twin = env.fork(seeds=[None, None, 5, 5])
-    theirs = [go_on(fork, SAID[2:]) for fork in (other, same, twin, again)]  # none disturbs another
-    ours = go_on(env, SAID[2:])
-    assert theirs[1] == theirs[3] == ours
-    assert theirs[0] == theirs[2] != ours
-    assert theirs[0][:before] == ours[:before]
+    continued = [go_on(fork, SAID[2:]) for fork in (other, same, twin, again)]  # none disturbs another
+    original = go_on(env, SAID[2:])
+    assert continued[1] == continued[3] == original
+    assert continued[0] == continued[2] != original
+    assert continued[0][:before] == original[:before]
 
 
 @pytest.mark.exhaustive
-def test_a_snapshot_goes_on_equally_in_another_engine(env, wide_llama) -> None:
+def test_a_snapshot_continues_equally_in_another_engine(env, wide_llama) -> None:
     begun(env)
     snapshot = json.loads(json.dumps(env.snapshot()))
-    ours = go_on(env, SAID[2:])
+    original = go_on(env, SAID[2:])
     with pool(wide_llama) as second:
         elsewhere = env_on(second, wide_llama)
         elsewhere.restore(snapshot)
-        assert go_on(elsewhere, SAID[2:]) == ours
+        assert go_on(elsewhere, SAID[2:]) == original
     env.restore(snapshot)
-    assert go_on(env, SAID[2:]) == ours
+    assert go_on(env, SAID[2:]) == original

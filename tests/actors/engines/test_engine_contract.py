@@ -83,7 +83,7 @@ def test_a_stop_token_ends_the_reply_and_is_part_of_it(engine):
     assert (reply.finish_reason, reply.token_ids) == ("stop", free.token_ids[: first + 1])
 
 
-def test_a_new_adapter_version_answers_differently_while_the_old_one_goes_on(engine, tiny):
+def test_a_new_adapter_version_answers_differently_while_the_old_one_continues(engine, tiny):
     _, old, new = tiny
     sampling = Sampling(max_tokens=16, seed=9)
     base, before = (run(engine.generate(PROMPT, sampling, a))[0].token_ids for a in (None, old))
@@ -102,7 +102,7 @@ def test_long_prompts_that_come_together_are_all_answered(engine):
     assert len(together) == 3 and [r.token_ids for r in again] == alone
 
 
-def test_what_cannot_be_served_is_refused_and_the_engine_lives_on(engine):
+def test_bad_requests_are_refused_and_the_engine_keeps_running(engine):
     with pytest.raises(OverlongError, match="2990 tokens"):
         run(engine.generate([1] * 2990, Sampling(max_tokens=20)))
     with pytest.raises(ConfigError, match="another model's tokenizer"):

@@ -19,7 +19,7 @@ def test_all_problems_of_a_config_come_in_one_error():
         assert field in str(error.value)
 
 
-def test_a_gpu_is_a_matter_of_settings():
+def test_a_gpu_needs_only_other_settings():
     cpu, gpu = EngineConfig(model="m"), EngineConfig(model="m", num_gpus=2, tensor_parallel_size=2)
     assert engine_args(cpu)["worker_cls"].startswith("actors.") and engine_args(cpu)["enforce_eager"]
     assert "worker_cls" not in engine_args(gpu) and not engine_args(gpu)["enforce_eager"]
@@ -52,7 +52,7 @@ def test_an_adapter_that_cannot_be_served_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="is the folder complete"):
         check_adapter(adapter, 1, 8)
     (tmp_path / "adapter_config.json").write_text('{"r": 16}')
-    with pytest.raises(ConfigError, match="rank 16, the engine takes up to 8"):
+    with pytest.raises(ConfigError, match="rank 16, the engine accepts up to 8"):
         check_adapter(adapter, 1, 8)
     with pytest.raises(ConfigError, match="max_loras 0"):
         check_adapter(adapter, 0, 16)
