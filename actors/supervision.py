@@ -50,7 +50,7 @@ class Supervised:
         make: picklable; creates the object. The object's ``start``, if it has one, is called first. Methods that are
             not coroutines run one at a time.
         log: log file of the process and its children.
-        max_restarts: restarts before a death is an error.
+        max_restarts: number of deaths after which the process is restarted; the next one is an error.
         startup_timeout_s: seconds after which a process that is not ready is an error, at the start and after a death.
         options: options of the Ray actor: ``num_cpus``, ``num_gpus``, ``runtime_env`` and so on.
     """
@@ -84,7 +84,7 @@ class Supervised:
         return {"CPU": self._options.get("num_cpus", 0), "GPU": self._options.get("num_gpus", 0)}
 
     def launch(self) -> Any:
-        """Starts the process; returns the reference that ``start_all`` waits for."""
+        """Starts the process; returns a Ray reference to its process id, for ``start_all`` to wait for."""
         kind = getattr(self._make, "func", self._make).__name__  # the process's name in ps
         process: Any = ray.remote(type(kind, (Process,), {}))
         self._actor = process.options(**self._options).remote(self._make, self.log)
@@ -175,8 +175,8 @@ class Supervised:
         free = ray.available_resources()
         return EngineError(
             self._report(
-                f"was not ready after {self.startup_timeout_s:g} s (free are {free.get('CPU', 0):g} CPUs and "
-                f"{free.get('GPU', 0):g} GPUs)"
+                f"was not ready after {self.startup_timeout_s:g} s (the cluster has {free.get('CPU', 0):g} CPUs and "
+                f"{free.get('GPU', 0):g} GPUs free); if it was still loading, raise startup_timeout_s"
             )
         )
 
@@ -250,7 +250,7 @@ def check_capacity(actors: Sequence[Supervised], release_timeout_s: float = RELE
     deadline = time.monotonic() + release_timeout_s
     while _fitting(free := list(available_resources_per_node().values()), need) < len(actors):
         if time.monotonic() > deadline:
-            raise ConfigError(request.format(f"others hold the rest: free is only {_listed(free)}"))
+            raise ConfigError(request.format(f"only {_listed(free)} are free, the rest is in use"))
         time.sleep(0.2)
 
 

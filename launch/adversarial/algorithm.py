@@ -1,6 +1,7 @@
 """Algorithm 1: adversarial training of the user simulator, in the paper's order and words.
 
-The output of each line is complete in the run directory before the next line begins, so the same command resumes a run.
+The comments give the paper's line numbers. The output of each line is complete in the run directory before the next
+line begins, so the same command resumes a run.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def run_adversarial(config: RunConfig) -> RunDirectory:
     """Runs or resumes Algorithm 1 in ``config.out_dir``; returns the run directory.
 
     Raises:
-        RlenvError: a problem that the user can fix. Finished phases are kept.
+        RlenvError: a problem that the user can fix. Finished phases are kept, and the next call skips them.
     """
     with (
         AdversarialRun(config).opened() as run,

@@ -35,14 +35,18 @@ evaluation_command.register(app)
 @app.command()
 def adversarial(
     config: Annotated[
-        Path, typer.Argument(help="YAML file with the settings that differ from the defaults, as conf/quickstart.yaml")
+        Path,
+        typer.Argument(help="YAML file with the settings that differ from the defaults, such as conf/quickstart.yaml"),
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="settings that override the file's, as key.sub=value")
+        list[str] | None, typer.Argument(help="settings that override those of the file, in the form key.sub=value")
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="check the settings and print them, without running")] = False,
 ) -> None:
-    """Train a user simulator with Algorithm 1. The same command resumes an interrupted run."""
+    """Train a user simulator adversarially (Algorithm 1 of the paper). The same command resumes an interrupted run.
+
+    Everything is written to the run directory, the setting out_dir. --dry-run prints all settings.
+    """
     from launch.run.settings import load_config, to_dict
 
     settings = load_config(config, overrides or [])
@@ -61,14 +65,18 @@ def adversarial(
 @app.command()
 def train_chatbot(
     config: Annotated[
-        Path, typer.Argument(help="YAML file with the settings that differ from the defaults, as conf/chatbot_rl.yaml")
+        Path,
+        typer.Argument(help="YAML file with the settings that differ from the defaults, such as conf/chatbot_rl.yaml"),
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="settings that override the file's, as key.sub=value")
+        list[str] | None, typer.Argument(help="settings that override those of the file, in the form key.sub=value")
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="check the settings and print them, without running")] = False,
 ) -> None:
-    """Train a chatbot against the simulated users of an adversarial run. The same command resumes the training."""
+    """Train a chatbot against the simulated users of an adversarial run. The same command resumes the training.
+
+    The setting run is the adversarial run's directory, for example run=runs/quickstart. --dry-run prints all settings.
+    """
     from launch.chatbot.config import load_chatbot_config
     from launch.run.settings import to_dict
 
@@ -90,10 +98,11 @@ def train_chatbot(
 @app.command()
 def study(
     config: Annotated[
-        Path, typer.Argument(help="YAML file with the settings that differ from the defaults, as conf/study.yaml")
+        Path,
+        typer.Argument(help="YAML file with the settings that differ from the defaults, such as conf/study.yaml"),
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="settings that override the file's, as key.sub=value")
+        list[str] | None, typer.Argument(help="settings that override those of the file, in the form key.sub=value")
     ] = None,
 ) -> None:
     """Run the paper's experiment on the reference population, whose true labels are known.
@@ -111,13 +120,13 @@ def study(
 
 @app.command()
 def pretrain(
-    config: Annotated[Path, typer.Argument(help="YAML file of settings, as conf/population_llama.yaml")],
+    config: Annotated[Path, typer.Argument(help="YAML file of settings, such as conf/population_llama.yaml")],
     out: Annotated[Path, typer.Argument(help="folder to write the checkpoint to; it must not exist")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="settings that override the file's, as key.sub=value")
+        list[str] | None, typer.Argument(help="settings that override those of the file, in the form key.sub=value")
     ] = None,
 ) -> None:
-    """Pretrain a small Llama on the reference population, as was done for the population-llama of the package."""
+    """Pretrain a small Llama on the synthetic reference population, as for the package's population-llama."""
     from launch.adversarial.pretraining import pretrain as run_pretraining
     from launch.run.settings import load_config
 
@@ -128,9 +137,9 @@ def pretrain(
 
 @app.command()
 def chatbot_pairs(
-    run: Annotated[Path, typer.Argument(help="directory of a run that trained a chatbot")],
+    run: Annotated[Path, typer.Argument(help="run directory of train-chatbot")],
     out: Annotated[Path, typer.Argument(help="JSON lines file to write")],
-    min_margin: Annotated[float, typer.Option(help="keep only pairs whose returns differ by more")] = 0.0,
+    min_margin: Annotated[float, typer.Option(help="keep only pairs whose returns differ by more than this")] = 0.0,
 ) -> None:
     """Export the conversations of a chatbot's training as preference pairs for DPO."""
     from launch.chatbot.pairs import export_pairs
@@ -140,7 +149,7 @@ def chatbot_pairs(
 
 
 @app.command()
-def table(run: Annotated[Path, typer.Argument(help="a run directory")]) -> None:
+def table(run: Annotated[Path, typer.Argument(help="run directory of rlenv adversarial")]) -> None:
     """Print the results table of a run, with one row per simulator version."""
     from launch.adversarial.table import print_report
     from launch.run.directory import RunDirectory
@@ -169,13 +178,16 @@ def transcripts(
 def serve_user(
     config: Annotated[Path, typer.Argument(help="a run directory, or the YAML file of an environment")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="settings that override the file's, as key.sub=value")
+        list[str] | None, typer.Argument(help="settings that override those of the file, in the form key.sub=value")
     ] = None,
-    version: Annotated[list[str] | None, typer.Option(help="simulator version to serve; may be repeated")] = None,
+    version: Annotated[
+        list[str] | None,
+        typer.Option(help="simulator version to serve, such as it3; may be repeated; by default the newest"),
+    ] = None,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port to listen on")] = 8000,
     api_key_env: Annotated[
-        str | None, typer.Option(help="environment variable with the key that clients must send")
+        str | None, typer.Option(help="name of the environment variable with the API key that clients must send")
     ] = None,
 ) -> None:
     """Serve trained simulators behind an OpenAI-compatible API, as users for other evaluation harnesses."""
@@ -186,7 +198,7 @@ def serve_user(
 
 
 def _quiet_libraries() -> None:
-    """Turns off the libraries' progress bars and notices, which would break ours; the run's logs have what matters."""
+    """Turns off the libraries' progress bars and notices, which would garble ours; the run's logs have what matters."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
@@ -194,7 +206,7 @@ def _quiet_libraries() -> None:
 
 
 def main() -> None:
-    """Runs the command line; exits with 1 on an error of the user and with 130 on Ctrl-C."""
+    """Runs the command line; exits with 1 on an error that the user can fix and with 130 on Ctrl-C."""
     logging.basicConfig(
         level=logging.WARNING,
         format="%(message)s",

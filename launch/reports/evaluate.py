@@ -15,31 +15,39 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="[NAME=]RUN_OR_SESSIONS...",
-            help="run directories, with all their simulator versions, and sessions files of one simulator each",
+            help="a run directory (all its simulator versions) or a sessions file of one simulator; NAME= names it",
         ),
     ],
     out: Annotated[Path, typer.Option(help="folder to write the evaluation to")],
     real: Annotated[
         list[Path] | None,
-        typer.Option(help="file of real sessions; by default those of the evaluation users of a single run"),
+        typer.Option(
+            help="file of real sessions; may be repeated; by default the run's own, if there is exactly one run"
+        ),
     ] = None,
     aggregate: Annotated[
         list[str] | None, typer.Option(help="pool simulators under a name: NAME=one,two, or NAME alone for all")
     ] = None,
-    ab: Annotated[Path | None, typer.Option(help="A/B tests: YAML list of {name, control, treatment}")] = None,
-    control: Annotated[str | None, typer.Option(help="chatbot that is the control of an A/B test")] = None,
-    treatment: Annotated[list[str] | None, typer.Option(help="chatbot to test against --control")] = None,
+    ab: Annotated[
+        Path | None, typer.Option(help="YAML file of A/B tests: a list of {name, control, treatment}")
+    ] = None,
+    control: Annotated[str | None, typer.Option(help="A/B test without a file: the control chatbot")] = None,
+    treatment: Annotated[
+        list[str] | None, typer.Option(help="chatbot to test against --control; may be repeated")
+    ] = None,
     effect: Annotated[
-        float, typer.Option(help="change of the issue rate that A/B tests should detect, for sample sizes")
+        float, typer.Option(help="rise of the issue rate that an A/B test should detect; gives the sample sizes")
     ] = 0.01,
     max_turns: Annotated[
         int | None,
-        typer.Option(help="user messages used for diversity; by default the smallest cap of the runs, 0 is all"),
+        typer.Option(
+            help="user messages per session for diversity measures, 0 for all; by default the runs' smallest max_turns"
+        ),
     ] = None,
     taxonomy: Annotated[
         Path | None, typer.Option(help="YAML file of actions and issues; by default the package's")
     ] = None,
-    all_users: Annotated[bool, typer.Option(help="also use the runs' sessions of users that were trained on")] = False,
+    all_users: Annotated[bool, typer.Option(help="also use sessions of users that the runs trained on")] = False,
     allow_mixed: Annotated[
         bool, typer.Option(help="accept a file with sessions of different simulators, and pool them")
     ] = False,
@@ -47,16 +55,19 @@ def evaluate(
     transcripts: Annotated[int, typer.Option(min=0, help="simulated conversations to show per simulator")] = 3,
     real_transcripts: Annotated[int, typer.Option(min=0, help="real conversations to show")] = 0,
     embeddings: Annotated[
-        bool, typer.Option(help="make Figure 3; without --embed-url, with MiniLM if it is installed")
+        bool,
+        typer.Option(
+            help="make Figure 3 (t-SNE of embedded sessions), with --embed-url or else with MiniLM if installed"
+        ),
     ] = True,
     embed_url: Annotated[
         str | None, typer.Option(help="Figure 3: root URL of an OpenAI-compatible embedding API")
     ] = None,
     embed_model: Annotated[
-        str | None, typer.Option(help="the model's name at --embed-url, as text-embedding-3-large")
+        str | None, typer.Option(help="the model's name at --embed-url, such as text-embedding-3-large")
     ] = None,
     embed_key_env: Annotated[
-        str | None, typer.Option(help="name of the environment variable that holds its API key")
+        str | None, typer.Option(help="name of the environment variable with the API key of --embed-url")
     ] = None,
     embed_cache: Annotated[
         Path | None, typer.Option(help="folder of cached vectors; by default beside the sessions")

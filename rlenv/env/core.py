@@ -1,4 +1,4 @@
-"""The conversation environment's core: an agent in one seat, the counterpart in the other; async.
+"""The conversation environment's core: an agent in one seat, the counterpart in the other. Its API is async.
 
 ``seat="chatbot"``: the agent is the chatbot and the counterpart a simulated user (downstream RL, evaluation).
 ``seat="user"``: the agent is the user simulator and the counterpart a chatbot (adversarial training, reward Eq. 4).
@@ -34,12 +34,13 @@ class ConversationCore:
 
     Args:
         scenarios: the starting points; ``reset`` draws one by its seed unless the caller chooses.
-        counterparts: speakers for the other seat, by name; ``reset`` draws one by its seed unless the caller chooses,
-            by the weights of an ``Ensemble`` or else uniformly.
+        counterparts: speakers for the other seat, by name; ``reset`` draws one by its seed unless the caller chooses.
+            The draw is uniform, or has the weights of an ``Ensemble``.
         seat: the agent's seat.
         limits: when a conversation is truncated.
         reward: the reward of a step; None means 0.
-        agent: a description of the agent for the provenance; the adapter of its messages is added.
+        agent: a description of the agent for the record of the episode (``Provenance``), where the adapter of the
+            agent's messages is added to it.
 
     Raises:
         ConfigError: no scenario, no counterpart, or a reward that is not defined for the agent's seat.
@@ -93,7 +94,7 @@ class ConversationCore:
 
     @property
     def world_name(self) -> str:
-        """Name of the current conversation's counterpart."""
+        """Name of the current conversation's counterpart; empty before the first reset."""
         return self._counterpart_name
 
     async def reset(
@@ -105,13 +106,15 @@ class ConversationCore:
         split: str | None = None,
         counterpart: str | None = None,
     ) -> tuple[Observation, dict[str, Any]]:
-        """Starts a conversation, lets the counterpart open it if it does so, and returns (observation, info).
+        """Starts a conversation and returns (observation, info).
+
+        If the counterpart has the first message, the observation contains it; otherwise it is empty.
 
         Args:
             seed: determines every random draw of the episode.
             context_id: the context to use; None draws one.
-            persona: draws among the contexts of this user.
-            split: draws among the contexts of this split.
+            persona: a user's id; the context is drawn among this user's.
+            split: a split of the data, such as "train"; the context is drawn from it.
             counterpart: name of the counterpart; None draws one.
 
         Raises:
@@ -133,8 +136,11 @@ class ConversationCore:
     async def step(self, action: str | Utterance) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Adds the agent's message and the counterpart's reply; returns Gymnasium's five values.
 
-        If a step fails (the counterpart's engine died, the reward's judge cannot be reached), the conversation is
-        unchanged and the step can be repeated.
+        They are (observation, reward, terminated, truncated, info). If a step fails (the counterpart's engine died, the
+        reward's judge cannot be reached), the conversation is unchanged and the step can be repeated.
+
+        Raises:
+            ConfigError: there is no conversation yet, or it has ended.
         """
         before = self.state
         if before.end is not None:
@@ -155,8 +161,8 @@ class ConversationCore:
     async def ask(self, speaker: Speaker) -> Utterance | None:
         """Returns the next message of ``speaker``; None if a cap ended the conversation instead.
 
-        The caps that can do so are the model's maximum length, which the prompt no longer fits, and the wall clock,
-        which also runs while a reply is awaited: a speaker that never replies truncates the conversation.
+        Two caps can do so: the model's maximum length, if the prompt no longer fits, and the wall-clock cap, which also
+        counts the time spent waiting for a reply.
         """
         left = self.seconds_left()
         if left is None or left > 0:
@@ -188,7 +194,7 @@ class ConversationCore:
         return None if cap is None else self._began + cap - time.monotonic()
 
     def truncate(self, reason: str) -> None:
-        """Ends the conversation as truncated, with ``reason``."""
+        """Ends the conversation as truncated; ``reason`` is one of those of ``End``, such as "max_seconds"."""
         end = End.model_validate({"by": "limit", "reason": reason})
         self._state = self.state.model_copy(update={"end": end})
 
@@ -199,7 +205,10 @@ class ConversationCore:
         return self._observed
 
     def info(self, rewards: Mapping[str, float]) -> dict[str, Any]:
-        """Returns Gymnasium's info: ids, seed, who ended the conversation and why, the parts of the reward."""
+        """Returns Gymnasium's info: ids, seed, who ended the conversation and why, the parts of the reward, provenance.
+
+        ``token_ids`` and ``adapter`` (a digest) are those of the last message, the counterpart's or the agent's.
+        """
         state = self.state
         last = state.turns[-1].utterance if state.turns else None
         return {
@@ -222,7 +231,7 @@ class ConversationCore:
         return so_far(self._origin, state)
 
     def snapshot(self) -> dict[str, Any]:
-        """Returns the conversation as a small JSON-able dictionary, enough to continue it in any env like this one."""
+        """Returns the conversation as a small JSON-able dictionary; an env with the same counterpart can restore it."""
         state = self.state.model_dump(mode="json")
         return {"counterpart": self._counterpart_name, "drawn": self._drawn, "seeds": list(self._seeds), "state": state}
 
@@ -237,12 +246,15 @@ class ConversationCore:
         """
         missing = sorted({"counterpart", "drawn", "seeds", "state"} - set(snapshot))
         if missing:
-            raise ConfigError(f"not a snapshot of this env: missing {', '.join(missing)}")
+            raise ConfigError(f"not a snapshot of this env: missing {', '.join(missing)}; pass a result of snapshot()")
         try:
             state = ConversationState.model_validate(snapshot["state"])
         except ValidationError as error:
             places = sorted({".".join(map(str, d["loc"])) for d in error.errors(include_input=False)})
-            raise ConfigError(f"not a valid snapshot for this version: problems at {', '.join(places)}") from None
+            raise ConfigError(
+                f"not a valid snapshot for this version of rlenv: problems at {', '.join(places)}; restore it with the "
+                "version that made it, or start again with reset"
+            ) from None
         self._seat_counterpart(snapshot["counterpart"], drawn=snapshot["drawn"])
         if seed is None:
             self._begin(state, tuple(snapshot["seeds"]))

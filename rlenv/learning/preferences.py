@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 Critical = Literal["highest", "lowest"]
 Compared = Literal["highest", "lowest", "first"]
+"""Why alternatives are compared at a turn; see ``PreferencePair.critical``."""
 
 
 @settings
@@ -51,8 +52,11 @@ class PreferenceSet:
 
     pairs: list[PreferencePair]
     scores: list[SessionScores]
-    """One record per session that fits the discriminator; branches are in the order highest, lowest."""
+    """One record per session that fits the discriminator. Its branches, one per critical turn in the order highest,
+    lowest, have the log-odds after each alternative."""
     counts: dict[str, int] = field(default_factory=dict)
+    """Numbers of ``sessions``, of those ``too_long``, of ``critical_turns``, ``alternatives``, alternatives
+    ``without_text``, critical turns with ``too_few`` alternatives, and pairs ``made``, ``kept`` and ``dropped_*``."""
 
 
 def critical_turns(rewards: Sequence[float]) -> dict[Critical, int]:
@@ -77,7 +81,7 @@ def keep(pair: PreferencePair) -> bool:
 async def sample_alternatives(
     conversation: ConversationState, turn: int, speaker: EngineSpeaker, count: int
 ) -> list[Utterance]:
-    """Returns ``count`` alternatives to the speaker's message ``turn``, sampled from a fork there with a seed each."""
+    """Returns ``count`` alternatives to the speaker's message ``turn``: replies in a fork there, with a seed each."""
     fork = before_message(conversation, speaker.seat, turn)
     return await all_of(lambda i: speaker.reply(fork, reply_seed(fork, "alternative", i)), range(count))
 
@@ -104,7 +108,7 @@ def preference_pair(
     """
     best, worst = int(np.argmax(rewards)), int(np.argmin(rewards))
     prompt_ids = tuple(speaker.prompt(before_message(conversation, speaker.seat, turn)))
-    begin = len(speaker.format.begin)  # a tokenizer that needs it adds it to the decoded text again
+    begin = len(speaker.format.begin)  # not in the text: a tokenizer that needs it adds it on encoding
     decode = speaker.format.tokenizer.decode
     return PreferencePair(
         prompt=decode(prompt_ids[begin:]),
@@ -134,7 +138,14 @@ async def build_preferences(
     """Returns the preference set of Algorithm 1, lines 6 to 8, in the order of ``conversations``.
 
     Left out and counted: sessions too long for the discriminator, alternatives that end the session without a message
-    (there is nothing to score), and critical turns with fewer than two alternatives to rank.
+    (there is nothing to score), and critical turns with fewer than two different alternatives to rank.
+
+    Args:
+        conversations: sessions, and the conversations that they were made from, to fork.
+        simulator: samples the alternatives.
+        discriminator: gives the log-odds for the rewards (Eq. 4).
+        config: how many alternatives, and how many sessions at the same time.
+        progress: called after each session.
 
     Raises:
         OverlongError: no session fits the discriminator.

@@ -1,9 +1,9 @@
 """Reinforcement learning of the chatbot on conversations with simulated users: GRPO or RLOO, by session or by turn.
 
-Uses TRL's ``GRPOTrainer`` on rollouts made elsewhere (``trainers.chatbot_rl.rounds``). The loss is TRL's: PPO's
-clipping, KL to the starting adapter (a frozen copy, as in ``trainers.dpo``), and a capped correction for the sampler,
-whose log-probs differ slightly from the learner's. The subclass adds what TRL does not support: an advantage for each
-token, and the sampler correction when the sampler is not TRL's own vLLM.
+Uses TRL's ``GRPOTrainer`` on conversations that TRL does not generate itself (``trainers.chatbot_rl.rounds``). The loss
+is TRL's: PPO's clipping, KL to the starting adapter (a frozen copy, as in ``trainers.dpo``), and a capped
+importance-sampling correction, since the sampler's log-probs differ slightly from the learner's. The subclass adds what
+TRL does not support: an advantage for each token, and that correction when the sampler is not TRL's own vLLM.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ def fit_chatbot(
     name: str,
     **options: Unpack[TrainOptions],
 ) -> ChatbotRlResult:
-    """Returns the adapter after ``num_rounds`` rounds, written to ``out_dir`` (which must not exist).
+    """Trains for ``num_rounds`` rounds; returns the new adapter, in ``out_dir``, and its training figures.
 
     Args:
         start: the adapter from SFT that training starts from; it is also the reference of the KL term.
         rollouts: makes a round's conversations; called on rank 0.
         config: hyper-parameters.
         base_model: folder of the model that ``start`` was trained on.
-        out_dir: the adapter's folder; appears whole or not at all.
+        out_dir: the adapter's folder. It must not exist, and appears only when it is complete.
         name: the new version's name.
-        options: see ``TrainOptions``; the rounds' adapters are in ``storage_path`` too, so samplers must see it.
+        options: see ``TrainOptions``. Each round's adapter is in ``storage_path`` too, where the sampler reads it.
 
     Raises:
-        ConfigError: a round does not divide evenly into steps.
+        ConfigError: a round's conversations do not divide evenly into optimizer steps.
         PhaseError: training failed.
     """
     config.updates_per_round(options.get("resources", TrainResources()).num_workers)
@@ -62,7 +62,8 @@ def conversation_trainer() -> Any:
         """A ``GRPOTrainer`` that takes ``token_advantages`` from its ``rollout_func``.
 
         Args:
-            correct_sampler: weight tokens by the ratio of learner to sampler; their gap is measured in any case.
+            correct_sampler: weight the loss by the capped ratio of the learner's to the sampler's probability. The KL
+                between them is logged in any case.
         """
 
         def __init__(self, *args: Any, correct_sampler: bool = True, **kwargs: Any) -> None:
@@ -71,7 +72,7 @@ def conversation_trainer() -> Any:
             self.use_vllm = True  # TRL applies the sampler correction only when it runs vLLM itself
 
         def _generate(self, prompts: list[Any]) -> Any:
-            self._last_loaded_step = self.state.global_step  # the sampler loads its weights from the round's folder
+            self._last_loaded_step = self.state.global_step  # TRL must not copy weights to a vLLM of its own
             return super()._generate(prompts)
 
         def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -92,13 +93,13 @@ def conversation_trainer() -> Any:
 
 
 def sampler_kl(learner: Any, sampler: Any, mask: Any) -> Any:
-    """Returns [sum of k3, number of tokens]; their ratio estimates KL(sampler || learner).
+    """Returns the tensor [sum of k3, number of tokens]; their ratio estimates KL(sampler || learner).
 
-    k3 = exp(d) - 1 - d with d = learner - sampler, on the tokens that the sampler drew.
+    k3 = exp(d) - 1 - d with d = learner - sampler, on the tokens that the sampler drew (Schulman's estimator).
 
     Args:
-        learner: log-probs, [B, C].
-        sampler: log-probs, [B, C]; NaN where the engine reported none, which is left out.
+        learner: log-probs of B conversations of C tokens, [B, C].
+        sampler: log-probs, [B, C]; tokens with NaN, for which the engine reported none, are left out.
         mask: 1 on the tokens that count, [B, C].
     """
     import torch
@@ -119,7 +120,7 @@ def rl_arguments(worker: Worker, config: ChatbotRlConfig) -> Any:
             worker,
             config,
             max_steps=config.num_rounds * updates,
-            save_steps=config.save_every * updates or 500,
+            save_steps=config.save_every * updates or 500,  # 0 saves none, but the number must be positive
             num_generations=config.group_size,
             generation_batch_size=config.num_groups * config.group_size,
             num_iterations=int(config.epochs),
@@ -142,12 +143,12 @@ def rl_arguments(worker: Worker, config: ChatbotRlConfig) -> Any:
 def make_trainer(
     rollouts: Rollouts, config: ChatbotRlConfig, base_model: str, start: str, worker: Worker, **changes: Any
 ) -> Any:
-    """Returns the trainer of one run before its first round; ``changes`` replace its arguments."""
+    """Returns a trainer that has not begun to train; ``changes`` replace arguments of ``ConversationTrainer``."""
     from datasets import Dataset
     from peft import PeftModel
     from transformers import AutoTokenizer
 
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func may change; the version is pinned
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # no warning that rollout_func may change
     policy = PeftModel.from_pretrained(load_base(base_model, config.dtype, worker.device), start, is_trainable=True)
     rounds = ConversationRounds(
         rollouts,
@@ -173,7 +174,10 @@ def make_trainer(
 
 
 def train_chatbot(payload: tuple[Rollouts, ChatbotRlConfig, str, str, str], worker: Worker) -> dict[str, Any]:
-    """Returns the summary of one run; the adapter is written on rank 0."""
+    """Trains on one worker; returns the fields of ``ChatbotRlResult`` other than ``adapter``, on ranks above 0 none.
+
+    Rank 0 writes the adapter.
+    """
     rollouts, config, base_model, start, out_dir = payload
     seed_everything(config.seed)
     trainer = make_trainer(rollouts, config, base_model, start, worker)
