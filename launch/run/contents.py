@@ -138,6 +138,3 @@ def discriminator_checkpoint(run: RunDirectory, config: RunConfig, version: str 
     if version is not None and version not in found:
         raise ConfigError(f"{run.root}: no discriminator of {version!r}; {there_are(found, version)}")
     return run.path(f"{version or found[-1]}/discriminator/main")
-
-
-
