@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import rlenv
+from rlenv.rewards import registry
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -42,6 +43,7 @@ def with_code(page: Path) -> bool:
 @pytest.mark.parametrize("page", [page for page in PAGES if with_code(page)], ids=name_of)
 def test_the_python_of_a_page_runs_and_prints_what_stands_below_it(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_FACTORIES", dict(registry._FACTORIES))  # what a page registers ends with its test
     namespace: dict[str, object] = {"__name__": "__docs__"}
     for block in BLOCK.finditer(page.read_text()):
         if block["skip"]:

@@ -227,6 +227,7 @@ def test_phases_whose_folders_were_deleted_are_remade_from_the_files_of_the_othe
     run.rename(where / "remade")
 
 
+@pytest.mark.exhaustive
 def test_each_process_and_the_driver_may_die_during_training(
     undisturbed, where, config, start_driver, still_running
 ) -> None:
