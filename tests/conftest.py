@@ -18,6 +18,8 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # Ray's own 30 s are few on a busy machine
 ROOT = Path(__file__).parents[1]
 SLOW = {"slow", "ray", "vllm"}
+LONGEST = ("tests/launch/adversarial", "tests/launch/study", "tests/launch/chatbot")
+"""Folders of tests whose slow groups take minutes; they start first, so that both processes end together."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,7 +41,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     def is_slow(item: pytest.Item) -> bool:
         return any(mark.name in SLOW for mark in item.iter_markers())
 
-    items.sort(key=is_slow)
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        folder = item.path.parent.relative_to(ROOT).as_posix()
+        first = is_slow(item) and folder in LONGEST
+        return is_slow(item), LONGEST.index(folder) if first else len(LONGEST)
+
+    items.sort(key=place)
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             tier = "slow" if is_slow(item) else "fast"

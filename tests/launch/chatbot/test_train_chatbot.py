@@ -215,8 +215,7 @@ INSIDE = {
 def test_phases_whose_folders_were_deleted_are_remade_from_the_files_of_the_others(
     undisturbed, where, config, caplog
 ) -> None:
-    """All phases but the learner's, which a new driver resumes in the next test."""
-    deleted = ("chatbots/chatbot", "rl1/measured", "start/measured")
+    deleted = ("chatbots/chatbot", "rl1/adapter", "rl1/measured", "start/measured")
     run = Path(shutil.copytree(undisturbed, where / "run"))
     caplog.set_level("INFO")
     for phase in deleted:
