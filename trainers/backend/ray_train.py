@@ -217,19 +217,19 @@ def _has_dashboard() -> bool:
 
 
 def _quiet_trainer() -> Any:
-    """Returns ``TorchTrainer``, without Ray Train's placement-group cleaner if there is no dashboard.
+    """Returns ``TorchTrainer`` without the parts of Ray Train that have nothing to do here.
 
-    The cleaner frees a run's resources if its controller dies. It polls the dashboard once a second; without one it
-    only logs warnings.
+    The callback of Ray Data's datasets starts an actor, which takes seconds; our loops get their data as payload.
+    The placement-group cleaner frees a run's resources if its controller dies. It polls the dashboard once a second;
+    without one it only logs warnings.
     """
     from ray.train.torch import TorchTrainer
 
     class QuietTorchTrainer(TorchTrainer):
         def _create_default_callbacks(self) -> list[Any]:
+            idle = {"DatasetsCallback"} | (set() if _has_dashboard() else {"PlacementGroupCleanerCallback"})
             callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
-            if _has_dashboard():
-                return callbacks
-            return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
+            return [callback for callback in callbacks if type(callback).__name__ not in idle]
 
     return QuietTorchTrainer
 
