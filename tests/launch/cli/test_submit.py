@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -19,7 +19,7 @@ import yaml
 from launch.cli.submission import absolute_paths, stage
 from launch.run.settings import load_config
 from rlenv.core.errors import ConfigError
-from rlenv.data.sessions import write_sessions
+from rlenv.data.sessions import read_sessions, write_sessions
 from rlenv.population.corpus import generate_sessions
 
 ROOT = Path(__file__).parents[3]
@@ -129,13 +129,11 @@ PORTS = ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-li
 
 
 def stop(process: subprocess.Popen) -> None:
-    """Ends a head and whatever it started; what has not ended with the head is killed."""
+    """Kills a head and whatever it started."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        family = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGTERM)
-        psutil.wait_procs([psutil.Process(process.pid)], timeout=30)
-        for left in psutil.wait_procs(family, timeout=1)[1]:
-            left.kill()
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
     process.kill()
     process.wait()
 
@@ -144,7 +142,7 @@ def start_head(folder: Path, ray_folder: Path, environment: dict[str, str]) -> t
     """Returns a head's process and its dashboard's address once it says that it runs; the process may have ended."""
     ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
     options = [f"--{name}={port}" for name, port in ports.items()]
-    options += ["--head", "--block", "--num-cpus=2", "--num-gpus=8", "--node-ip-address=127.0.0.1"]
+    options += ["--head", "--block", "--num-cpus=8", "--num-gpus=8", "--node-ip-address=127.0.0.1"]
     options += ["--min-worker-port=0", "--max-worker-port=0", "--object-store-memory=200000000"]
     options += [f"--temp-dir={tempfile.mkdtemp(dir=ray_folder)}"]
     log = folder / "head.log"
@@ -159,7 +157,7 @@ def start_head(folder: Path, ray_folder: Path, environment: dict[str, str]) -> t
 
 @pytest.fixture
 def head(tmp_path, ray_folder):
-    """A cluster of two CPUs and eight logical GPUs that asks for a token; gives the environment to reach it with."""
+    """A cluster of eight logical CPUs and GPUs that asks for a token; gives the environment to reach it with."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "WANDB_"))}
     environment |= {
         "HOME": str(tmp_path), "RAY_AUTH_MODE": "token", "PATH": f"{Path(RAY).parent}:{environment['PATH']}",
@@ -180,17 +178,25 @@ def head(tmp_path, ray_folder):
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_submitted_run_ends_in_its_run_directory_with_wandbs_offline_files(head, tmp_path, tiny_llama, write_config):
-    write_sessions(tmp_path / "sessions.jsonl.gz", generate_sessions(30, 1, 5))
-    engine = {"backend": "scripted", "num_gpus": 4, "max_model_len": 1024}
+def test_a_submitted_run_whose_phases_do_not_fit_together_ends_in_its_run_directory_with_wandbs_offline_files(
+    head, tmp_path, tiny_llama, finished_run, write_config
+):
+    """It ends because each phase releases its resources."""
+    write_sessions(tmp_path / "sessions.jsonl.gz", generate_sessions(50, 1, 5))
+    scripted = {"backend": "scripted", "max_model_len": 1024}
     config = write_config(
         name="submitted",
-        num_iterations=0,
         backbone=str(tiny_llama),
-        simulator={"model": str(tiny_llama)},
-        engines={"simulator": engine},
-        discriminator={"max_tokens": 1024},
-        collect={"num_contexts": 10},
+        simulator={"model": str(tiny_llama), "adapter": str(finished_run / "base/adapter")},
+        engines={
+            "simulator": {**scripted, "num_gpus": 5, "num_cpus": 5},
+            "chatbot": {**scripted, "num_gpus": 3, "num_cpus": 1, "model": str(tiny_llama), "seed": 7, "max_loras": 0},
+        },
+        chatbots={"llm": {"kind": "engine", "engine": "chatbot", "sampling": {"max_tokens": 20}}},
+        collect={"num_contexts": 8},
+        discriminator={"max_tokens": 1024, "num_train_sessions": 8, "num_validation_sessions": 4, "epochs": 1},
+        train={"num_cpus": 4},  # 6 CPUs of engines and 4 of training: more than 8
+        scoring={"num_cpus": 3},  # fits beside the simulator alone
         tracking={"wandb": True},
     )
     command = [str(ROOT / "launch" / "submit.sh"), str(config), "data.path=sessions.jsonl.gz", "out_dir=runs/submitted"]
@@ -198,7 +204,10 @@ def test_a_submitted_run_ends_in_its_run_directory_with_wandbs_offline_files(hea
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     run = tmp_path / "runs" / "submitted"
     assert f"run directory: {run}" in done.stdout
-    assert (run / "metrics.jsonl").is_file() and (run / "base" / "simulated" / "sessions.jsonl").is_file()
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["version"] for row in rows] == ["base", "it1"]
+    sessions = read_sessions(run / "it1" / "simulated" / "sessions.jsonl", neighbours="keep")
+    assert {s.chatbot for s in sessions} == {"llm"}
     assert list(run.glob("wandb/offline-run-*/*.wandb"))
     saved = yaml.safe_load((run / "config.yaml").read_text())
     assert saved["data"]["path"] == str(tmp_path / "sessions.jsonl.gz")

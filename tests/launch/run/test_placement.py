@@ -1,8 +1,7 @@
-"""On eight logical GPUs and CPUs, no phase waits for resources that another phase holds."""
+"""Which engines stay up during training. A run whose phases do not fit together is in test_submit."""
 
 from __future__ import annotations
 
-import json
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +9,6 @@ import pytest
 from launch.run import serving
 from launch.run.serving import Serving
 from launch.run.settings import load_config
-from rlenv.data.sessions import read_sessions
 
 ENGINES = [
     "engines.simulator.num_gpus=5", "engines.simulator.num_cpus=5", "engines.simulator.backend=scripted",
@@ -37,30 +35,3 @@ def test_engines_stay_up_during_training_only_where_there_is_room_for_both(
 ):
     monkeypatch.setattr(serving, "ray", SimpleNamespace(cluster_resources=lambda: {"CPU": cpus, "GPU": gpus}))
     assert Serving(load_config(None, [*ENGINES, *overrides]), "m", tmp_path).keeps_engines is keeps
-
-
-@pytest.mark.slow
-@pytest.mark.ray
-def test_a_run_whose_phases_do_not_fit_together_completes_because_each_releases_its_resources(
-    tmp_path, tiny_llama, finished_run, write_config, start_driver
-):
-    scripted = {"backend": "scripted", "max_model_len": 1024}
-    config = write_config(
-        out_dir=str(tmp_path / "run"),
-        backbone=str(tiny_llama),
-        simulator={"model": str(tiny_llama), "adapter": str(finished_run / "base/adapter")},
-        engines={
-            "simulator": {**scripted, "num_gpus": 5, "num_cpus": 5},
-            "chatbot": {**scripted, "num_gpus": 3, "num_cpus": 1, "model": str(tiny_llama), "seed": 7, "max_loras": 0},
-        },
-        chatbots={"llm": {"kind": "engine", "engine": "chatbot", "sampling": {"max_tokens": 20}}},
-        discriminator={"max_tokens": 1024},
-        train={"num_cpus": 4},  # 6 CPUs of engines and 4 of training: more than 8
-        scoring={"num_cpus": 3},  # fits beside the simulator alone
-        ray={"num_cpus": 8, "num_gpus": 8},
-    )
-    start_driver(config).wait()
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["version"] for row in rows] == ["base", "it1"]
-    sessions = read_sessions(tmp_path / "run" / "it1" / "simulated" / "sessions.jsonl", neighbours="keep")
-    assert {s.chatbot for s in sessions} == {"llm"}
