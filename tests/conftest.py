@@ -18,8 +18,15 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # Ray's own 30 s are few on a busy machine
 ROOT = Path(__file__).parents[1]
 SLOW = {"slow", "ray", "vllm"}
-LONGEST = ("tests/launch/adversarial", "tests/launch/study", "tests/launch/chatbot")
-"""Folders of tests whose slow groups take minutes; they start first, so that both processes end together."""
+LONGEST = (
+    "tests/launch/adversarial/test_flow.py",  # the first of the group "tiny run"
+    "tests/launch/chatbot/test_train_chatbot.py",
+    "tests/actors/test_pool.py",
+    "tests/launch/cli/test_submit.py",
+    "tests/test_examples.py",  # the first of the group "smollm2"
+    "tests/launch/chatbot/test_rollout_host.py",
+)
+"""Files whose slow groups take minutes; they start first, the longest at once, so that both processes end together."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,9 +49,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return any(mark.name in SLOW for mark in item.iter_markers())
 
     def place(item: pytest.Item) -> tuple[bool, int]:
-        folder = item.path.parent.relative_to(ROOT).as_posix()
-        first = is_slow(item) and folder in LONGEST
-        return is_slow(item), LONGEST.index(folder) if first else len(LONGEST)
+        file = item.path.relative_to(ROOT).as_posix()
+        first = is_slow(item) and file in LONGEST
+        return is_slow(item), LONGEST.index(file) if first else len(LONGEST)
 
     items.sort(key=place)
     for item in items:

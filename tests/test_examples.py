@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -44,8 +45,12 @@ def test_the_example_of_a_grpo_step_prints_a_reward_and_a_loss() -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.xdist_group("smollm2")
-def test_the_example_of_a_vllm_chatbot_holds_a_conversation_like_its_docstrings(smollm2: Path) -> None:
-    *conversation, blank, last = printed("vllm_chatbot.py", str(smollm2.parent)).splitlines()
+def test_the_example_of_a_vllm_chatbot_holds_a_conversation_like_its_docstrings(
+    smollm2: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["vllm_chatbot.py", str(smollm2.parent)])
+    runpy.run_path(str(EXAMPLES / "vllm_chatbot.py"), run_name="__main__")  # in this process, on its Ray
+    *conversation, blank, last = capsys.readouterr().out.splitlines()
     *shown, total = promised("vllm_chatbot.py")
     assert conversation[0] == shown[0]  # what the user opens with; the model's words depend on the machine
     said = [line.partition(": ") for line in conversation]

@@ -43,9 +43,9 @@ SETTINGS: dict[str, Any] = {
 QUANTILE = 0.4
 
 
-@pytest.fixture
-def config(finished_run, tmp_path) -> ChatbotRunConfig:
-    path = tmp_path / "chatbot.yaml"
+@pytest.fixture(scope="module")
+def config(finished_run, tmp_path_factory) -> ChatbotRunConfig:
+    path = tmp_path_factory.mktemp("conf") / "chatbot.yaml"
     path.write_text(yaml.safe_dump({**SETTINGS, "run": str(finished_run)}))
     return load_chatbot_config(path)
 
@@ -64,7 +64,7 @@ def host_of(tmp_path) -> Iterator[Callable[[ChatbotRunConfig], RolloutHost]]:
         host.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def validation(finished_run) -> Iterator[list[tuple[float, ...]]]:
     """Writes log-odds of simulated sessions beside it1's discriminator, as its training does."""
     rng = np.random.default_rng(0)
@@ -77,6 +77,15 @@ def validation(finished_run) -> Iterator[list[tuple[float, ...]]]:
     file.write_text(json.dumps(rows))
     yield sessions[::2]
     file.unlink()
+
+
+@pytest.fixture(scope="module")
+def judged(config, validation, local_ray, tmp_path_factory) -> Iterator[RolloutHost]:
+    """A host that gives lower weights where the simulator was faulty."""
+    faults = FaultConfig(quantile=QUANTILE, weight=0.25)
+    host = RolloutHost(replace(config, faults=faults), str(tmp_path_factory.mktemp("judged")))
+    yield host
+    host.close()
 
 
 def test_a_round_has_groups_of_one_context_and_simulator_and_is_collected_once(config, host_of, finished_run) -> None:
@@ -108,15 +117,14 @@ def test_too_many_failed_conversations_stop_the_run_and_failures_have_no_reward(
     assert [(len(group.trajectories), group.num_failed) for group in groups] == [(0, 3)] * 3
 
 
-def test_messages_that_a_faulty_simulator_answered_are_masked(config, host_of, finished_run, validation) -> None:
-    host = host_of(replace(config, faults=FaultConfig(quantile=QUANTILE, weight=0.25)))
-    groups = host.round(0, str(finished_run / "it2" / "adapter"))
+def test_messages_that_a_faulty_simulator_answered_are_masked(judged, finished_run, validation) -> None:
+    groups = judged.round(0, str(finished_run / "it2" / "adapter"))
     threshold = np.quantile(np.concatenate([np.diff(s) for s in validation]), QUANTILE)
     assert len(np.concatenate([turn_rewards(s) for s in validation])) == 100
     loaded = LoadedDiscriminator.load(finished_run / "it1" / "discriminator" / "main")
     local = LocalDiscriminator(loaded, lambda session: "")
-    [folder] = (Path(host._root) / "rounds").iterdir()
-    states = {r.episode.episode_id: r.state for r in host._records.read_folder(folder)}
+    [folder] = (Path(judged._root) / "rounds").iterdir()
+    states = {r.episode.episode_id: r.state for r in judged._records.read_folder(folder)}
     seen = []
     for group in groups:
         for trajectory, weights in zip(group.trajectories, group.turn_weights, strict=True):
@@ -131,12 +139,11 @@ def test_messages_that_a_faulty_simulator_answered_are_masked(config, host_of, f
 
 
 def test_a_conversation_too_long_for_the_discriminator_keeps_its_weights_and_the_round_continues(
-    config, host_of, finished_run, validation, monkeypatch
+    judged, finished_run, monkeypatch
 ) -> None:
-    host = host_of(replace(config, faults=FaultConfig(quantile=QUANTILE, weight=0.25)))
     adapter = str(finished_run / "it2" / "adapter")
-    weighed = host.round(0, adapter)
-    scored = type(host._served.discriminator).log_odds
+    weighed = judged.round(0, adapter)
+    scored = type(judged._served.discriminator).log_odds
     long = weighed[0].trajectories[0].episode_id
 
     async def log_odds(self, session, branches=()):
@@ -144,8 +151,8 @@ def test_a_conversation_too_long_for_the_discriminator_keeps_its_weights_and_the
             raise OverlongError(f"session {long}: too long")
         return await scored(self, session, branches)
 
-    monkeypatch.setattr(type(host._served.discriminator), "log_odds", log_odds)
-    again = host.round(0, adapter)
+    monkeypatch.setattr(type(judged._served.discriminator), "log_odds", log_odds)
+    again = judged.round(0, adapter)
     assert set(again[0].turn_weights[0]) == {1.0} and len(again[0].turn_weights[0]) == len(weighed[0].turn_weights[0])
     assert again[0].turn_weights[1:] == weighed[0].turn_weights[1:] and again[1:] == weighed[1:]
 

@@ -142,7 +142,7 @@ def start_head(folder: Path, ray_folder: Path, environment: dict[str, str]) -> t
     """Returns a head's process and its dashboard's address once it says that it runs; the process may have ended."""
     ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
     options = [f"--{name}={port}" for name, port in ports.items()]
-    options += ["--head", "--block", "--num-cpus=8", "--num-gpus=8", "--node-ip-address=127.0.0.1"]
+    options += ["--head", "--block", "--num-cpus=2", "--num-gpus=8", "--node-ip-address=127.0.0.1"]
     options += ["--min-worker-port=0", "--max-worker-port=0", "--object-store-memory=200000000"]
     options += [f"--temp-dir={tempfile.mkdtemp(dir=ray_folder)}"]
     log = folder / "head.log"
@@ -157,7 +157,7 @@ def start_head(folder: Path, ray_folder: Path, environment: dict[str, str]) -> t
 
 @pytest.fixture
 def head(tmp_path, ray_folder):
-    """A cluster of eight logical CPUs and GPUs that asks for a token; gives the environment to reach it with."""
+    """A cluster of two CPUs and eight logical GPUs that asks for a token; gives the environment to reach it with."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "WANDB_"))}
     environment |= {
         "HOME": str(tmp_path), "RAY_AUTH_MODE": "token", "PATH": f"{Path(RAY).parent}:{environment['PATH']}",
@@ -189,14 +189,14 @@ def test_a_submitted_run_whose_phases_do_not_fit_together_ends_in_its_run_direct
         backbone=str(tiny_llama),
         simulator={"model": str(tiny_llama), "adapter": str(finished_run / "base/adapter")},
         engines={
-            "simulator": {**scripted, "num_gpus": 5, "num_cpus": 5},
-            "chatbot": {**scripted, "num_gpus": 3, "num_cpus": 1, "model": str(tiny_llama), "seed": 7, "max_loras": 0},
+            "simulator": {**scripted, "num_gpus": 5, "num_cpus": 1.25},
+            "chatbot": {**scripted, "num_gpus": 3, "num_cpus": 0.5, "model": str(tiny_llama), "seed": 7},
         },
         chatbots={"llm": {"kind": "engine", "engine": "chatbot", "sampling": {"max_tokens": 20}}},
         collect={"num_contexts": 8},
         discriminator={"max_tokens": 1024, "num_train_sessions": 8, "num_validation_sessions": 4, "epochs": 1},
-        train={"num_cpus": 4},  # 6 CPUs of engines and 4 of training: more than 8
-        scoring={"num_cpus": 3},  # fits beside the simulator alone
+        train={"num_cpus": 1},  # with the engines' 1.75 CPUs more than 2
+        scoring={"num_cpus": 0.75},  # fits beside the simulator alone
         tracking={"wandb": True},
     )
     command = [str(ROOT / "launch" / "submit.sh"), str(config), "data.path=sessions.jsonl.gz", "out_dir=runs/submitted"]
