@@ -42,15 +42,15 @@ def train_chatbot(config: ChatbotRunConfig) -> ChatbotEvaluation:
 
 def _train(run: ChatbotRun, curve: LearningCurve) -> tuple[str, str]:
     """Returns the names of the first and the last version of the chatbot, both evaluated with the same users."""
-    config = run.config
+    config, groups = run.config, groups_of_users(run.config)
     chatbot = start = fit_start(run)
-    evaluate_chatbot(run, start)
+    evaluate_chatbot(run, start, groups)
     stage_run = run
     for stage in stages(config.rl.num_rounds, config.alternate_every):
         if stage.number > 1:
             stage_run = refresh_simulator(stage_run, stage.number - 1, chatbot)
         chatbot = reinforce(stage_run, stage, chatbot, curve.follow(stage))
         curve.finish(stage)
-    evaluate_chatbot(run, chatbot)
+    evaluate_chatbot(stage_run, chatbot, groups)
     run.hosts.close()
     return start.name, chatbot.name

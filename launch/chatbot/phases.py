@@ -10,7 +10,7 @@ refresh1/                    a run of Algorithm 1 against rl1
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from launch.run.serving import Serving
 from rlenv.core.adapters import adapter_at
 from rlenv.core.progress import Line
 from rlenv.core.types import Adapter
+from rlenv.evaluation.chatbot_rl.records import Users
 from rlenv.prompting.system_texts import approximate_tokens
 from trainers.chatbot_rl.fit import fit_chatbot
 
@@ -84,9 +85,15 @@ def fit_start(run: ChatbotRun) -> Adapter:
     return chatbot_as(fitted[CHATBOT], START)
 
 
-def evaluate_chatbot(run: ChatbotRun, chatbot: Adapter) -> Path:
-    """Returns the folder of a version's evaluation episodes, one file per group of users."""
-    users: Mapping[str, Mapping[str, float]] = {group.name: weights for group, weights in groups_of_users(run.config)}
+def evaluate_chatbot(run: ChatbotRun, chatbot: Adapter, groups: Sequence[tuple[Users, Mapping[str, float]]]) -> Path:
+    """Returns the folder of a version's evaluation episodes, one file per group of users.
+
+    Args:
+        run: the run, with the users of the version's stage, so that the stage's host collects the episodes.
+        chatbot: the version.
+        groups: the groups of users, the same for all versions.
+    """
+    users = {group.name: weights for group, weights in groups}
 
     def make(folder: Path) -> None:
         folder.mkdir()
