@@ -22,10 +22,15 @@ def _fill(module, std: float, only: str = "") -> None:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Adapter, Adapter]:
-    """Returns the model's folder and two versions of its adapter, random enough to differ at once."""
+    """Returns the folder of a chat model and two versions of its adapter, random enough to differ at once.
+
+    Its heads have width 32, the least that vLLM's attention takes on a CPU.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
+
+    from trainers.pretrain.loop import train_tokenizer
 
     root: Path = tmp_path_factory.mktemp("tiny")
     torch.manual_seed(0)
@@ -37,6 +42,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Adapter, Adapte
     )  # fmt: skip
     _fill(model, 0.2)
     model.save_pretrained(root / "model")
+    tokenizer = train_tokenizer(["user assistant system a few plain words to learn merges from"], 320, 4096)
+    tokenizer.save_pretrained(root / "model")
     peft = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
     for version in ("it1", "it2"):
         _fill(peft, 0.15, only="lora_")

@@ -220,6 +220,10 @@ class Driver:
         """Returns whether a line of the log contains ``text``."""
         return any(text in line for line in self.lines)
 
+    def started(self) -> list[str]:
+        """Returns the phases that were started according to the log, in order."""
+        return [line.split()[-2].rstrip(":") for line in self.lines if line.rstrip().endswith(": started")]
+
     def wait_for(self, text: str) -> None:
         """Waits until a line of the log contains ``text``; fails if the driver ends first."""
         with self._news:

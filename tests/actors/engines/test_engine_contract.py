@@ -1,9 +1,16 @@
-"""One suite over every implementation of ``rlenv.core.protocols.Engine``: transformers in-process, vLLM in a pool."""
+"""One suite over every implementation of ``rlenv.core.protocols.Engine``: transformers in-process, vLLM in a pool.
+
+An env on each engine: equal seeds give equal conversations, and a fork continues like its conversation.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +18,13 @@ from actors.engines.config import EngineConfig
 from actors.engines.transformers_engine import TransformersEngine
 from actors.pool import EnginePool
 from rlenv.core.errors import ConfigError, OverlongError
-from rlenv.core.types import Adapter, Sampling
+from rlenv.core.protocols import Engine
+from rlenv.core.types import Adapter, Sampling, SessionContext
+from rlenv.env.conversation import Limits
+from rlenv.env.gym import ConversationEnv
+from rlenv.env.scenarios import Scenario
+from rlenv.prompting.chat_format import chat_format
+from rlenv.speakers.engine import EngineSpeaker
 
 PROMPT = list(range(10, 40))
 
@@ -25,21 +38,34 @@ def run(*requests):
     return asyncio.run(all_of_them())
 
 
-@pytest.fixture(scope="module", params=["transformers", pytest.param("vllm", marks=pytest.mark.vllm)])
-def engine(request, tiny, tmp_path_factory):
+@contextmanager
+def started(backend: str, model: str, folder: Path) -> Iterator[Engine]:
+    """Yields a running engine."""
     config = EngineConfig(
-        model=tiny[0], backend=request.param, dtype="float32", max_model_len=3000, max_num_seqs=16, kv_cache_gib=0.25,
-        log_dir=str(tmp_path_factory.mktemp("logs")),
+        model=model, backend=backend, dtype="float32", max_model_len=3000, max_num_seqs=16, kv_cache_gib=0.25,
+        log_dir=str(folder),
     )  # fmt: skip
-    if request.param == "transformers":
+    if backend == "transformers":
         inside = TransformersEngine(config)
         asyncio.run(inside.start())
         yield inside
         inside.close()
     else:
-        request.getfixturevalue("cluster")
         with EnginePool(config) as pool:
             yield pool
+
+
+@pytest.fixture(scope="module", params=["transformers", pytest.param("vllm", marks=pytest.mark.vllm)])
+def backend(request):
+    if request.param == "vllm":
+        request.getfixturevalue("cluster")
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def engine(backend, tiny, tmp_path_factory):
+    with started(backend, tiny[0], tmp_path_factory.mktemp("logs")) as running:
+        yield running
 
 
 def test_a_request_gives_the_same_tokens_and_logprobs_alone_and_among_others(engine, tiny):
@@ -111,3 +137,75 @@ def test_bad_requests_are_refused_and_the_engine_keeps_running(engine):
     with pytest.raises(ConfigError, match="it9"):
         run(engine.generate(PROMPT, Sampling(max_tokens=2), missing))
     assert run(engine.generate(PROMPT, Sampling(max_tokens=2)))
+
+
+# ------------------------------------------------------------------------------------- an env on the engine
+
+SCENARIOS = [Scenario(context_id=n, user_id=n, context=SessionContext(profile=n)) for n in ("ann", "bob")]
+SAID = ("What brings you here?", "How long has it been so?", "I see.", "What helps?")
+
+
+def env_on(engine: Engine, model: str) -> ConversationEnv:
+    from transformers import AutoTokenizer
+
+    chat = chat_format(AutoTokenizer.from_pretrained(model))
+    user = EngineSpeaker("model", engine, chat, "user", lambda c: f"You are {c.profile}.", Sampling(max_tokens=10))
+    return ConversationEnv(scenarios=SCENARIOS, counterparts={"model": user}, limits=Limits(max_turns=6))
+
+
+@pytest.fixture(scope="module")
+def env(engine, tiny):
+    return env_on(engine, tiny[0])
+
+
+def go_on(env: ConversationEnv, said=SAID) -> list[tuple[int, ...]]:
+    """Says the lines in order; returns the ids of every message there is then, as they were sampled."""
+    for line in said:
+        if env.core.over:
+            break
+        env.step(line)
+    return [turn.utterance.token_ids for turn in env.core.state.turns]
+
+
+def begun(env: ConversationEnv) -> int:
+    """Resets to the first seed whose user has not left after two of the agent's messages; returns it."""
+    for seed in range(30):
+        env.reset(seed=seed)
+        go_on(env, SAID[:2])
+        if not env.core.over:
+            return seed
+    raise AssertionError("every user left")
+
+
+def test_equal_seeds_and_actions_give_equal_tokens_and_other_seeds_others(env) -> None:
+    seed = begun(env)
+    found = []
+    for each in (seed, seed, seed + 1000):
+        env.reset(seed=each, options={"context_id": "ann"})
+        found.append(go_on(env))
+    assert found[0] == found[1] != found[2]
+    assert any(found[0])  # sampled ids, not text alone
+
+
+def test_a_fork_continues_like_its_conversation_and_differs_under_another_seed(env) -> None:
+    begun(env)
+    before = len(env.core.state.turns)
+    same, again, other, twin = env.fork(seeds=[None, None, 5, 5])
+    continued = [go_on(fork, SAID[2:]) for fork in (other, same, twin, again)]  # none disturbs another
+    original = go_on(env, SAID[2:])
+    assert continued[1] == continued[3] == original
+    assert continued[0] == continued[2] != original
+    assert continued[0][:before] == original[:before]
+
+
+@pytest.mark.exhaustive
+def test_a_snapshot_continues_equally_in_another_engine(env, backend, tiny, tmp_path) -> None:
+    begun(env)
+    snapshot = json.loads(json.dumps(env.snapshot()))
+    original = go_on(env, SAID[2:])
+    with started(backend, tiny[0], tmp_path) as second:
+        elsewhere = env_on(second, tiny[0])
+        elsewhere.restore(snapshot)
+        assert go_on(elsewhere, SAID[2:]) == original
+    env.restore(snapshot)
+    assert go_on(env, SAID[2:]) == original

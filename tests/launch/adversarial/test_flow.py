@@ -1,6 +1,6 @@
 """A whole run on the CPU: undisturbed in this process, and resumed by separate drivers, of which some are killed.
 
-Each phase is also remade in this process after its folder was deleted. All give the same files, byte for byte.
+They also remake phases whose folders were deleted. All give the same files, byte for byte.
 """
 
 from __future__ import annotations
@@ -10,11 +10,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
-from launch.adversarial.algorithm import run_adversarial
-from launch.run.settings import load_config
 from rlenv.data.sessions import read_sessions
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.xdist_group("tiny run")]
@@ -55,11 +52,9 @@ PHASES = [*INSIDE, "it1/simulated", "it1/discriminator", "it1/measures"]
 """All phases of the run, in order."""
 
 
-DELETED = {
-    "every second phase": ("models/small-llama", "base/simulated", "base/measures", "it1/adapter"),
-    "those between": ("data", "base/adapter", "base/preferences"),
-}
-"""Phases whose folders are deleted together; each has finished phases before and after it."""
+BEFORE = ("models/small-llama", "base/simulated", "base/discriminator", "base/measures", "it1/adapter")
+BETWEEN = ("data", "base/adapter", "base/preferences")
+"""One phase of each kind, in two parts; each has finished phases before and after it."""
 
 
 @pytest.fixture(scope="module")
@@ -68,12 +63,6 @@ def undisturbed(tiny_run, tmp_path_factory) -> Path:
     phases = [json.loads(line)["phase"] for line in (tiny_run.root / "timings.jsonl").read_text().splitlines()]
     assert phases == PHASES
     return Path(shutil.copytree(tiny_run.root, tmp_path_factory.mktemp("flow") / "undisturbed"))
-
-
-@pytest.fixture(scope="module")
-def killed() -> list[psutil.Process]:
-    """The child processes of drivers that were killed."""
-    return []
 
 
 @pytest.fixture
@@ -129,40 +118,27 @@ def test_no_user_is_in_two_parts(undisturbed):
     assert context_of <= trained_on
 
 
-def test_a_driver_killed_inside_a_training_ends_with_the_files_of_an_undisturbed_one(
-    undisturbed, tiny_run, empty_directory, start_driver, killed
+def test_drivers_remake_deleted_phases_from_the_files_of_the_others_and_one_may_be_killed(
+    undisturbed, tiny_run, empty_directory, start_driver, still_running
 ):
-    phase = "base/discriminator"
+    """The first driver remakes some phases and is killed inside a training; the second ends it, and remakes others."""
     shutil.copytree(undisturbed, empty_directory)
-    shutil.rmtree(empty_directory / phase)
-    (empty_directory / "logs" / "discriminator-base.jsonl").unlink()
-    driver = start_driver(tiny_run.config)
+    shutil.rmtree(empty_directory / "logs")
+    for phase in BEFORE:
+        shutil.rmtree(empty_directory / phase)
+    phase, driver = "base/discriminator", start_driver(tiny_run.config)
     driver.wait_for(f"{phase}: started")
     driver.wait_until(INSIDE[phase](empty_directory))
-    killed += driver.kill()
+    killed = driver.kill()
     assert not (empty_directory / phase).exists()
+    for deleted in BETWEEN:
+        shutil.rmtree(empty_directory / deleted)
     last = start_driver(tiny_run.config)
     last.wait()
-    assert last.logged("base/simulated: already done") and last.logged(f"{phase}: started")
+    assert driver.started() == ["models/small-llama", "base/simulated", phase]
+    assert last.started() == ["data", "base/adapter", phase, "base/preferences", "base/measures", "it1/adapter"]
     compare(empty_directory, undisturbed)
-
-
-@pytest.mark.parametrize("deleted", DELETED.values(), ids=DELETED)
-def test_phases_whose_folders_were_deleted_are_remade_from_the_files_of_the_others(
-    tiny_run, undisturbed, deleted, caplog
-):
-    caplog.set_level("INFO")
-    for phase in deleted:
-        shutil.rmtree(tiny_run.root / phase)
-    run_adversarial(load_config(tiny_run.config))
-    started = [message.split(":")[0] for message in caplog.messages if message.endswith(": started")]
-    assert sorted(started) == sorted(deleted)
-    compare(tiny_run.root, undisturbed)
-
-
-def test_a_killed_driver_leaves_no_process(killed, still_running):
-    """Comes after tests that take a while, because Ray's agents end about a minute after their driver."""
-    assert killed and still_running(killed) == []
+    assert still_running(killed) == []
 
 
 @pytest.mark.exhaustive

@@ -44,9 +44,15 @@ QUANTILE = 0.4
 
 
 @pytest.fixture(scope="module")
-def config(finished_run, tmp_path_factory) -> ChatbotRunConfig:
+def config(finished_run, tiny_llama, tmp_path_factory) -> ChatbotRunConfig:
+    """Both seats are on the engine ``simulator``; there is another, ``chatbot``."""
     path = tmp_path_factory.mktemp("conf") / "chatbot.yaml"
-    path.write_text(yaml.safe_dump({**SETTINGS, "run": str(finished_run)}))
+    other = {
+        "model": str(tiny_llama), "backend": "transformers", "dtype": "float32", "num_cpus": 0.5, "threads": 1,
+        "max_model_len": 1024, "max_num_seqs": 32,
+    }  # fmt: skip
+    settings = {**SETTINGS["settings"], "engines": {"chatbot": other}}
+    path.write_text(yaml.safe_dump({**SETTINGS, "settings": settings, "run": str(finished_run)}))
     return load_chatbot_config(path)
 
 
@@ -81,9 +87,12 @@ def validation(finished_run) -> Iterator[list[tuple[float, ...]]]:
 
 @pytest.fixture(scope="module")
 def judged(config, validation, local_ray, tmp_path_factory) -> Iterator[RolloutHost]:
-    """A host that gives lower weights where the simulator was faulty."""
-    faults = FaultConfig(quantile=QUANTILE, weight=0.25)
-    host = RolloutHost(replace(config, faults=faults), str(tmp_path_factory.mktemp("judged")))
+    """A host that gives lower weights where the simulator was faulty; the chatbot is on an engine of its own."""
+    changes = {
+        "faults": FaultConfig(quantile=QUANTILE, weight=0.25),
+        "chatbot": replace(config.chatbot, engine="chatbot"),
+    }
+    host = RolloutHost(replace(config, **changes), str(tmp_path_factory.mktemp("judged")))
     yield host
     host.close()
 
