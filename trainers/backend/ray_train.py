@@ -102,7 +102,8 @@ def run_training(
     def train_loop() -> Any:
         return _run_worker(loop, payload, str(logs), str(scratch), progress, name, threads)
 
-    trainer = _quiet_trainer()(
+    alone = resources.num_workers == 1 and not resources.num_gpus
+    trainer = _quiet_trainer(alone)(
         train_loop,
         scaling_config=ScalingConfig(
             num_workers=resources.num_workers,
@@ -138,7 +139,11 @@ def _run_worker(
     import torch
 
     torch.set_num_threads(threads)
-    device = str(train.torch.get_device()) if torch.cuda.is_available() else "cpu"
+    device = "cpu"
+    if torch.cuda.is_available():
+        from ray.train.torch import get_device
+
+        device = str(get_device())
     if device == "cpu":
         keep_freed_memory()
     worker = RayWorker(
@@ -216,22 +221,28 @@ def _has_dashboard() -> bool:
     return bool(ray._private.worker.get_dashboard_url())
 
 
-def _quiet_trainer() -> Any:
+def _quiet_trainer(alone: bool) -> Any:
     """Returns ``TorchTrainer`` without the parts of Ray Train that have nothing to do here.
 
+    One worker on a CPU, ``alone``, needs no process group: its trainer does not import torch into Ray Train's own
+    processes.
     The callback of Ray Data's datasets starts an actor, which takes seconds; our loops get their data as payload.
     The placement-group cleaner frees a run's resources if its controller dies. It polls the dashboard once a second;
     without one it only logs warnings.
     """
-    from ray.train.torch import TorchTrainer
+    trainer: Any
+    if alone:
+        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer as trainer
+    else:
+        from ray.train.torch import TorchTrainer as trainer
 
-    class QuietTorchTrainer(TorchTrainer):
+    class QuietTrainer(trainer):
         def _create_default_callbacks(self) -> list[Any]:
             idle = {"DatasetsCallback"} | (set() if _has_dashboard() else {"PlacementGroupCleanerCallback"})
-            callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
+            callbacks: list[Any] = super()._create_default_callbacks()
             return [callback for callback in callbacks if type(callback).__name__ not in idle]
 
-    return QuietTorchTrainer
+    return QuietTrainer
 
 
 def _last_line(error: BaseException) -> str:
