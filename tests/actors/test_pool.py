@@ -73,16 +73,27 @@ def test_two_replicas_share_the_work_and_a_killed_one_changes_no_token(tiny, tmp
 
 
 @pytest.mark.vllm
-def test_a_killed_actor_or_engine_core_changes_no_token_until_the_restarts_are_used_up(tiny, tmp_path, cluster):
-    with EnginePool(_config(tiny, tmp_path)) as pool:
+@pytest.mark.parametrize(
+    "kills",
+    [
+        pytest.param(("core", "actor"), id="core"),
+        pytest.param(("actor", "core", "actor", "core"), id="both", marks=pytest.mark.exhaustive),
+    ],
+)
+def test_a_killed_actor_or_engine_core_changes_no_token_until_the_restarts_are_used_up(kills, tiny, tmp_path, cluster):
+    *survived, last = kills
+    with EnginePool(_config(tiny, tmp_path, max_restarts=len(survived))) as pool:
+        victims = {"actor": lambda: _kill(pool.pids[0]), "core": lambda: _kill(_core(pool))}
         undisturbed = asyncio.run(_ask_all(pool))
+        for victim in survived:
+            orphan = _core(pool)
+            assert asyncio.run(_ask_all(pool, victims[victim])) == undisturbed
+            assert _gone([orphan])
+        assert pool.stats().restarts == len(survived)
         orphan = _core(pool)
-        assert asyncio.run(_ask_all(pool, lambda: _kill(pool.pids[0]))) == undisturbed
+        with pytest.raises(EngineError, match=rf"max_restarts = {len(survived)} is used up.*\n") as error:
+            asyncio.run(_ask_all(pool, victims[last]))
         assert _gone([orphan])
-        assert asyncio.run(_ask_all(pool, lambda: _kill(_core(pool)))) == undisturbed
-        assert pool.stats().restarts == 2
-        with pytest.raises(EngineError, match=r"max_restarts = 2 is used up.*\n") as error:
-            asyncio.run(_ask_all(pool, lambda: _kill(_core(pool))))
         log_lines = (tmp_path / "logs" / "engine-0.log").read_text().splitlines()
         assert "engine-0.log" in str(error.value)
         assert any(line.strip() and line.strip() in str(error.value) for line in log_lines)
@@ -101,6 +112,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.exhaustive  # a driver's actors end with it: launch/adversarial/test_flow.py; an actor's core: above
 @pytest.mark.vllm
 def test_a_killed_driver_leaves_no_process_behind(tiny, tmp_path):
     config = _config(tiny, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ import yaml
 
 from launch.chatbot import run as chatbot_run
 from launch.chatbot.config import load_chatbot_config
-from launch.chatbot.phases import Stage, refresh_settings, stages
+from launch.chatbot.phases import Stage, refresh_settings, refresh_simulator, stages
 from launch.chatbot.run import ChatbotRun, check_room, groups_of_users
 from rlenv.core.errors import ConfigError
 from rlenv.core.types import Adapter
@@ -92,6 +93,18 @@ def test_a_refresh_starts_from_the_newest_simulator_and_the_new_chatbot(load, fi
     users = {**config.users, "refresh1": replace(config.chatbot, adapter="/a/refresh1")}
     later = refresh_settings(ChatbotRun.of(config).changed(users=users), 2, chatbot)
     assert later.simulator.adapter == "/a/refresh1"
+
+
+def test_a_refreshed_simulator_joins_the_ensemble(load, finished_run, tmp_path) -> None:
+    config = load(f"settings.backbone={tmp_path}", "refresh.weight=3", out_dir=str(tmp_path / "run"))
+    run = ChatbotRun.of(config)
+    shutil.copytree(finished_run / "it1", run.directory.path("refresh1/it1"))
+    run.directory.path("refresh1/it1/measures").mkdir()  # Algorithm 1 is finished
+    refreshed = refresh_simulator(run, 1, Adapter(name="rl1", path=str(tmp_path / "rl1"), digest="0" * 64))
+    assert refreshed.config.ensemble == {"base": 1.0, "it1": 2.0, "refresh1": 3.0}
+    user = refreshed.config.users["refresh1"]
+    assert (user.engine, user.adapter) == ("simulator", str(run.directory.path("refresh1/it1/adapter")))
+    assert refreshed.config.users["people"] == config.users["people"]
 
 
 def test_engines_and_learner_must_fit_in_the_cluster_together(load, monkeypatch) -> None:

@@ -1,7 +1,6 @@
 """A chatbot's training as a whole, on the CPU: undisturbed in this process, and as a driver whose processes are killed.
 
-The undisturbed run has a refresh of the simulator in its middle. Each phase is also remade in this process after its
-folder was deleted. All give the same files, byte for byte.
+Phases are also remade in this process after their folders were deleted. All give the same files, byte for byte.
 """
 
 from __future__ import annotations
@@ -92,27 +91,15 @@ def write(where, finished_run, tiny_llama) -> Callable[..., Path]:
 
 @pytest.fixture(scope="module")
 def config(write) -> Path:
-    return write("run")
+    """A run with both seats on one engine."""
+    return write("run", chatbot={**SETTINGS["chatbot"], "engine": "simulator"})
 
 
 @pytest.fixture(scope="module")
 def undisturbed(where, config, local_ray) -> Path:
-    """An undisturbed run without a refresh, moved away so that another run can have the same name."""
+    """An undisturbed run, moved away so that another run can have the same name."""
     train_chatbot(load_chatbot_config(config))
     return (where / "run").rename(where / "undisturbed")
-
-
-@pytest.fixture(scope="module")
-def refreshing(write) -> Path:
-    """The configuration of two rounds, Algorithm 1 against the new chatbot, and two more rounds; on one engine."""
-    return write("refreshed", alternate_every=2, chatbot={**SETTINGS["chatbot"], "engine": "simulator"})
-
-
-@pytest.fixture(scope="module")
-def refreshed(refreshing, where, local_ray) -> Path:
-    """A finished run with a refresh. A test that changes its files restores them."""
-    train_chatbot(load_chatbot_config(refreshing))
-    return where / "refreshed"
 
 
 def started(messages: Sequence[str]) -> list[str]:
@@ -140,63 +127,60 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if "seconds" not in k} for row in read_metrics(run / "metrics.jsonl")]
 
 
-def test_a_run_writes_a_chatbot_a_curve_and_evaluation_episodes(refreshed) -> None:
-    phases = [json.loads(line)["phase"] for line in (refreshed / "timings.jsonl").read_text().splitlines()]
+def test_a_run_writes_a_chatbot_a_curve_and_evaluation_episodes(undisturbed) -> None:
+    phases = [json.loads(line)["phase"] for line in (undisturbed / "timings.jsonl").read_text().splitlines()]
     assert phases == [
-        "chatbots/chatbot", "start/measured", "rl1/adapter", "rl2/adapter", "rl2/measured",
-        "start/judged", "rl2/judged",
+        "chatbots/chatbot", "start/measured", "rl1/adapter", "rl1/measured", "start/judged", "rl1/judged",
     ]  # fmt: skip
-    adapters = [refreshed / name for name in ("chatbots/chatbot", "rl1/adapter", "rl2/adapter")]
-    assert len({(adapter / "adapter_model.safetensors").read_bytes() for adapter in adapters}) == 3
-    points = [CurvePoint.model_validate_json(line) for line in (refreshed / "curve.jsonl").read_text().splitlines()]
+    weights = [
+        (undisturbed / name / "adapter_model.safetensors").read_bytes() for name in ("chatbots/chatbot", "rl1/adapter")
+    ]
+    assert weights[0] != weights[1]
+    points = [CurvePoint.model_validate_json(line) for line in (undisturbed / "curve.jsonl").read_text().splitlines()]
     assert [point.num_updates for point in points] == [0, 2, 4, 6]
     assert [sorted(point.held_out) for point in points] == [["it2", "people"], [], ["it2", "people"], []]
     assert all(point.train.num_conversations == 8 and point.staleness_max == 0 for point in points)
     assert all(0 < point.sampler_gap_max < 1e-3 for point in points if point.sampler_gap_max is not None)
     assert len({point.adapter for point in points}) == 4
-    rows = read_metrics(refreshed / "metrics.jsonl")
-    assert [(row["step"], row["version"]) for row in rows] == [(i, f"rl{1 + (i > 4)}") for i in range(1, 9)]
+    rows = read_metrics(undisturbed / "metrics.jsonl")
+    assert [(row["step"], row["version"]) for row in rows] == [(i, "rl1") for i in range(1, 9)]
     assert {"rl/loss", "rl/kl", "seconds/update"} <= set(rows[1])
     more = {"sampler/gap_mean", "tokens/trained", "tokens/sampled", "seconds/rollouts", "training/issue_rate"}
     assert more | {"held_out_people/reward", "rollouts/staleness_max"} <= set(rows[0])
 
 
-def test_evaluation_episodes_are_pairs_with_users_that_are_not_trained_with(refreshed, finished_run) -> None:
+def test_evaluation_episodes_are_pairs_with_users_that_are_not_trained_with(undisturbed, finished_run) -> None:
     for users in ("training", "it2", "people"):
-        before, after = (read_episodes(refreshed / v / "measured" / f"{users}.jsonl.gz") for v in ("start", "rl2"))
+        before, after = (read_episodes(undisturbed / v / "measured" / f"{users}.jsonl.gz") for v in ("start", "rl1"))
         assert [held.key for held in before] == [held.key for held in after] and len(before) == 4
         assert {held.counterpart for held in before} <= ({"base", "it1"} if users == "training" else {users})
         assert all(m.issues is not None for held in before for m in held.messages if m.role == "assistant")
     trained = {
         held.episode.context_id
-        for folder in (refreshed / "rounds").iterdir()
-        for held in RoundRecords(refreshed / "rounds").read_folder(folder)
+        for folder in (undisturbed / "rounds").iterdir()
+        for held in RoundRecords(undisturbed / "rounds").read_folder(folder)
     }
     assert trained.isdisjoint({held.context_id for held in before})
 
 
-def test_the_report_has_every_group_of_users_by_both_judges(refreshed) -> None:
-    told = json.loads((refreshed / "report" / "evaluation.json").read_text())
+def test_the_report_has_every_group_of_users_by_both_judges(undisturbed) -> None:
+    told = json.loads((undisturbed / "report" / "evaluation.json").read_text())
     groups = [(row["users"]["name"], row["users"]["kind"], row["num_pairs"]) for row in told["paired"]["rows"]]
     kinds = (("training", "training"), ("it2", "held_out"), ("people", "population"))
     assert groups == [(name + by, kind, 4) for by in ("", ", by detectors") for name, kind in kinds]
     assert [alarm["state"] for alarm in told["alarms"]] == ["not judged"] * len(told["alarms"])  # four rounds are few
-    page = (refreshed / "report" / "report.html").read_text()
+    page = (undisturbed / "report" / "report.html").read_text()
     assert "trained with" in page and "the true users" in page and page.count("<img") == 4
 
 
-def test_the_simulator_is_refreshed_against_the_new_chatbot_and_joins_the_ensemble(refreshed) -> None:
-    check_refreshed(refreshed)
-
-
-def test_the_training_conversations_can_be_exported_as_preference_pairs(refreshed, tmp_path) -> None:
-    counts = export_pairs(refreshed, tmp_path / "pairs.jsonl")
+def test_the_training_conversations_can_be_exported_as_preference_pairs(undisturbed, tmp_path) -> None:
+    counts = export_pairs(undisturbed, tmp_path / "pairs.jsonl")
     pairs = read_pairs(tmp_path / "pairs.jsonl")
     assert counts["rounds"] == 4 and counts["kept"] == len(pairs) > 0
     assert all(pair.reward_chosen > pair.reward_rejected and pair.chosen_ids != pair.rejected_ids for pair in pairs)
     said = {
         turn.utterance.token_ids
-        for folder in (refreshed / "rounds").iterdir()
+        for folder in (undisturbed / "rounds").iterdir()
         for held in RoundRecords.read_folder(folder)
         if held.state
         for turn in held.state.turns
@@ -230,15 +214,17 @@ INSIDE = {
 
 
 def test_phases_whose_folders_were_deleted_are_remade_from_the_files_of_the_others(
-    refreshed, where, refreshing, caplog
+    undisturbed, where, config, caplog
 ) -> None:
-    before = Path(shutil.copytree(refreshed, where / "before"))
+    deleted = ("rl1/adapter", "rl1/measured", "start/measured")  # SFT: launch/adversarial/test_flow.py
+    run = Path(shutil.copytree(undisturbed, where / "run"))
     caplog.set_level("INFO")
-    for phase in ("chatbots/chatbot", "start/measured", "rl1/adapter", "refresh1/it1/measures"):
-        shutil.rmtree(refreshed / phase)
-    train_chatbot(load_chatbot_config(refreshing))
-    assert started(caplog.messages) == ["chatbots/chatbot", "it1/measures", "refresh1", "rl1/adapter", "start/measured"]
-    compare(refreshed, before)
+    for phase in deleted:
+        shutil.rmtree(run / phase)
+    train_chatbot(load_chatbot_config(config))
+    assert started(caplog.messages) == list(deleted)
+    compare(run, undisturbed)
+    run.rename(where / "remade")
 
 
 @pytest.mark.exhaustive
@@ -295,17 +281,34 @@ def test_each_process_may_die_during_training(undisturbed, where, config, start_
 
 
 @pytest.mark.exhaustive
-@pytest.mark.xdist_group("given adapter")  # shares no run with the others
-def test_a_chatbot_may_start_from_a_given_adapter(finished_run, local_ray, where, write) -> None:
+@pytest.mark.xdist_group("refresh")  # shares no run with the others
+def test_the_simulator_is_refreshed_against_the_new_chatbot_and_joins_the_ensemble(
+    finished_run, local_ray, where, write, caplog
+) -> None:
+    """Two rounds, Algorithm 1 against the new chatbot, and two more rounds; then two phases are deleted and remade.
+
+    Both seats are on one engine, and the chatbot starts from a given adapter.
+    """
     chatbot = {**SETTINGS["chatbot"], "engine": "simulator", "adapter": str(finished_run / "it2/adapter")}
-    train_chatbot(load_chatbot_config(write("given", alternate_every=2, held_out=["people"], chatbot=chatbot)))
-    check_refreshed(where / "given")
+    config = load_chatbot_config(write("alternated", alternate_every=2, held_out=["people"], chatbot=chatbot))
+    run = where / "alternated"
+    train_chatbot(config)
+    check_alternated(run)
+    before = files(run)
+    for phase in ("refresh1/base/preferences", "refresh1/it1/measures"):
+        shutil.rmtree(run / phase)
+    caplog.clear()
+    caplog.set_level("INFO")
+    train_chatbot(config)
+    assert started(caplog.messages) == ["base/preferences", "it1/measures", "refresh1"]
+    assert files(run) == before
 
 
 @pytest.mark.exhaustive
 @pytest.mark.xdist_group("killed refresh")
 def test_a_run_killed_inside_a_refresh_resumes_there(where, write, start_driver) -> None:
-    config, run = write("killed_refresh", alternate_every=2, held_out=["people"]), where / "killed_refresh"
+    """Two rounds, Algorithm 1 against the new chatbot, and two more rounds; killed inside Algorithm 1. Two engines."""
+    config, run = write("refreshed", alternate_every=2, held_out=["people"]), where / "refreshed"
     driver = start_driver(config, "train-chatbot")
     driver.wait_for("refresh1: started")
     driver.wait_for("base/discriminator: started")
@@ -313,10 +316,10 @@ def test_a_run_killed_inside_a_refresh_resumes_there(where, write, start_driver)
     driver = start_driver(config, "train-chatbot")
     driver.wait()
     assert driver.logged("rl1/adapter: already done") and driver.logged("base/simulated: already done")
-    check_refreshed(run)
+    check_alternated(run)
 
 
-def check_refreshed(run: Path) -> None:
+def check_alternated(run: Path) -> None:
     """Checks the simulators before and after the refresh, and which version was trained when."""
     simulated = read_sessions(run / "refresh1" / "base" / "simulated" / "sessions.jsonl", neighbours="keep")
     assert {session.chatbot for session in simulated} == {"chatbot"}

@@ -13,6 +13,8 @@ from launch.reports.evaluate import register
 from rlenv.data.sessions import read_sessions
 from rlenv.evaluation.embeddings.models import PACKAGE
 
+pytestmark = pytest.mark.xdist_group("report")  # its fast and its slow tests share one evaluation
+
 
 @pytest.fixture(scope="module")
 def out(files, tmp_path_factory) -> Path:

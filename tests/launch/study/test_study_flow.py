@@ -44,14 +44,14 @@ def files(study: Path) -> dict[str, bytes]:
 
 
 def test_phases_whose_folders_were_deleted_are_remade_from_the_files_of_the_others(study, tiny_run, caplog):
-    deleted = ("measured/untuned/simulated", "sizes/4/base/adapter", "labelled")
+    deleted = ("measured/untuned/simulated", "sizes/4/base/simulated", "labelled")
     before = files(study)
     for phase in deleted:
         shutil.rmtree(study / phase)
     caplog.set_level("INFO")
     run_study(load_study(tiny_run.study))
     made = [message.split(":")[0] for message in caplog.messages if message.endswith(": started")]
-    assert sorted(made) == sorted(["untuned/simulated", "base/adapter", "labelled"])
+    assert sorted(made) == sorted(["untuned/simulated", "base/simulated", "labelled"])
     after = files(study)
     assert after.keys() == before.keys()
     assert [name for name in after if after[name] != before[name]] == []
