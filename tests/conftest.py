@@ -16,15 +16,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ray Train looks at its workers every two seconds, and a worker that reports a checkpoint waits for the look.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # Ray's own 30 s are few on a busy machine
+# Actors with an environment of their own, as all of ours are, cannot use the processes that Ray starts in advance.
+os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 ROOT = Path(__file__).parents[1]
 SLOW = {"slow", "ray", "vllm"}
 LONGEST = (
     "tests/launch/adversarial/test_flow.py",  # the first of the group "tiny run"
-    "tests/launch/chatbot/test_train_chatbot.py",
-    "tests/actors/test_pool.py",
     "tests/launch/cli/test_submit.py",
     "tests/test_examples.py",  # the first of the group "smollm2"
+    "tests/launch/chatbot/test_train_chatbot.py",
     "tests/launch/chatbot/test_rollout_host.py",
+    "tests/actors/test_pool.py",
 )
 """Files whose slow groups take minutes; they start first, the longest at once, so that both processes end together."""
 

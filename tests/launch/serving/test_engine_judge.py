@@ -35,7 +35,7 @@ def test_a_model_on_vllm_labels_sessions_with_every_reply_under_the_schema(smoll
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(TAXONOMY))
     sessions = [
         s.model_copy(update={"messages": tuple(Message(role=m.role, content=m.content) for m in s.messages[:4])})
-        for s in generate_sessions(3, 1, seed=3)
+        for s in generate_sessions(2, 1, seed=3)
     ]
     write_sessions(tmp_path / "in.jsonl", sessions)
     asked = ["annotate", tmp_path / "in.jsonl", tmp_path / "out.jsonl", "--judge", "engine", "--engine-model", smollm2]
