@@ -9,6 +9,7 @@ from launch.adversarial.run import AdversarialRun
 from launch.run.config import PopulationConfig, RunConfig
 from launch.run.contents import SMALL_LLAMA, model_folder
 from launch.run.training import Training
+from rlenv.core.errors import ConfigError
 from rlenv.core.files import new_folder
 from rlenv.core.types import Seat
 from rlenv.population.chatbots.scripted import chatbot_names, make_chatbot
@@ -69,12 +70,17 @@ def pretrain_small_llama(
     def make(folder: Path) -> None:
         habits = population.pretrain_habits
         chatbots = [make_chatbot(name, habits) for name in population.pretrain_chatbots or chatbot_names()]
-        sessions = first_sessions(population.num_pretrain_users, training.seed + PRETRAINING_SEED, chatbots)
+        seed, wanted = training.seed + PRETRAINING_SEED, population.pretrain_traits
+        sessions = first_sessions(population.num_pretrain_users, seed, chatbots, wanted=wanted)
         examples = [
             SftExample(session_id=s.session_id, system=text(s.context), messages=s.messages, seat=seat)
             for s in sessions
             for seat, text in system_texts.items()
         ]
+        if not examples:
+            raise ConfigError(
+                f"data.population.pretrain_traits: no user has all of {', '.join(wanted)} as asked; allow more values"
+            )
         with training.phase("pretrain the small Llama", "pretrain") as options:
             fit_base_model(examples, training.seeded(settings), folder, **options)
 

@@ -22,6 +22,7 @@ from rlenv.env.conversation import Limits
 from rlenv.learning.preferences import PreferencesConfig
 from rlenv.population.chatbots.faults import FAULT_HABITS
 from rlenv.population.chatbots.scripted import chatbot_names
+from rlenv.population.users.traits import trait_problems
 from rlenv.prompting.context import ContextConfig
 from trainers.backend.config import TrainResources
 from trainers.discriminator.config import DiscriminatorConfig
@@ -71,9 +72,13 @@ class PopulationConfig(Settings):
     pretrain_habits: dict[str, Rate] = field(default_factory=dict)
     """Failure habits of the pretraining chatbots, as rates per message, in place of their own. A small model learns in
     a few minutes that users react to failures only where failures are common."""
+    pretrain_traits: dict[str, list[float] | list[str]] = field(default_factory=dict)
+    """Traits that the pretraining users must have, to make them another kind of user than the run's: allowed values of
+    a trait in words, or [lowest, highest] of a trait in numbers, such as ``{style: [formal], resistance: [0, 0.4]}``.
+    Empty takes all users."""
 
     def problems(self) -> list[str]:
-        """Returns the habits and chatbots that the population does not have."""
+        """Returns the habits, chatbots and traits that the population does not have."""
         problems = [
             f"pretrain_habits: unknown habit {name!r}; {there_are(FAULT_HABITS, name)}"
             for name in sorted(set(self.pretrain_habits) - FAULT_HABITS)
@@ -81,7 +86,7 @@ class PopulationConfig(Settings):
         for where in ("chatbots", "pretrain_chatbots"):
             unknown = [name for name in getattr(self, where) if name not in chatbot_names()]
             problems += [f"{where}: no scripted chatbot {n!r}; {there_are(chatbot_names(), n)}" for n in unknown]
-        return problems
+        return problems + [f"pretrain_traits: {problem}" for problem in trait_problems(self.pretrain_traits)]
 
 
 @settings

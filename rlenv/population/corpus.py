@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import islice
 from random import Random
 
 from rlenv.core import aio
@@ -18,7 +19,7 @@ from rlenv.population.chatbots.scripted import ScriptedChatbot, chatbot_names, m
 from rlenv.population.oracle import issues_of
 from rlenv.population.users.agenda import agenda_of, fact_by_id
 from rlenv.population.users.mind import Mind
-from rlenv.population.users.traits import Traits, traits_of
+from rlenv.population.users.traits import Traits, Wanted, has_traits, traits_of
 from rlenv.population.users.user import PopulationUser
 
 _MANNERS = {
@@ -91,11 +92,19 @@ def first_session(user_index: int, seed: int, chatbot: ScriptedChatbot, limits: 
 
 
 def first_sessions(
-    num_users: int, seed: int, chatbots: Sequence[ScriptedChatbot], limits: Limits | None = None
+    num_users: int,
+    seed: int,
+    chatbots: Sequence[ScriptedChatbot],
+    limits: Limits | None = None,
+    wanted: Wanted | None = None,
 ) -> Iterator[Session]:
-    """Yields the first sessions of users 0 to ``num_users`` - 1, with the chatbots in rotation."""
-    for user in range(num_users):
-        yield first_session(user, seed, chatbots[user % len(chatbots)], limits)
+    """Yields the first sessions of the first ``num_users`` users who have the traits ``wanted``.
+
+    The chatbots take turns. Fewer sessions are yielded if not one user in a hundred has these traits.
+    """
+    users = (user for user in range(100 * num_users) if has_traits(traits_of(user, seed), wanted or {}))
+    for index, user in enumerate(islice(users, num_users)):
+        yield first_session(user, seed, chatbots[index % len(chatbots)], limits)
 
 
 def labelled(state: ConversationState, chatbot: str, user_id: str) -> Session:

@@ -5,9 +5,11 @@ Independent of conversations; the state that changes during one is in ``rlenv.po
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from random import Random
 
+from rlenv.core.errors import there_are
 from rlenv.core.seeds import derive_seed
 from rlenv.core.types import Record
 from rlenv.population.grammar import render
@@ -15,6 +17,11 @@ from rlenv.population.wording import Concern, concerns, first_names, pool, share
 
 GOALS = ("vent", "get advice", "understand myself", "make a plan", "get through tonight")
 STYLES = ("formal", "plain", "casual", "texting", "rambling")
+WORDED: dict[str, tuple[str, ...]] = {"style": STYLES, "goal": GOALS, "concern": ()}
+"""Traits in words by which users can be chosen, with their values; the concerns are those of the wording files."""
+MEASURED = ("age", "words", "resistance", "openness", "patience", "trust", "hedging", "emoji", "typos", "announces",
+            "stamina", "filling")  # fmt: skip
+"""Traits in numbers by which users can be chosen."""
 PARTNERS = ("wife", "husband", "girlfriend", "boyfriend", "fiance")
 _NO_PARTNER = (
     "break_up",
@@ -119,6 +126,42 @@ def traits_of(user: int, seed: int) -> Traits:
         filling=rng.betavariate(5, 1.8),
         slots=_slots(rng, about, role, gender, {"age": str(age), "job": job}, name),
     )
+
+
+Wanted = Mapping[str, Sequence[float] | Sequence[str]]
+"""Traits that are wanted: allowed values of a trait in words, [lowest, highest] of a trait in numbers."""
+
+
+def has_traits(traits: Traits, wanted: Wanted) -> bool:
+    """Returns whether a user has all the traits that are wanted.
+
+    >>> has_traits(traits_of(0, 0), {"style": list(STYLES), "words": [0, 1000]})
+    True
+    """
+    for name, allowed in wanted.items():
+        value = getattr(traits, name)
+        if value not in allowed if isinstance(value, str) else not allowed[0] <= value <= allowed[1]:
+            return False
+    return True
+
+
+def trait_problems(wanted: Wanted) -> list[str]:
+    """Returns what is wrong with the traits that are wanted, one line each: no such trait, or no such value."""
+    problems = []
+    for name, allowed in wanted.items():
+        if name not in WORDED and name not in MEASURED:
+            problems.append(f"unknown trait {name!r}; {there_are((*WORDED, *MEASURED), name)}")
+        elif name in MEASURED:
+            numbers = [value for value in allowed if isinstance(value, int | float)]
+            if len(numbers) != len(allowed) or len(numbers) != 2 or numbers[0] > numbers[1]:
+                problems.append(f"{name}: expected [lowest, highest] as numbers, got {list(allowed)}")
+        else:
+            known = WORDED[name] or tuple(concerns())
+            unknown = [value for value in allowed if value not in known]
+            problems += [f"{name}: unknown value {value!r}; {there_are(known, str(value))}" for value in unknown]
+            if not allowed:
+                problems.append(f"{name}: expected at least one value; {there_are(known, '')}")
+    return problems
 
 
 def _role(rng: Random, about: Concern) -> tuple[str, str]:
