@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from launch.adversarial.run import AdversarialRun, make_simulator
@@ -23,7 +24,7 @@ from launch.run.training import Training
 from rlenv.core.adapters import adapter_at
 from rlenv.core.aio import run as run_async
 from rlenv.core.files import read_records, to_line, write_atomic, write_json
-from rlenv.core.types import Adapter, PreferencePair, Seat, Session
+from rlenv.core.types import Adapter, Alternatives, PreferencePair, Record, Seat, Session
 from rlenv.data.sessions import read_with_report, split_by_user, with_messages, write_sessions
 from rlenv.learning.preferences import build_preferences
 from rlenv.population.corpus import generate_sessions
@@ -34,6 +35,7 @@ from trainers.sft.config import SftConfig, SftExample
 from trainers.sft.fit import fit_sft
 
 log = logging.getLogger(__name__)
+ALTERNATIVES = "alternatives.jsonl.gz"
 
 
 def prepare_data(directory: RunDirectory, data: DataConfig, seed: int) -> dict[str, list[Session]]:
@@ -134,10 +136,19 @@ def collect_sessions(
     return read_simulated(run.directory.once(f"{version}/simulated", make))
 
 
+@dataclass(frozen=True)
+class Preferences:
+    """What the next simulator is trained on."""
+
+    pairs: list[PreferencePair]
+    alternatives: list[Alternatives]
+    """All alternatives of the turns that were compared; read only for targets that use them."""
+
+
 def make_preferences(
     run: AdversarialRun, adapter: Adapter, checkpoint: Path, simulated: Sequence[Simulated]
-) -> list[PreferencePair]:
-    """Returns the preference pairs kept on the adversarial users' conversations (lines 6 to 8).
+) -> Preferences:
+    """Returns the preferences on the adversarial users' conversations (lines 6 to 8).
 
     Lines 6 to 8 are rewards, critical turns, and alternatives; the folder holds the scores and counts too.
     """
@@ -154,11 +165,17 @@ def make_preferences(
                 build_preferences(conversations, simulator, discriminator, run.config.preferences, advance)
             )
         folder.mkdir()
-        for name, records in (("scores", result.scores), ("pairs", result.pairs)):
-            write_atomic(folder / f"{name}.jsonl", (to_line(record.model_dump(mode="json")) for record in records))
+        files: dict[str, Sequence[Record]] = {"scores.jsonl": result.scores, "pairs.jsonl": result.pairs}
+        if uses_alternatives:
+            files[ALTERNATIVES] = result.alternatives
+        for name, records in files.items():
+            write_atomic(folder / name, (to_line(record.model_dump(mode="json")) for record in records))
         write_json(folder / "counts.json", result.counts)
 
-    return read_pairs(run.directory.once(f"{adapter.name}/preferences", make) / "pairs.jsonl")
+    uses_alternatives = run.config.dpo.targets != "hard"
+    folder = run.directory.once(f"{adapter.name}/preferences", make)
+    alternatives = read_records(folder / ALTERNATIVES, Alternatives) if uses_alternatives else []
+    return Preferences(read_pairs(folder / "pairs.jsonl"), list(alternatives))
 
 
 def read_pairs(path: Path) -> list[PreferencePair]:
@@ -166,18 +183,20 @@ def read_pairs(path: Path) -> list[PreferencePair]:
     return read_records(path, PreferencePair)
 
 
-def update_simulator(run: AdversarialRun, reference: Adapter, pairs: Sequence[PreferencePair], name: str) -> Adapter:
-    """Returns the next simulator: DPO on the pairs, with the current simulator as reference (line 9, Eq. 5)."""
+def update_simulator(run: AdversarialRun, reference: Adapter, preferences: Preferences, name: str) -> Adapter:
+    """Returns the next simulator: DPO with the current simulator as reference (line 9, Eq. 5)."""
 
     def make(folder: Path) -> None:
-        if not pairs:
+        if not (preferences.pairs if run.config.dpo.targets == "hard" else preferences.alternatives):
             log.warning("%s: no preference pair was kept, so the simulator is unchanged", name)
             shutil.copytree(reference.path, folder)
             return
         run.serving.make_room()
         settings, model = run.training.seeded(run.config.dpo), run.serving.engine_configs["simulator"].model
         with run.training.phase(f"DPO: {name}", f"dpo-{name}") as options:
-            result = fit_dpo(reference, pairs, settings, model, folder, name, **options)
+            result = fit_dpo(
+                reference, preferences.pairs, preferences.alternatives, settings, model, folder, name, **options
+            )
         if result.rate_max == 0:
             log.warning(
                 "%s: %d pairs gave no step after the warm-up, so the simulator is unchanged; lower dpo.warmup or "

@@ -224,6 +224,25 @@ class SessionScores(Record):
     branches: tuple[tuple[float, ...], ...] = ()
 
 
+Critical = Literal["highest", "lowest", "drawn"]
+"""Why alternatives are compared at a turn: it has the highest or the lowest reward of its session, or was drawn."""
+
+
+class Alternatives(Record):
+    """All alternatives at one turn of a session with their rewards: one row of ``alternatives.jsonl``."""
+
+    session_id: str
+    turn: int
+    critical: Critical
+    simulator: str
+    """The version that sampled them."""
+    prompt_ids: tuple[int, ...]
+    replies_ids: tuple[tuple[int, ...], ...]
+    """[n] the sampled tokens of each, end token included."""
+    rewards: tuple[float, ...]
+    """[n] Eq. 4 at this turn."""
+
+
 class PreferencePair(Record):
     """One row of ``pairs.jsonl``: the best and the worst alternative at a critical turn (Section 3.5).
 
@@ -242,9 +261,8 @@ class PreferencePair(Record):
     reward_rejected: float
     session_id: str
     turn: int
-    critical: Literal["highest", "lowest", "first"]
-    """Whether the turn has the highest or the lowest reward of its session; ``first`` if whole conversations with the
-    same beginning are compared."""
+    critical: Critical | Literal["first"]
+    """Why alternatives are compared at this turn; ``first`` if whole conversations with the same beginning are."""
     simulator: str
     """The version of the speaker in ``seat``, which wrote both messages."""
     rewards: tuple[float, ...] = ()

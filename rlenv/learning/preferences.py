@@ -12,6 +12,7 @@ The building blocks work for either seat. Pairs of the chatbot, ranked by the en
 from __future__ import annotations
 
 import logging
+import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,15 +25,24 @@ from rlenv.core.aio import all_of
 from rlenv.core.errors import OverlongError
 from rlenv.core.log_odds import branch_rewards, turn_rewards
 from rlenv.core.protocols import Discriminator
+from rlenv.core.seeds import derive_seed
 from rlenv.core.settings import Settings, settings
-from rlenv.core.types import Branch, ConversationState, PreferencePair, Session, SessionScores, Utterance
+from rlenv.core.types import (
+    Alternatives,
+    Branch,
+    ConversationState,
+    Critical,
+    PreferencePair,
+    Session,
+    SessionScores,
+    Utterance,
+)
 from rlenv.env.conversation import before_message, reply_seed
 from rlenv.speakers.engine import EngineSpeaker
 
 log = logging.getLogger(__name__)
 
-Critical = Literal["highest", "lowest"]
-Compared = Literal["highest", "lowest", "first"]
+Compared = Critical | Literal["first"]
 """Why alternatives are compared at a turn; see ``PreferencePair.critical``."""
 
 
@@ -42,6 +52,11 @@ class PreferencesConfig(Settings):
 
     num_alternatives: int = Field(default=8, ge=2)
     """Alternatives sampled at each critical turn."""
+    turns: Literal["critical", "drawn"] = "critical"
+    """``critical``: the turns with the highest and the lowest reward, as in the paper. ``drawn``: turns at random; the
+    log-odds are an estimate of a density ratio, which holds at every turn and not only at the extremes."""
+    num_turns: int = Field(default=2, ge=1)
+    """Turns drawn in each session, with ``drawn``."""
     concurrency: int = Field(default=256, ge=1)
     """Sessions processed at the same time."""
 
@@ -51,6 +66,8 @@ class PreferenceSet:
     """The pairs kept, the scores they are based on, and counts of what was made and left out."""
 
     pairs: list[PreferencePair]
+    alternatives: list[Alternatives]
+    """All alternatives at every turn where there are two different ones."""
     scores: list[SessionScores]
     """One record per session that fits the discriminator. Its branches, one per critical turn in the order highest,
     lowest, have the log-odds after each alternative."""
@@ -71,6 +88,16 @@ def critical_turns(rewards: Sequence[float]) -> dict[Critical, int]:
         return {}
     highest, lowest = int(np.argmax(rewards)) + 1, int(np.argmin(rewards)) + 1
     return {"highest": highest} if highest == lowest else {"highest": highest, "lowest": lowest}
+
+
+def drawn_turns(num_turns: int, count: int, seed: int) -> list[int]:
+    """Returns up to ``count`` different turns of 1 to ``num_turns``, in order.
+
+    >>> drawn_turns(2, 5, seed=0)
+    [1, 2]
+    """
+    turns = range(1, num_turns + 1)
+    return sorted(random.Random(seed).sample(turns, min(count, num_turns)))
 
 
 def keep(pair: PreferencePair) -> bool:
@@ -171,12 +198,22 @@ async def build_preferences(
     for name in ("critical_turns", "alternatives", "without_text", "too_few", "made", "kept"):
         counts[name] = 0
     fitting = [result for result in results if result is not None]
-    for _, _, counted in fitting:
-        counts.update(counted)
-    return PreferenceSet([p for pairs, _, _ in fitting for p in pairs], [s for _, s, _ in fitting], dict(counts))
+    for result in fitting:
+        counts.update(result.counts)
+    return PreferenceSet(
+        [pair for result in fitting for pair in result.pairs],
+        [each for result in fitting for each in result.alternatives],
+        [result.scores for result in fitting],
+        dict(counts),
+    )
 
 
-_SessionPairs = tuple[list[PreferencePair], SessionScores, Counter[str]]
+@dataclass(frozen=True)
+class _SessionPairs:
+    pairs: list[PreferencePair]
+    alternatives: list[Alternatives]
+    scores: SessionScores
+    counts: Counter[str]
 
 
 async def _session_pairs(
@@ -187,10 +224,8 @@ async def _session_pairs(
     config: PreferencesConfig,
 ) -> _SessionPairs:
     trunk = await discriminator.log_odds(session)
-    turns = critical_turns(turn_rewards(trunk.log_odds).tolist())
-    sampled = await all_of(
-        lambda turn: sample_alternatives(state, turn, simulator, config.num_alternatives), turns.values()
-    )
+    turns = _turns(trunk, state, config)
+    sampled = await all_of(lambda item: sample_alternatives(state, item[1], simulator, config.num_alternatives), turns)
     counts: Counter[str] = Counter(critical_turns=len(turns))
     rankable = []
     for utterances in sampled:
@@ -200,16 +235,27 @@ async def _session_pairs(
         rankable.append(with_text)
     branches = [
         Branch(turn=turn, texts=tuple(u.text for u in utterances))
-        for turn, utterances in zip(turns.values(), rankable, strict=True)
+        for (_, turn), utterances in zip(turns, rankable, strict=True)
     ]
     scores = await discriminator.log_odds(session, branches) if branches else trunk
-    pairs = []
-    for (critical, turn), utterances, log_odds in zip(turns.items(), rankable, scores.branches, strict=True):
+    pairs, alternatives = [], []
+    for (critical, turn), utterances, log_odds in zip(turns, rankable, scores.branches, strict=True):
         if len({u.text for u in utterances}) < 2:
             counts["too_few"] += 1
             continue
         rewards = branch_rewards(scores.log_odds, turn, log_odds)
         pair = preference_pair(state, session.session_id, turn, critical, utterances, rewards.tolist(), simulator)
+        alternatives.append(
+            Alternatives(
+                session_id=session.session_id,
+                turn=turn,
+                critical=critical,
+                simulator=pair.simulator,
+                prompt_ids=pair.prompt_ids,
+                replies_ids=tuple(u.token_ids for u in utterances),
+                rewards=pair.rewards,
+            )
+        )
         counts["made"] += 1
         if keep(pair):
             counts["kept"] += 1
@@ -218,4 +264,12 @@ async def _session_pairs(
             counts["dropped_chosen_not_positive"] += 1
         else:
             counts["dropped_rejected_not_negative"] += 1
-    return pairs, scores, counts
+    return _SessionPairs(pairs, alternatives, scores, counts)
+
+
+def _turns(scores: SessionScores, state: ConversationState, config: PreferencesConfig) -> list[tuple[Critical, int]]:
+    """Returns the turns of a session at which alternatives are compared, each with the reason."""
+    if config.turns == "critical":
+        return list(critical_turns(turn_rewards(scores.log_odds).tolist()).items())
+    seed = derive_seed(state.seed, "preferences", scores.session_id)
+    return [("drawn", turn) for turn in drawn_turns(len(scores.log_odds) - 1, config.num_turns, seed)]

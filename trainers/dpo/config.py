@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from rlenv.core.settings import settings
 from rlenv.core.types import Adapter
 from trainers.backend.config import AdapterSchedule, AdapterTraining
+
+Targets = Literal["hard", "soft", "distill", "listwise", "imitate"]
+"""Losses on a critical turn's alternatives; see ``trainers.dpo.targets``."""
 
 
 @settings
 class DpoConfig(AdapterTraining):
     """Direct Preference Optimization. Defaults are Table 6's."""
 
+    targets: Targets = "hard"
+    """What is learnt at a critical turn. ``hard``, as in the paper: the kept pair of best and worst (Eq. 5). The others
+    use all alternatives and their rewards, see ``trainers.dpo.targets``; ``batch_size`` then counts sessions."""
+    held_out: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the sessions that are not trained on, on which margins are compared with rewards after training. Not for
+    ``hard``."""
     beta: PositiveFloat = 1.0
     learning_rate: PositiveFloat = 1e-5
     schedule: AdapterSchedule = "constant_with_warmup"
@@ -24,6 +34,14 @@ class DpoConfig(AdapterTraining):
     """Weight of the chosen reply's negative log-likelihood (mean per token), added to Eq. 5; 0 in the paper. DPO alone
     can lower its loss by making both replies unlikely, and does so with few pairs and a small model."""
 
+    def problems(self) -> list[str]:
+        """Returns the violated rules across fields, one line each."""
+        if self.targets != "hard" and self.chosen_nll:
+            return [f"chosen_nll: only targets 'hard' has it, not {self.targets!r}; set dpo.chosen_nll to 0"]
+        if self.targets == "hard" and self.held_out:
+            return ["held_out: targets 'hard' trains on all pairs; set dpo.held_out to 0"]
+        return []
+
 
 @dataclass(frozen=True)
 class DpoResult:
@@ -31,13 +49,22 @@ class DpoResult:
 
     adapter: Adapter
     num_pairs: int
+    """Pairs, or with other targets than ``hard`` the turns whose alternatives were trained on."""
     loss_step0: float
-    """Loss before any update: ln 2, because policy and reference are equal, plus the term of ``chosen_nll``."""
+    """Loss before any update; with ``hard`` ln 2, because policy and reference are equal, plus the term of
+    ``chosen_nll``."""
     loss_last: float
     """Mean over the last tenth of the steps, as are margin and accuracy."""
     margin: float
-    """beta x (chosen minus rejected log-ratio)."""
+    """beta x (log-ratio of the chosen minus that of the rejected: the alternatives with the extreme rewards)."""
     accuracy: float
     """Share of pairs whose chosen reply has the larger log-ratio."""
     rate_max: float
     """Largest learning rate of any step; 0 if the warm-up covered all steps, so that nothing was learnt."""
+    target: float | None = None
+    """Mean of what the margin is to be: the difference of the two rewards. None with ``hard``, which has no such
+    optimum."""
+    held_out_margin: float | None = None
+    """The margin at the turns of sessions that were not trained on; None if there are none."""
+    held_out_target: float | None = None
+    """The difference of the two rewards there."""

@@ -14,7 +14,7 @@ from typing import Any, Unpack
 
 from rlenv.core.adapters import adapter_at
 from rlenv.core.errors import PhaseError
-from rlenv.core.types import Adapter, PreferencePair
+from rlenv.core.types import Adapter, Alternatives, PreferencePair
 from trainers.backend.fit import TrainOptions, last_tenth_mean, train_to_folder
 from trainers.backend.huggingface import (
     callbacks,
@@ -33,17 +33,19 @@ KEYS = ("prompt_ids", "chosen_ids", "rejected_ids")
 def fit_dpo(
     reference: Adapter,
     pairs: Sequence[PreferencePair],
+    alternatives: Sequence[Alternatives],
     config: DpoConfig,
     base_model: str | Path,
     out_dir: str | Path,
     name: str,
     **options: Unpack[TrainOptions],
 ) -> DpoResult:
-    """Returns the adapter after Eq. 5, written to ``out_dir`` (which must not exist).
+    """Returns the adapter after Eq. 5, or after another of ``dpo.targets``, written to ``out_dir`` (must not exist).
 
     Args:
         reference: the previous iteration's simulator: the policy's starting point and DPO's reference.
-        pairs: the preference set; its token ids are trained on unchanged.
+        pairs: the preference set, for ``hard``; its token ids are trained on unchanged.
+        alternatives: all alternatives with their rewards, for the other targets.
         config: hyper-parameters.
         base_model: folder of the model that ``reference`` was trained on.
         out_dir: the adapter's folder; appears whole or not at all.
@@ -53,10 +55,22 @@ def fit_dpo(
     Raises:
         PhaseError: there are no pairs, a pair has no tokens, or training failed.
     """
-    check_pairs(pairs)
-    rows = {key: [list(getattr(pair, key)) for pair in pairs] for key in KEYS}
-    summary = train_to_folder(train_dpo, "dpo", (rows, config, str(base_model), reference.path), out_dir, **options)
+    rest = (config, str(base_model), reference.path)
+    if config.targets == "hard":
+        check_pairs(pairs)
+        rows = {key: [list(getattr(pair, key)) for pair in pairs] for key in KEYS}
+        summary = train_to_folder(train_dpo, "dpo", (rows, *rest), out_dir, **options)
+    else:
+        if not alternatives:
+            raise PhaseError(f"dpo: no alternatives for targets {config.targets!r}; raise collect.num_contexts")
+        summary = train_to_folder(_train_on_alternatives, "dpo", (alternatives, *rest), out_dir, **options)
     return DpoResult(adapter=adapter_at(out_dir, name), **summary)
+
+
+def _train_on_alternatives(payload: tuple[Any, DpoConfig, str, str, str], worker: Worker) -> dict[str, Any]:
+    from trainers.dpo.alternatives import train_on_alternatives  # torch is imported by the workers only
+
+    return train_on_alternatives(payload, worker)
 
 
 def check_pairs(pairs: Sequence[PreferencePair]) -> None:

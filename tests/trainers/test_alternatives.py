@@ -1,0 +1,117 @@
+"""Training on all alternatives of a session: rows, the reference, what is learnt, and that a death changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rlenv.core.types import Alternatives
+from rlenv.prompting.chat_format import ChatFormat, chat_format
+from trainers.backend.worker import Worker
+from trainers.dpo.alternatives import (
+    batch_loss,
+    branch_log_probs,
+    session_rows,
+    split_rows,
+    train_on_alternatives,
+    with_reference,
+)
+from trainers.dpo.config import DpoConfig
+from trainers.sft.config import SftConfig, SftExample
+from trainers.sft.fit import train_sft
+
+CONFIG = DpoConfig(
+    targets="distill", dtype="float32", learning_rate=2e-2, warmup=0, save_every=0, batch_size=2, epochs=12
+)
+
+
+@pytest.fixture(scope="module")
+def chat(tiny_llama: Path) -> ChatFormat:
+    return chat_format(AutoTokenizer.from_pretrained(tiny_llama))
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory, make_session) -> Path:
+    root = tmp_path_factory.mktemp("reference")
+    examples = [SftExample(session_id=str(i), system="c", messages=make_session(str(i)).messages) for i in range(12)]
+    config = SftConfig(dtype="float32", learning_rate=2e-2, save_every=0)
+    train_sft((examples, config, str(tiny_llama), str(root / "base")), Worker(root))
+    return root / "base"
+
+
+def alternatives(chat: ChatFormat, number: int) -> list[Alternatives]:
+    """Two turns of one session; the second prompt begins with the first."""
+    first = (*chat.system_ids(f"context {number}"), *chat.own.before)
+    second = (*first, *chat.reply_ids("I feel low"), *chat.other.before, *chat.encode("why"), *chat.other.after)
+    texts = ("I feel low today", "so what now", f"work {number} is hard")
+    return [
+        Alternatives(
+            session_id=f"s{number}",
+            turn=turn,
+            critical="drawn",
+            simulator="base",
+            prompt_ids=prompt,
+            replies_ids=tuple(chat.reply_ids(text) for text in texts),
+            rewards=rewards,
+        )
+        for turn, prompt, rewards in ((1, first, (0.5, -0.5, 0.0)), (2, (*second, *chat.own.before), (1.0, -1.0, 0.2)))
+    ]
+
+
+def policy(tiny_llama: Path, adapter: Path | str):
+    return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32), adapter)
+
+
+def test_the_turns_of_a_session_share_its_longest_prompt(chat: ChatFormat):
+    one, other = alternatives(chat, 1)
+    (row,) = session_rows([one, other])
+    assert row.tree.trunk == other.prompt_ids
+    assert [branch.start for branch in row.tree.branches] == [len(one.prompt_ids)] * 3 + [len(other.prompt_ids)] * 3
+    assert [turn.rewards for turn in row.turns] == [one.rewards, other.rewards]
+
+
+def test_a_prompt_that_does_not_begin_the_longest_one_has_its_own_row(chat: ChatFormat):
+    one, other = alternatives(chat, 1)
+    cut = one.model_copy(update={"prompt_ids": one.prompt_ids[1:]})
+    assert [len(row.turns) for row in session_rows([cut, other])] == [1, 1]
+
+
+def test_sessions_are_held_out_whole(chat: ChatFormat):
+    rows = session_rows([each for number in range(10) for each in alternatives(chat, number)])
+    train, held_out = split_rows(rows, 0.2)
+    assert len(train) == 8 and not {r.session_id for r in train} & {r.session_id for r in held_out}
+    assert split_rows(rows[:1], 0.9)[0]
+
+
+def test_the_reference_is_the_adapter_before_training(tiny_llama: Path, reference: Path, chat: ChatFormat):
+    rows = with_reference(policy(tiny_llama, reference), session_rows(alternatives(chat, 1)))
+    with torch.no_grad():
+        loss, (margin, target, _) = batch_loss(policy(tiny_llama, reference), rows, CONFIG)
+    assert margin == pytest.approx(0, abs=1e-4)
+    assert target == pytest.approx(1.5)
+    assert float(loss) == pytest.approx(((1 + 0.25 + 0.25) / 3 + (4 + 0.64 + 1.44) / 3) / 2, abs=1e-3)
+
+
+@pytest.mark.parametrize("targets", ["soft", "distill", "listwise", "imitate", "hard"])
+def test_the_policy_moves_as_the_rewards_ask(targets, tiny_llama: Path, reference: Path, chat: ChatFormat, tmp_path):
+    data = [each for number in range(8) for each in alternatives(chat, number)]
+    config = replace(CONFIG, targets=targets, held_out=0.25 if targets != "hard" else 0.0)
+    (tmp_path / "scratch").mkdir()
+    out = str(tmp_path / "out")
+    summary = train_on_alternatives((data, config, str(tiny_llama), str(reference), out), Worker(tmp_path / "scratch"))
+    assert summary["accuracy"] > 0.9
+    assert summary["target"] == pytest.approx(1.5)
+    if targets == "distill":
+        assert summary["margin"] == pytest.approx(1.5, abs=0.3)
+        assert summary["held_out_target"] == pytest.approx(1.5)
+        assert summary["held_out_margin"] > 0.5
+    rows = session_rows(data)
+    with torch.no_grad():
+        after, before = (branch_log_probs(policy(tiny_llama, a).eval(), rows) for a in (out, reference))
+    moved = (after - before).reshape(-1, 3).mean(dim=0)
+    assert moved[0] > moved[1]

@@ -1,0 +1,180 @@
+"""The loop behind targets other than ``hard``: all alternatives of a session's turns in one forward pass.
+
+Runs on Ray Train's workers, on transformers' ``Trainer``. The policy starts as the reference, so the reference's
+log-probs are computed once, before the first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from rlenv.core.types import Alternatives
+from rlenv.models.tree_batch import TokenBranch, TokenTree, tree_batch
+from trainers.backend.fit import last_tenth_mean
+from trainers.backend.huggingface import (
+    callbacks,
+    load_base,
+    require_positions,
+    save_adapter,
+    train_and_resume,
+    training_arguments,
+)
+from trainers.backend.worker import Worker, seed_everything
+from trainers.dpo.targets import target_loss
+
+if TYPE_CHECKING:
+    from trainers.dpo.config import DpoConfig
+
+
+FIGURES = ("margin", "target", "accuracy")
+"""Of the alternatives with the extreme rewards: how far apart they are, how far apart they are to be, and whether the
+policy orders them as the rewards do."""
+
+
+@dataclass(frozen=True)
+class TurnRow:
+    """One turn's alternatives within a tree."""
+
+    rewards: tuple[float, ...]
+    lengths: tuple[int, ...]
+    reference: tuple[float, ...] = ()
+    """Log-probs under the reference; empty until they are computed."""
+
+
+@dataclass(frozen=True)
+class SessionRow:
+    """The alternatives of a session as one tree, whose branches are those of ``turns``, in order."""
+
+    session_id: str
+    tree: TokenTree
+    turns: tuple[TurnRow, ...]
+
+
+def session_rows(alternatives: Sequence[Alternatives]) -> list[SessionRow]:
+    """Returns a row for each session: prompts of later turns begin with those of earlier ones, so all fit one trunk.
+
+    A turn whose prompt is no beginning of the session's longest one (a context that was cut) gets a row of its own.
+    """
+    by_session: dict[str, list[Alternatives]] = {}
+    for each in alternatives:
+        by_session.setdefault(each.session_id, []).append(each)
+    rows = []
+    for session_id, group in by_session.items():
+        trunk = max((each.prompt_ids for each in group), key=len)
+        inside = [each for each in group if trunk[: len(each.prompt_ids)] == each.prompt_ids]
+        outside = [each for each in group if trunk[: len(each.prompt_ids)] != each.prompt_ids]
+        rows.append(_row(session_id, trunk, inside))
+        rows.extend(_row(session_id, each.prompt_ids, [each]) for each in outside)
+    return rows
+
+
+def _row(session_id: str, trunk: tuple[int, ...], group: Sequence[Alternatives]) -> SessionRow:
+    branches = tuple(TokenBranch(len(each.prompt_ids), ids) for each in group for ids in each.replies_ids)
+    turns = tuple(TurnRow(each.rewards, tuple(map(len, each.replies_ids))) for each in group)
+    return SessionRow(session_id, TokenTree(trunk, branches), turns)
+
+
+def split_rows(rows: Sequence[SessionRow], held_out: float) -> tuple[list[SessionRow], list[SessionRow]]:
+    """Returns (rows to train on, rows of the share ``held_out`` of the sessions); never without rows to train on."""
+    sessions = list(dict.fromkeys(row.session_id for row in rows))
+    kept = set(sessions[: max(1, round(len(sessions) * (1 - held_out)))])
+    return [r for r in rows if r.session_id in kept], [r for r in rows if r.session_id not in kept]
+
+
+def train_on_alternatives(payload: tuple[Any, DpoConfig, str, str, str], worker: Worker) -> dict[str, Any]:
+    """Returns the summary of one run; the adapter is written on rank 0."""
+    from peft import PeftModel
+    from transformers import Trainer, TrainingArguments
+
+    alternatives, config, base_model, reference, out_dir = payload
+    rows = session_rows(alternatives)
+    require_positions(base_model, max(_last_position(row.tree) for row in rows), "dpo")
+    seed_everything(config.seed)
+    policy = PeftModel.from_pretrained(load_base(base_model, config.dtype, worker.device), reference, is_trainable=True)
+    policy.to(worker.device)
+    train, held_out = split_rows(with_reference(policy, rows), config.held_out)
+
+    class AlternativesTrainer(Trainer):
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
+            loss, figures = batch_loss(model, inputs["rows"], config)
+            since_log.append(figures)
+            return (loss, None) if return_outputs else loss
+
+        def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+            if since_log:
+                logs |= dict(zip(FIGURES, np.mean(since_log, axis=0).tolist(), strict=True))
+                since_log.clear()
+            super().log(logs, *args, **kwargs)
+
+    since_log: list[tuple[float, float, float]] = []
+    trainer = AlternativesTrainer(
+        model=policy,
+        args=TrainingArguments(**training_arguments(worker, config)),
+        train_dataset=train,
+        data_collator=lambda batch: {"rows": batch},
+        callbacks=callbacks(worker),
+    )
+    train_and_resume(trainer, worker)
+    save_adapter(trainer, worker, out_dir)
+    history = [entry for entry in trainer.state.log_history if FIGURES[0] in entry and "loss" in entry]
+    last = {key: last_tenth_mean([float(entry[key]) for entry in history]) for key in ("loss", *FIGURES)}
+    summary: dict[str, Any] = {
+        "num_pairs": sum(len(row.turns) for row in train),
+        "loss_step0": float(history[0]["loss"]),
+        "loss_last": last["loss"],
+        **{name: last[name] for name in FIGURES},
+        "rate_max": max(float(entry["learning_rate"]) for entry in history),
+    }
+    if held_out:
+        with torch.no_grad():
+            held = [batch_loss(policy.eval(), [row], config)[1] for row in held_out]
+        summary["held_out_margin"], summary["held_out_target"] = np.mean(held, axis=0)[:2].tolist()
+    return summary
+
+
+def with_reference(policy: Any, rows: Sequence[SessionRow]) -> list[SessionRow]:
+    """Returns the rows with the log-probs of ``policy``, which is the reference now."""
+    policy.eval()
+    found = []
+    with torch.no_grad():
+        for row in rows:
+            log_probs = iter(branch_log_probs(policy, [row]).tolist())
+            turns = tuple(replace(t, reference=tuple(next(log_probs) for _ in t.rewards)) for t in row.turns)
+            found.append(replace(row, turns=turns))
+    return found
+
+
+def branch_log_probs(model: Any, rows: Sequence[SessionRow]) -> torch.Tensor:
+    """Returns the log-probs of all alternatives of ``rows``, in order, [n]."""
+    batch = tree_batch([row.tree for row in rows])
+    device = next(model.parameters()).device
+    return batch.log_probs(model(**batch.inputs(device)).logits)
+
+
+def batch_loss(
+    model: Any, rows: Sequence[SessionRow], config: DpoConfig
+) -> tuple[torch.Tensor, tuple[float, float, float]]:
+    """Returns the mean loss over the turns of ``rows`` and (margin, its target, accuracy), each a mean over turns."""
+    log_probs = branch_log_probs(model, rows)
+    turns = [turn for row in rows for turn in row.turns]
+    losses, figures = [], []
+    for part, turn in zip(log_probs.split([len(turn.rewards) for turn in turns]), turns, strict=True):
+        rewards, reference = part.new_tensor(turn.rewards), part.new_tensor(turn.reference)
+        lengths = torch.tensor(turn.lengths, device=part.device)
+        losses.append(target_loss(config.targets, part, reference, rewards, lengths, config.beta))
+        best, worst = int(rewards.argmax()), int(rewards.argmin())
+        margin = float(config.beta * ((part - reference)[best] - (part - reference)[worst]).detach())
+        figures.append((margin, float(rewards[best] - rewards[worst]), float(margin > 0)))
+    margin, target, accuracy = np.mean(figures, axis=0).tolist()
+    return torch.stack(losses).mean(), (margin, target, accuracy)
+
+
+def _last_position(tree: TokenTree) -> int:
+    return max(len(tree.trunk), *(branch.start + len(branch.ids) for branch in tree.branches))
