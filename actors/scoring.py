@@ -21,7 +21,7 @@ from rlenv.core.types import Branch, Session, SessionScores
 from rlenv.discriminator.local import LocalDiscriminator
 from rlenv.models.hardware import keep_freed_memory
 from rlenv.prompting.context import ContextConfig
-from rlenv.prompting.system_texts import discriminator_system_text, token_counter
+from rlenv.prompting.system_texts import discriminator_system_text, simulator_system_text, token_counter
 
 
 @settings
@@ -50,12 +50,17 @@ def load_discriminator(checkpoint: str, config: ScoringConfig, context: ContextC
     """Returns one copy of the model, which scores concurrent calls in batches."""
     import torch
 
+    from rlenv.discriminator.likelihood import CARD, LikelihoodDiscriminator
     from rlenv.discriminator.model import LoadedDiscriminator
 
     torch.set_num_threads(config.threads)
     device = "cuda" if config.num_gpus and torch.cuda.is_available() else "cpu"
     if device == "cpu":
         keep_freed_memory()
+    if (Path(checkpoint) / CARD).is_file():
+        reading = LikelihoodDiscriminator.load(checkpoint, device=device)
+        simulator_text = simulator_system_text(context, token_counter(reading.chat))
+        return LocalDiscriminator(reading, lambda session: simulator_text(session.context))
     loaded = LoadedDiscriminator.load(checkpoint, device=device, dtype=config.dtype, batch_tokens=config.batch_tokens)
     text = discriminator_system_text(context, token_counter(loaded.chat))
     return LocalDiscriminator(loaded, lambda session: text(session.context))

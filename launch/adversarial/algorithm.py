@@ -52,14 +52,14 @@ def _iterate(run: AdversarialRun, tracker: Tracker) -> None:
     fit_chatbots(run.training, run.chatbots, run.serving, config.chatbot_sft, config.context, sft_sessions)
     for k in range(config.num_iterations + 1):  # line 3
         simulated = collect_sessions(run, adapter, contexts)  # line 4
-        discriminator = fit_discriminator(run, backbone, adapter.name, simulated, contexts)  # line 5
+        discriminator = fit_discriminator(run, backbone, adapter.name, adapter, simulated, contexts)  # line 5
         if k < config.num_iterations:  # the last simulator is evaluated like the others but not trained further
-            pairs = make_preferences(run, adapter, discriminator, simulated)  # lines 6 to 8
+            preferences = make_preferences(run, adapter, discriminator, simulated)  # lines 6 to 8
         measure(run, tracker, k, adapter.name, simulated, contexts)
         if k < config.num_iterations:
-            adapter = update_simulator(run, adapter, pairs, version_name(k + 1))  # line 9
+            adapter = update_simulator(run, adapter, preferences, version_name(k + 1))  # line 9
 
     for step, name in enumerate(config.zero_shot, start=config.num_iterations + 1):  # untrained baselines (4.2)
         simulated = collect_sessions(run, name, contexts)
-        fit_discriminator(run, backbone, name, simulated, contexts)
+        fit_discriminator(run, backbone, name, adapter, simulated, contexts)
         measure(run, tracker, step, name, simulated, contexts)

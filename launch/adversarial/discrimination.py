@@ -2,26 +2,40 @@
 
 It is trained on the adversarial users' contexts and validated on the evaluation users', so no context and no user is
 in both sets. One launch trains, with identical settings, the discriminator; the leak control, which does not see the
-user's words; and, for the base simulator, the power control, against shuffled words.
+user's words; and, for the base simulator, the power controls, against users that are known to be bad.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from launch.adversarial.run import AdversarialRun
 from launch.adversarial.simulation import Simulated
-from launch.run.contents import LEAK, MAIN, POWER
+from launch.run.contents import HALF, LEAK, MAIN, POWER, SWAPPED
 from rlenv.core.files import write_json
-from rlenv.core.types import Session
-from rlenv.discriminator.controls import Matched, cut_after_turn, match_lengths, shuffle_words_within_user
+from rlenv.core.types import Adapter, Session
+from rlenv.discriminator.controls import (
+    Matched,
+    cut_after_turn,
+    match_lengths,
+    shuffle_words_within_user,
+    swap_users,
+)
 from rlenv.discriminator.labelled import LabelledSession
 from rlenv.prompting.chat_format import chat_format
-from rlenv.prompting.system_texts import discriminator_system_text, token_counter
+from rlenv.prompting.system_texts import discriminator_system_text, simulator_system_text, token_counter
 from trainers.discriminator.config import DiscriminatorConfig, DiscriminatorJob
 from trainers.discriminator.fit import fit_discriminators
+
+SPOILT: dict[str, Callable[..., list[Session]]] = {
+    POWER: shuffle_words_within_user,
+    SWAPPED: swap_users,
+    HALF: partial(swap_users, every=2),
+}
+"""How the user is spoilt in each power control."""
 
 
 @dataclass(frozen=True)
@@ -66,18 +80,21 @@ def label_simulated(
     return label(real, by_part, config)
 
 
-def label_shuffled(
-    real: Mapping[str, Sequence[Session]], config: DiscriminatorConfig, max_turns: int, seed: int
+def label_bad(
+    real: Mapping[str, Sequence[Session]],
+    config: DiscriminatorConfig,
+    max_turns: int,
+    spoil: Callable[[Sequence[Session]], list[Session]],
 ) -> Labelled:
-    """Returns the data of the power control: real sessions against the same sessions with the user's words shuffled.
+    """Returns the data of a power control: real sessions against the same sessions with the user spoilt.
 
     Sessions are cut at ``max_turns``, so that the control sees the same lengths as the discriminator.
     """
     cut = {name: [cut_after_turn(s, max_turns) for s in sessions] for name, sessions in real.items()}
-    by_part = {}
-    for name, sessions in cut.items():
-        shuffled = shuffle_words_within_user(sessions, seed)
-        by_part[name] = [(s.session_id, other) for s, other in zip(sessions, shuffled, strict=True)]
+    by_part = {
+        name: [(s.session_id, bad) for s, bad in zip(sessions, spoil(sessions), strict=True)]
+        for name, sessions in cut.items()
+    }
     return label(cut, by_part, config)
 
 
@@ -85,11 +102,23 @@ def fit_discriminator(
     run: AdversarialRun,
     backbone: str,
     version: str,
+    reader: Adapter,
     simulated: Sequence[Simulated],
     real: Mapping[str, Sequence[Session]],
 ) -> Path:
-    """Returns the checkpoint of a new discriminator, trained on the newest simulator's sessions only (Eq. 3)."""
+    """Returns the checkpoint of a new discriminator, trained on the newest simulator's sessions only (Eq. 3).
+
+    Args:
+        run: the run.
+        backbone: the base model of a ``classifier``.
+        version: the simulator's name.
+        reader: the simulator that a ``likelihood`` discriminator reads with.
+        simulated: the simulator's sessions.
+        real: real sessions by part.
+    """
     config = run.config
+    likelihood = config.discriminator.kind == "likelihood"
+    base_model = run.serving.simulator_model if likelihood else backbone
 
     def make(folder: Path) -> None:
         from transformers import AutoTokenizer
@@ -99,16 +128,18 @@ def fit_discriminator(
         data = label_simulated(real, simulated, config.discriminator)
         jobs = [_job(MAIN, folder, data), replace(_job(LEAK, folder, data), blank_user=True)]
         if version == "base":
-            shuffled = label_shuffled(real, config.discriminator, config.env.max_turns, config.seed)
-            jobs.append(_job(POWER, folder, shuffled))
-        chat = chat_format(AutoTokenizer.from_pretrained(backbone))
-        text = discriminator_system_text(config.context, token_counter(chat))
+            for name, spoil in SPOILT.items():
+                bad = label_bad(real, config.discriminator, config.env.max_turns, partial(spoil, seed=config.seed))
+                jobs.append(_job(name, folder, bad))
+        count = token_counter(chat_format(AutoTokenizer.from_pretrained(base_model)))
+        text = (simulator_system_text if likelihood else discriminator_system_text)(config.context, count)
         with run.training.phase(f"{version}: discriminators", f"discriminator-{version}") as options:
             results = fit_discriminators(
                 jobs,
                 run.training.seeded(config.discriminator),
-                backbone,
+                base_model,
                 context_text=lambda session: text(session.context),
+                reader=reader.path if likelihood else None,
                 **options,
             )
         counts = {f"{part}_{k}": v for part in ("train", "validation") for k, v in _counts(getattr(data, part)).items()}

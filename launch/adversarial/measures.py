@@ -13,14 +13,15 @@ from pathlib import Path
 from launch.adversarial.discrimination import Labelled, label_simulated
 from launch.adversarial.run import AdversarialRun
 from launch.adversarial.simulation import Simulated
-from launch.run.contents import LEAK, MAIN, POWER
+from launch.run.contents import HALF, LEAK, MAIN, POWER, SWAPPED
 from launch.run.tracking import Tracker
 from launch.run.training import Training
 from rlenv.core.files import write_json
 from rlenv.core.types import Session
 from rlenv.data.linguistics import diversity
 from rlenv.discriminator.classification import TurnTable, flat_metrics, turn_table
-from rlenv.discriminator.controls import cut_after_turn, leak_report, referee_accuracy
+from rlenv.discriminator.controls import cut_after_turn, leak_report, referee_accuracy, style_referee_accuracy
+from rlenv.evaluation.discriminators import calibration
 from trainers.discriminator.fit import read_validation
 
 Metrics = dict[str, float | int | None]
@@ -76,13 +77,17 @@ def discrimination_metrics(folder: Path, data: Labelled, seed: int) -> Metrics:
     leak = _table(folder / LEAK)
     metrics["disc/leak_accuracy"] = leak.overall.accuracy
     metrics["disc/leak_se"] = _standard_error(0.5, leak.session.num)
-    if (folder / POWER).exists():
-        metrics |= {
-            "disc/power_accuracy": _table(folder / POWER).overall.accuracy,
-            "disc/power_accuracy_session": _table(folder / POWER).session.accuracy,
-        }
-    referee = referee_accuracy(data.train.items, data.validation.items, seed)
-    metrics["disc/referee_accuracy"] = referee.accuracy
+    for name in (POWER, SWAPPED, HALF):
+        if (folder / name).exists():
+            power = _table(folder / name)
+            key = "power" if name == POWER else f"power_{name}"
+            metrics[f"disc/{key}_accuracy"] = power.overall.accuracy
+            metrics[f"disc/{key}_accuracy_session"] = power.session.accuracy
+    items = data.train.items, data.validation.items, seed
+    metrics["disc/referee_accuracy"] = referee_accuracy(*items).accuracy
+    metrics["disc/style_referee_accuracy"] = style_referee_accuracy(*items).accuracy
+    decided = [(s.real, value) for s in read_validation(folder / MAIN) for value in s.log_odds[1:]]
+    metrics["disc/ece"] = calibration([real for real, _ in decided], [value for _, value in decided]).expected_error
     metrics["disc/accuracy_session_se"] = _standard_error(table.session.accuracy, table.session.num)
     aucs = leak_report(data.validation.items)
     return metrics | {f"disc/auc_{name}": value for name, value in aucs.items()}

@@ -21,7 +21,9 @@ COLUMNS = (
     ("t10", "disc/accuracy_turn_10", "{:.2f}"),
     ("all", "disc/accuracy_overall", "{:.2f}"),
     ("leak", "disc/leak_accuracy", "{:.2f}"),
+    ("whole", "disc/accuracy_session", "{:.2f}"),
     ("ref", "disc/referee_accuracy", "{:.2f}"),
+    ("style", "disc/style_referee_accuracy", "{:.2f}"),
     ("made", "prefs/made", "{:.0f}"),
     ("kept", "prefs/kept", "{:.0f}"),
     ("margin", "dpo/margin", "{:.2f}"),
@@ -32,8 +34,9 @@ COLUMNS = (
 
 
 CAPTION = (
-    "accuracy of the discriminator at turns 1, 5, 10 and over all (0.5 is the goal), of the leak control and of the "
-    "referee; pairs made and kept; DPO margin; word entropy in bits, TTR and bigram diversity of the user's messages"
+    "accuracy of the discriminator at turns 1, 5, 10, over all and on whole sessions (0.5 is the goal), of the leak "
+    "control, and on whole sessions of the referees by word counts and by style; pairs made and kept; margin after "
+    "training; word entropy in bits, TTR and bigram diversity of the user's messages"
 )
 
 
@@ -75,11 +78,16 @@ def verdicts(rows: list[dict[str, Any]]) -> list[str]:
             )
         else:
             sentences.append(f"power control: {power:.2f} against shuffled words (at least 0.90 is required)")
+        caught = [
+            f"{row:.2f} against other users' messages{where}"
+            for key, where in (("swapped", ""), ("half", " at every second turn"))
+            if (row := rows[0].get(f"disc/power_{key}_accuracy")) is not None
+        ]
+        if caught:
+            sentences.append("coherent words in the wrong conversation: " + ", ".join(caught))
     for row in rows:
         version = row["version"]
-        leak, referee, session = (
-            row.get(f"disc/{key}") for key in ("leak_accuracy", "referee_accuracy", "accuracy_session")
-        )
+        leak, session = row.get("disc/leak_accuracy"), row.get("disc/accuracy_session")
         bound = 0.5 + max(0.05, 2 * (row.get("disc/leak_se") or 0.0))
         if leak is not None and leak > bound:
             sentences.append(
@@ -87,11 +95,13 @@ def verdicts(rows: list[dict[str, Any]]) -> list[str]:
                 "accuracy comes from something other than the user's words"
             )
         margin = row.get("disc/accuracy_session_se") or 0.0
-        if referee is not None and session is not None and referee > session + margin:
-            sentences.append(
-                f"NOT EVIDENCE at {version}: the word-count referee ({referee:.2f}) beats the discriminator "
-                f"on whole sessions ({session:.2f})"
-            )
+        for key, judge in (("referee", "word-count"), ("style_referee", "style")):
+            accuracy = row.get(f"disc/{key}_accuracy")
+            if accuracy is not None and session is not None and accuracy > session + margin:
+                sentences.append(
+                    f"NOT EVIDENCE at {version}: the {judge} referee ({accuracy:.2f}) beats the discriminator "
+                    f"on whole sessions ({session:.2f})"
+                )
     if not any(s.startswith(("NOT", "LEAK")) for s in sentences):
         sentences.append("leak and referee controls: passed at every version")
     return sentences

@@ -19,8 +19,9 @@ from rlenv.core.types import Adapter, Session
 from rlenv.data.sessions import read_sessions
 from rlenv.models.named import load_smollm2, population_llama
 
-MAIN, LEAK, POWER = "main", "leak", "power"
-"""The discriminator of a simulator version and its two controls: folders of ``VERSION/discriminator``."""
+MAIN, LEAK, POWER, SWAPPED, HALF = "main", "leak", "power", "swapped", "half"
+"""The discriminator of a simulator version and its controls: folders of ``VERSION/discriminator``. The last three are
+against shuffled words, other users' messages, and other users' messages at every second turn."""
 
 SPLITS = ("sft", "adversarial", "evaluation")
 SMALL_LLAMA = "small-llama"

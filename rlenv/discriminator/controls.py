@@ -1,8 +1,10 @@
 """Controls of the discriminator: is it strong enough for its accuracy to mean anything, and does it see only text?
 
-* Power: a deliberately bad simulator (``shuffle_words_within_user``) must be detected. If the discriminator misses it,
-  a low accuracy elsewhere proves nothing.
-* Referee: a cheap judge of another kind (TF-IDF and logistic regression) on the same split.
+* Power: a deliberately bad simulator must be detected: shuffled words (``shuffle_words_within_user``), and, harder,
+  real messages of other users in the wrong conversation (``swap_users``). If the discriminator misses it, a low
+  accuracy elsewhere proves nothing.
+* Referees: cheap judges of other kinds on the same split: word counts (TF-IDF and logistic regression), and style
+  (message lengths, punctuation, function words; gradient boosting).
 * Leaks: lengths are matched within pairs (``match_lengths``), and ``leak_report`` measures how much trivial formatting
   gives away.
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from rlenv.core.seeds import derive_seed
@@ -30,6 +33,38 @@ def shuffle_words_within_user(sessions: Sequence[Session], seed: int = 0) -> lis
     are unchanged.
     """
     return [_shuffled(session, random.Random(derive_seed(seed, "shuffle", session.session_id))) for session in sessions]
+
+
+def swap_users(sessions: Sequence[Session], seed: int = 0, every: int = 1) -> list[Session]:
+    """Returns the sessions with the user's messages replaced by another user's at the same turns.
+
+    Every message is real and in its place in a conversation, so only what it answers, and whom it fits, can give it
+    away. A turn that the other session does not have keeps its message.
+
+    Args:
+        sessions: at least two users; a session without another user's is returned unchanged.
+        seed: of the pairing.
+        every: 1 replaces every message, 2 every second one, beginning with the second.
+    """
+    rng = random.Random(derive_seed(seed, "swap"))
+    order = list(range(len(sessions)))
+    rng.shuffle(order)
+    place = {index: position for position, index in enumerate(order)}
+    swapped = []
+    for index, session in enumerate(sessions):
+        others = (sessions[order[(place[index] + step) % len(order)]] for step in range(1, len(order)))
+        donor = next((o for o in others if not o.user_id or o.user_id != session.user_id), None)
+        texts = donor.user_messages() if donor is not None else []
+        turn, messages = 0, []
+        for message in session.messages:
+            if message.role == "user":
+                turn += 1
+                if turn % every == 0 and turn <= len(texts):
+                    message = Message(role="user", content=texts[turn - 1])
+            messages.append(message)
+        update = {"session_id": f"{session.session_id}:swapped", "source": "swapped", "messages": tuple(messages)}
+        swapped.append(session.model_copy(update=update))
+    return swapped
 
 
 class Matched(Record):
@@ -109,6 +144,50 @@ def referee_accuracy(
     predicted = judge.predict([_user_text(item) for item in validation])
     correct = [bool(p) == item.real for p, item in zip(predicted, validation, strict=True)]
     return RefereeScore(accuracy=sum(correct) / len(correct), num_train=len(train), num_validation=len(validation))
+
+
+FUNCTION_WORDS = (
+    "i", "me", "my", "you", "he", "she", "it", "we", "they", "this", "that", "a", "an", "the", "and", "but", "or", "if",
+    "so", "because", "when", "then", "not", "no", "just", "really", "very", "to", "of", "in", "on", "at", "for", "with",
+    "about", "from", "as", "is", "am", "are", "was", "were", "be", "been", "have", "has", "had", "do", "did", "can",
+    "could", "would", "should", "will", "what", "why", "how", "like", "know", "think", "feel", "want",
+)  # fmt: skip
+"""Words whose rates describe style rather than topic."""
+
+
+def style_referee_accuracy(
+    train: Sequence[LabelledSession], validation: Sequence[LabelledSession], seed: int = 0
+) -> RefereeScore:
+    """Returns the accuracy of gradient boosting on a session's style: lengths, punctuation, function words.
+
+    It reads the user's messages of whole sessions, and knows no content words.
+    """
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    judge = HistGradientBoostingClassifier(max_iter=150, max_depth=3, learning_rate=0.08, random_state=seed)
+    judge.fit([style(item.session) for item in train], [item.real for item in train])
+    predicted = judge.predict([style(item.session) for item in validation])
+    correct = [bool(p) == item.real for p, item in zip(predicted, validation, strict=True)]
+    return RefereeScore(accuracy=sum(correct) / len(correct), num_train=len(train), num_validation=len(validation))
+
+
+def style(session: Session) -> list[float]:
+    """Returns the numbers that describe how a session's user writes, [F]."""
+    texts = session.user_messages()
+    words = [word.lower() for text in texts for word in _WORD.findall(text)]
+    counts, total = Counter(words), max(1, len(words))
+    sizes = [len(_WORD.findall(text)) for text in texts] or [0]
+    spread = max(sizes) - min(sizes)
+    return [
+        *(feature(session) for feature in FEATURES.values()),
+        sum(sizes) / len(sizes),
+        float(spread),
+        sum(map(len, words)) / total,
+        len(counts) / total,
+        sum(count == 1 for count in counts.values()) / total,
+        *(sum(text.count(mark) for text in texts) / total for mark in ",.?!'’…-"),
+        *(counts[word] / total for word in FUNCTION_WORDS),
+    ]
 
 
 def leak_report(items: Sequence[LabelledSession]) -> dict[str, float | None]:

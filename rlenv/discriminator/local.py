@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from rlenv.core.types import Branch, Session, SessionScores
-from rlenv.discriminator.rows import DiscriminatorTree
 
 ContextText = Callable[[Session], "str | None"]
 """Returns a session's context as the text of a system message."""
 
 
 class TreeScorer(Protocol):
-    """The model: ``rlenv.discriminator.model.LoadedDiscriminator`` or a stand-in."""
+    """The model: a ``LoadedDiscriminator``, a ``LikelihoodDiscriminator`` or a stand-in; trees are its own."""
 
-    def tree(self, session: Session, branches: Sequence[Branch] = (), system: str | None = None) -> DiscriminatorTree:
+    def tree(self, session: Session, branches: Sequence[Branch] = (), system: str | None = None) -> Any:
         """Returns the token layout of a session and its branches."""
         ...
 
-    def score_trees(self, trees: Sequence[DiscriminatorTree]) -> list[SessionScores]:
+    def score_trees(self, trees: Sequence[Any]) -> list[SessionScores]:
         """Returns the scores of ``trees``, in order."""
         ...
 
@@ -51,7 +50,7 @@ class LocalDiscriminator:
         self.context_text = context_text
         self.max_sessions = max_sessions
         self.max_wait_s = max_wait_s
-        self._pending: list[tuple[DiscriminatorTree, asyncio.Future[SessionScores]]] = []
+        self._pending: list[tuple[Any, asyncio.Future[SessionScores]]] = []
         self._worker: asyncio.Task[None] | None = None
 
     async def log_odds(self, session: Session, branches: Sequence[Branch] = ()) -> SessionScores:

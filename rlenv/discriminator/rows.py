@@ -165,11 +165,15 @@ def discriminator_tree(
 def require_whole(row: DiscriminatorRow, max_tokens: int) -> None:
     """Raises OverlongError if turns of the row were cut, so that fewer than T log-odds are never returned silently."""
     if len(row.positions) < row.num_turns:
-        raise OverlongError(
-            f"session {row.session_id}: only {len(row.positions)} of {row.num_turns} user turns fit the "
-            f"discriminator's {max_tokens} tokens; raise discriminator.max_tokens, shorten the context, "
-            "or lower env.max_turns"
-        )
+        raise cut_error(row.session_id, len(row.positions), row.num_turns, max_tokens)
+
+
+def cut_error(session_id: str, num_read: int, num_turns: int, max_tokens: int) -> OverlongError:
+    """Returns the error of a session of which only ``num_read`` turns fit a discriminator."""
+    return OverlongError(
+        f"session {session_id}: only {num_read} of {num_turns} user turns fit the discriminator's {max_tokens} "
+        "tokens; raise discriminator.max_tokens, shorten the context, or lower env.max_turns"
+    )
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:

@@ -20,6 +20,10 @@ from trainers.backend.config import Schedule
 class DiscriminatorConfig(Settings):
     """Discriminator training. The numbers of sessions are the paper's (4.3.3); the rest was tuned on ESConv."""
 
+    kind: Literal["classifier", "likelihood"] = "classifier"
+    """``classifier``, as in the paper: a token classifier on ``backbone``. ``likelihood``: regressions on what the
+    simulator's own model thinks of the user's words (``rlenv.discriminator.likelihood``); it reads ``max_tokens``,
+    ``dtype`` and the numbers of sessions, and no other setting here."""
     num_train_sessions: PositiveInt = 1600
     """Real and simulated together."""
     num_validation_sessions: PositiveInt = 400

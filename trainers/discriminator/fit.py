@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from rlenv.core.errors import PhaseError
 from rlenv.core.types import Session
@@ -19,6 +19,8 @@ from trainers.backend.fit import TrainOptions, train_to_folder
 from trainers.discriminator.config import DiscriminatorConfig, DiscriminatorJob, DiscriminatorResult
 
 VALIDATION = "validation.json"
+OUT_OF_FOLD = "out_of_fold.json"
+"""Kind ``likelihood``: the training sessions' log-odds by regressions that were not fitted on them."""
 
 
 def fit_discriminators(
@@ -27,6 +29,7 @@ def fit_discriminators(
     base_model: str | Path,
     *,
     context_text: Callable[[Session], str | None] | None = None,
+    reader: str | Path | None = None,
     **options: Unpack[TrainOptions],
 ) -> list[DiscriminatorResult]:
     """Returns the trained discriminators, each written to its ``out_dir``, in the order of ``jobs``.
@@ -36,6 +39,7 @@ def fit_discriminators(
         config: hyper-parameters, the same for all.
         base_model: a folder with a causal language model and its tokenizer.
         context_text: returns a session's context as text; must be the function used in serving. None reads no context.
+        reader: kind ``likelihood``: the adapter of the simulator that the sessions are read with, on ``base_model``.
         options: see ``TrainOptions``; the default ``storage_path`` is that of the first job. Progress lines have the
             job's number as ``job``, from 0.
 
@@ -49,23 +53,30 @@ def fit_discriminators(
     _check(jobs)
 
     def pack(items: Sequence[LabelledSession]) -> tuple[tuple[LabelledSession, str | None], ...]:
-        return tuple(
-            (item, context_text(item.session) if context_text and config.use_context else None) for item in items
-        )
+        reads_context = config.use_context or reader is not None
+        return tuple((item, context_text(item.session) if context_text and reads_context else None) for item in items)
 
     tasks = [Task(job.name, pack(job.train), pack(job.validation), job.blank_user) for job in jobs]
-    payload = (tasks, config, str(base_model))
     out_dirs = [job.out_dir for job in jobs]
-    summaries = train_to_folder(train_discriminators, "discriminator", payload, out_dirs, **options)
+    if config.kind == "likelihood":
+        from trainers.discriminator.likelihood import train_likelihood
+
+        if reader is None:
+            raise PhaseError("discriminator.kind: 'likelihood' reads with a simulator's adapter, and none was given")
+        payload: tuple[Any, ...] = (tasks, config, str(base_model), str(reader))
+        summaries = train_to_folder(train_likelihood, "discriminator", payload, out_dirs, **options)
+    else:
+        payload = (tasks, config, str(base_model))
+        summaries = train_to_folder(train_discriminators, "discriminator", payload, out_dirs, **options)
     return [
         DiscriminatorResult(name=job.name, path=Path(job.out_dir), validation=read_validation(job.out_dir), **summary)
         for job, summary in zip(jobs, summaries, strict=True)
     ]
 
 
-def read_validation(path: str | Path) -> tuple[ScoredSession, ...]:
-    """Returns the validation log-odds saved in a discriminator's folder."""
-    return tuple(ScoredSession.model_validate(row) for row in json.loads((Path(path) / VALIDATION).read_text()))
+def read_validation(path: str | Path, name: str = VALIDATION) -> tuple[ScoredSession, ...]:
+    """Returns the validation log-odds saved in a discriminator's folder, or those out of fold."""
+    return tuple(ScoredSession.model_validate(row) for row in json.loads((Path(path) / name).read_text()))
 
 
 def _check(jobs: Sequence[DiscriminatorJob]) -> None:

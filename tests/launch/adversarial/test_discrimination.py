@@ -1,8 +1,9 @@
 """The data of the discriminators' controls."""
 
-from launch.adversarial.discrimination import label_shuffled
+from launch.adversarial.discrimination import label_bad
 from launch.run.settings import load_config
 from rlenv.data.linguistics import words
+from rlenv.discriminator.controls import shuffle_words_within_user
 from rlenv.population.corpus import generate_sessions
 
 
@@ -11,7 +12,7 @@ def test_the_power_control_has_real_sessions_cut_like_simulated_ones_and_their_s
     sessions = generate_sessions(12, 1, seed=1)
     config = load_config(None, settings)
     parts = {"adversarial": sessions[:8], "evaluation": sessions[8:]}
-    data = label_shuffled(parts, config.discriminator, config.env.max_turns, config.seed)
+    data = label_bad(parts, config.discriminator, config.env.max_turns, shuffle_words_within_user)
     assert len(data.train.items) == 12 and len(data.validation.items) == 6
     by_context: dict[str, dict[bool, list[str]]] = {}
     for item in (*data.train.items, *data.validation.items):

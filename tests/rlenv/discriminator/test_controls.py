@@ -10,7 +10,15 @@ from sklearn.metrics import roc_auc_score
 
 from rlenv.core.errors import ConfigError
 from rlenv.core.types import Message, Session
-from rlenv.discriminator.controls import auc, leak_report, match_lengths, referee_accuracy, shuffle_words_within_user
+from rlenv.discriminator.controls import (
+    auc,
+    leak_report,
+    match_lengths,
+    referee_accuracy,
+    shuffle_words_within_user,
+    style_referee_accuracy,
+    swap_users,
+)
 from rlenv.discriminator.labelled import LabelledSession, split_by_context
 
 WORDS = ["I", "can't", "sleep;", "so", "tired,", "you", "know.", "My", "sister", "left", "a", "café", "closed!"]
@@ -128,3 +136,65 @@ def test_no_context_is_on_both_sides_in_any_order_of_the_items() -> None:
     assert {i.context_id for i in split_by_context(items, 60, 40, seed=2)[0]} != {i.context_id for i in train}
     with pytest.raises(ConfigError, match="there are 100"):
         split_by_context(items, 80, 40)
+
+
+def talks(count: int) -> list[Session]:
+    """Sessions of different users, whose messages name their user and turn."""
+    return [
+        Session(
+            session_id=f"s{user}",
+            user_id=f"u{user}",
+            messages=tuple(
+                Message(
+                    role="assistant" if i % 2 else "user", content=f"{'bot' if i % 2 else 'user'} {user} {i // 2 + 1}"
+                )
+                for i in range(6)
+            ),
+        )
+        for user in range(count)
+    ]
+
+
+def test_swapped_messages_are_another_users_at_the_same_turns() -> None:
+    for before, after in zip(talks(5), swap_users(talks(5), seed=1), strict=True):
+        users = {text.split()[1] for text in after.user_messages()}
+        assert len(users) == 1 and users != {before.user_messages()[0].split()[1]}
+        assert [text.split()[2] for text in after.user_messages()] == ["1", "2", "3"]
+        assert [m for m in after.messages if m.role != "user"] == [m for m in before.messages if m.role != "user"]
+
+
+def test_every_second_message_can_be_swapped() -> None:
+    for before, after in zip(talks(5), swap_users(talks(5), seed=1, every=2), strict=True):
+        same = [a == b for a, b in zip(before.user_messages(), after.user_messages(), strict=True)]
+        assert same == [True, False, True]
+
+
+def test_a_turn_that_the_other_user_does_not_have_keeps_its_message() -> None:
+    long, short = talks(2)
+    short = short.model_copy(update={"messages": short.messages[:1]})
+    assert swap_users([long, short])[0].user_messages() == ["user 1 1", *long.user_messages()[1:]]
+
+
+def test_sessions_of_the_same_user_are_not_swapped() -> None:
+    mine = [session.model_copy(update={"user_id": "u"}) for session in talks(2)]
+    assert [s.user_messages() for s in swap_users(mine)] == [s.user_messages() for s in mine]
+
+
+def test_the_style_referee_sees_style_and_is_at_chance_without_a_difference() -> None:
+    rng = random.Random(0)
+
+    def items(mark: str, count: int, name: str) -> list[LabelledSession]:
+        made = []
+        for i in range(count):
+            for real in (True, False):
+                texts = [
+                    " ".join(rng.choices(("day", "work", "I", "you", "so"), k=8)) + (mark if real else "")
+                    for _ in range(4)
+                ]
+                messages = tuple(Message(role="user", content=text) for text in texts)
+                one = Session(session_id=f"{name}{i}{real}", messages=messages)
+                made.append(LabelledSession(context_id=f"{name}{i}", real=real, session=one))
+        return made
+
+    assert style_referee_accuracy(items("!", 40, "a"), items("!", 20, "b")).accuracy > 0.95
+    assert 0.3 < style_referee_accuracy(items("", 40, "a"), items("", 40, "b")).accuracy < 0.7
