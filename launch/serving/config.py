@@ -11,6 +11,8 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import PositiveInt
+
 from launch.run.config import RunConfig, SpeakerConfig, speaker_problems
 from launch.run.contents import SPLITS, run_settings
 from launch.run.settings import read_settings, typed
@@ -30,6 +32,10 @@ class EnvConfig(Settings):
     users: dict[str, SpeakerConfig] = field(default_factory=dict)
     """Agent in the chatbot's seat: further users by name, for example another adapter on the simulator's engine, an
     untrained model, or kind population, the users of the reference population. ``ensemble`` has their weights."""
+    resample: PositiveInt = 1
+    """Agent in the chatbot's seat: candidates for each message of the simulators in ``ensemble``. Above 1, a message is
+    drawn in proportion to how real the version's own discriminator finds it: closer to people, at ``resample`` times
+    the tokens."""
     chatbots: dict[str, SpeakerConfig] = field(default_factory=dict)
     """Agent in the user's seat: the chatbots; empty is the chatbots of the run."""
     rewards: dict[str, Any] = field(default_factory=dict)

@@ -26,13 +26,14 @@ from launch.run.settings import to_dict
 from launch.serving.config import EnvConfig, load_env_config
 from rlenv.core.errors import ConfigError, there_are
 from rlenv.core.files import to_line
-from rlenv.core.protocols import Speaker
+from rlenv.core.protocols import Discriminator, Speaker
 from rlenv.core.types import Seat
 from rlenv.env.ensemble import Ensemble
 from rlenv.env.providers import EnvParts
 from rlenv.env.scenarios import Scenario
 from rlenv.prompting.chat_format import ChatFormat
 from rlenv.rewards.registry import make_reward, sources_asked_for
+from rlenv.speakers.resampled import resampled
 
 
 def serve_env(config: str | Path, overrides: Sequence[str], seat: Seat) -> EnvParts:
@@ -94,20 +95,43 @@ def serve(
         discriminator = DiscriminatorPool(checkpoint, settings.scoring, settings.context, logs)
     reward = make_reward(config.rewards, seat=seat, discriminator=discriminator) if config.rewards else None
     serving = Serving(settings, model_folder(run, settings.simulator.model), logs)
-    counterparts, pools = _counterparts(run, config, seat, serving, engines)
+    judges = _judges(run, config, seat, logs)
+    counterparts, pools = _counterparts(run, config, seat, serving, engines, judges)
     with ExitStack() as stack:
         if pools or discriminator is not None:
             stack.enter_context(_shared("ray", lambda: cluster(settings.ray)))
         for pool in pools.values():
             stack.enter_context(pool)
+        for judge in judges.values():
+            stack.enter_context(judge)
         if discriminator is not None:
             stack.enter_context(discriminator)
         parts = EnvParts(scenarios, counterparts, settings.env, reward, config.split)
         yield Served(parts, pools, serving.formats if pools else {}, discriminator)
 
 
+def _judges(run: RunDirectory, config: EnvConfig, seat: Seat, logs: Path) -> dict[str, DiscriminatorPool]:
+    """Returns the discriminators that resample the messages of the simulators in use, by version, not started yet."""
+    if seat == "user" or config.resample == 1:
+        return {}
+    settings = config.settings
+    weights = _weights(config, list(simulator_versions(run, settings)))
+    return {
+        name: DiscriminatorPool(
+            discriminator_checkpoint(run, settings, name), settings.scoring, settings.context, logs / name
+        )
+        for name in simulator_versions(run, settings)
+        if weights[name]
+    }
+
+
 def _counterparts(
-    run: RunDirectory, config: EnvConfig, seat: Seat, serving: Serving, engines: Sequence[str]
+    run: RunDirectory,
+    config: EnvConfig,
+    seat: Seat,
+    serving: Serving,
+    engines: Sequence[str],
+    judges: Mapping[str, Discriminator],
 ) -> tuple[Ensemble, dict[str, EnginePool]]:
     """Returns the counterparts of an agent in ``seat``, and the engine pools that are needed, not started yet."""
     settings = config.settings
@@ -123,7 +147,8 @@ def _counterparts(
     names |= {*engines, *(["simulator"] if versions else [])}
     pools = {name: EnginePool(serving.engine_configs[name]) for name in sorted(names)}
     counterparts: dict[str, Speaker] = {
-        name: make_simulator(settings, serving, pools, adapter) for name, adapter in versions.items()
+        name: resampled(make_simulator(settings, serving, pools, adapter), judges.get(name), config.resample)
+        for name, adapter in versions.items()
     }
     for name, speaker in others.items():
         counterparts[name] = make_speaker(

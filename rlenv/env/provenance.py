@@ -34,11 +34,15 @@ class SpeakerCard(Record):
     """The checkpoint, or its name at an endpoint."""
     sampling: Sampling | None = None
     """Sampling settings; the seed differs for every reply and is not part of them."""
+    resampled_from: int | None = None
+    """Candidates that each message is drawn from, by a discriminator; None if it is sampled once."""
 
     @property
     def key(self) -> str:
-        """Equal for speakers whose results may be pooled: kind, name, version, model and weights, but not sampling."""
-        parts = (self.kind, self.name, self.version, self.model or "", (self.adapter_digest or "")[:12])
+        """Equal for speakers whose results may be pooled: kind, name, version, model, weights and number of candidates,
+        but not sampling."""
+        drawn = f"of-{self.resampled_from}" if self.resampled_from else ""
+        parts = (self.kind, self.name, self.version, self.model or "", (self.adapter_digest or "")[:12], drawn)
         return " ".join(part for part in parts if part)
 
 
