@@ -6,6 +6,7 @@ line begins, so the same command resumes a run.
 
 from __future__ import annotations
 
+from launch.adversarial.acceptance import judge_version
 from launch.adversarial.discrimination import fit_discriminator
 from launch.adversarial.measures import measure
 from launch.adversarial.phases import (
@@ -17,6 +18,7 @@ from launch.adversarial.phases import (
     update_simulator,
 )
 from launch.adversarial.pretraining import prepare_model
+from launch.adversarial.rows import further_rows
 from launch.adversarial.run import AdversarialRun
 from launch.adversarial.simulation import choose_contexts
 from launch.run.config import RunConfig
@@ -48,18 +50,28 @@ def _iterate(run: AdversarialRun, tracker: Tracker) -> None:
     contexts = choose_contexts(real, config.collect, config.discriminator, config.seed)
     sft_sessions = real["sft"][: config.data.max_sft_sessions]
 
-    adapter = fit_base_simulator(run, sft_sessions)  # line 1
+    adapter = taken = fit_base_simulator(run, sft_sessions)  # line 1
     fit_chatbots(run.training, run.chatbots, run.serving, config.chatbot_sft, config.context, sft_sessions)
+    tries = 0  # versions since ``taken`` that were not taken
     for k in range(config.num_iterations + 1):  # line 3
         simulated = collect_sessions(run, adapter, contexts)  # line 4
         discriminator = fit_discriminator(run, backbone, adapter.name, adapter, simulated, contexts)  # line 5
-        if k < config.num_iterations:  # the last simulator is evaluated like the others but not trained further
-            preferences = make_preferences(run, adapter, discriminator, simulated)  # lines 6 to 8
+        verdict = judge_version(run, adapter.name, taken.name if k else None, simulated, contexts)
+        if verdict.taken:
+            taken, tries = adapter, 0
+            newest = simulated, discriminator
+        else:
+            tries += 1
+        done = tries == config.most_tries or (config.stop == "at_chance" and verdict.at_chance)
+        more = k < config.num_iterations and not done
+        if more:  # the last simulator is evaluated like the others but not trained further
+            preferences = make_preferences(run, taken, newest[1], newest[0])  # lines 6 to 8
         measure(run, tracker, k, adapter.name, simulated, contexts)
-        if k < config.num_iterations:
-            adapter = update_simulator(run, adapter, preferences, version_name(k + 1))  # line 9
+        if not more:
+            break
+        adapter = update_simulator(run, taken, preferences, version_name(k + 1), 0.5**tries)  # line 9
 
-    for step, name in enumerate(config.zero_shot, start=config.num_iterations + 1):  # untrained baselines (4.2)
-        simulated = collect_sessions(run, name, contexts)
-        fit_discriminator(run, backbone, name, adapter, simulated, contexts)
-        measure(run, tracker, step, name, simulated, contexts)
+    for step, row in enumerate(further_rows(run, taken, newest[1], contexts), start=config.num_iterations + 1):
+        simulated = row.collect()
+        fit_discriminator(run, backbone, row.name, row.reader, simulated, contexts)
+        measure(run, tracker, step, row.name, simulated, contexts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from launch.adversarial.run import AdversarialRun, make_simulator
@@ -30,6 +30,8 @@ from rlenv.learning.preferences import build_preferences
 from rlenv.population.corpus import generate_sessions
 from rlenv.prompting.context import ContextConfig
 from rlenv.prompting.system_texts import SystemText, simulator_system_text, token_counter
+from rlenv.speakers.engine import EngineSpeaker
+from rlenv.speakers.resampled import ResampledSpeaker
 from trainers.dpo.fit import fit_dpo
 from trainers.sft.config import SftConfig, SftExample
 from trainers.sft.fit import fit_sft
@@ -108,11 +110,20 @@ def _examples(sessions: Sequence[Session], text: SystemText, seat: Seat) -> list
 
 
 def _fit_sft(
-    training: Training, settings: SftConfig, examples: Sequence[SftExample], model: str, where: str, name: str
+    training: Training,
+    settings: SftConfig,
+    examples: Sequence[SftExample],
+    model: str,
+    where: str,
+    name: str,
+    start: Adapter | None = None,
+    serving: Serving | None = None,
 ) -> Adapter:
     def make(folder: Path) -> None:
+        if serving is not None:
+            serving.make_room()
         with training.phase(f"SFT: {name}", f"sft-{name}") as options:
-            result = fit_sft(examples, training.seeded(settings), model, folder, name, **options)
+            result = fit_sft(examples, training.seeded(settings), model, folder, name, start, **options)
         training.write_summary(f"sft-{name}", result)
 
     return adapter_at(training.directory.once(where, make), name)
@@ -143,6 +154,35 @@ class Preferences:
     pairs: list[PreferencePair]
     alternatives: list[Alternatives]
     """All alternatives of the turns that were compared; read only for targets that use them."""
+
+
+def collect_resampled(
+    run: AdversarialRun, adapter: Adapter, checkpoint: Path, n: int, contexts: Mapping[str, Sequence[Session]]
+) -> list[Simulated]:
+    """Returns conversations in which each user message is drawn from ``n`` candidates by a discriminator."""
+    version, config = f"{adapter.name}_of_{n}", run.config
+
+    def make(folder: Path) -> None:
+        with (
+            run.speakers(adapter) as (user, chatbots),
+            run.serving.discriminator(checkpoint) as discriminator,
+        ):
+            assert isinstance(user, EngineSpeaker)
+            drawn, title = ResampledSpeaker(user, discriminator, n), f"{version}: conversations"
+            simulate(folder, title, version, drawn, chatbots, contexts, config.collect, config.env, config.seed)
+
+    return read_simulated(run.directory.once(f"{version}/simulated", make))
+
+
+def further_sft(run: AdversarialRun, sessions: Sequence[Session]) -> Adapter:
+    """Returns the honest baseline: the base simulator, fine-tuned further on the adversarial users' real sessions."""
+    name, config = "further_sft", run.config
+    base = adapter_at(config.simulator.adapter or run.directory.path("base/adapter"), "base")
+    text = simulator_system_text(config.context, token_counter(run.serving.formats["simulator"]))
+    model = run.serving.simulator_model
+    return _fit_sft(
+        run.training, config.sft, _examples(sessions, text, "user"), model, f"{name}/adapter", name, base, run.serving
+    )
 
 
 def make_preferences(
@@ -183,8 +223,13 @@ def read_pairs(path: Path) -> list[PreferencePair]:
     return read_records(path, PreferencePair)
 
 
-def update_simulator(run: AdversarialRun, reference: Adapter, preferences: Preferences, name: str) -> Adapter:
-    """Returns the next simulator: DPO with the current simulator as reference (line 9, Eq. 5)."""
+def update_simulator(
+    run: AdversarialRun, reference: Adapter, preferences: Preferences, name: str, step: float = 1.0
+) -> Adapter:
+    """Returns the next simulator: DPO with the current simulator as reference (line 9, Eq. 5).
+
+    ``step`` multiplies the learning rate.
+    """
 
     def make(folder: Path) -> None:
         if not (preferences.pairs if run.config.dpo.targets == "hard" else preferences.alternatives):
@@ -193,6 +238,7 @@ def update_simulator(run: AdversarialRun, reference: Adapter, preferences: Prefe
             return
         run.serving.make_room()
         settings, model = run.training.seeded(run.config.dpo), run.serving.engine_configs["simulator"].model
+        settings = replace(settings, learning_rate=step * settings.learning_rate)
         with run.training.phase(f"DPO: {name}", f"dpo-{name}") as options:
             result = fit_dpo(
                 reference, preferences.pairs, preferences.alternatives, settings, model, folder, name, **options

@@ -244,6 +244,22 @@ class RunConfig(Settings):
     """Preference pairs (Section 3.5)."""
     dpo: DpoConfig = DpoConfig()
     """DPO of the simulator (Eq. 5)."""
+    accept: Literal["always", "fresh_judge"] = "always"
+    """``always``, as in the paper. ``fresh_judge`` takes a new version only if its own, fresh discriminator finds it
+    harder to tell than its predecessor, on the adversarial users out of fold; else the predecessor is trained again
+    with half the learning rate. A version that is not taken stays in the run and in the table, and counts as an
+    iteration."""
+    accept_margin: float = Field(default=1.0, ge=0)
+    """With ``fresh_judge``: by how many standard errors the accuracy must fall."""
+    most_tries: PositiveInt = 3
+    """With ``fresh_judge``: versions in a row that are not taken before the run ends."""
+    stop: Literal["never", "at_chance"] = "never"
+    """``at_chance`` ends the run when neither the discriminator nor a referee tells the newest version from people."""
+    further_sft: bool = False
+    """Add a row for the honest baseline: the base simulator, fine-tuned further on the real sessions of the adversarial
+    users, which the discriminator has seen."""
+    resampled: list[Annotated[int, Field(ge=2)]] = field(default_factory=list)
+    """Add rows for the newest version with each message drawn from so many candidates by its own discriminator."""
     train: TrainResources = TrainResources()
     """Workers, CPUs and GPUs of each training phase."""
     scoring: ScoringConfig = ScoringConfig()
@@ -263,10 +279,17 @@ class RunConfig(Settings):
         trained = {s.engine for s in self.chatbots.values() if s.kind == "engine" and s.adapter == "trained"}
         for name in sorted(trained):
             problems += adapter_problems(f"engines.{name}", self.engines.get(name), "chatbot_sft", self.chatbot_sft)
+        if self.discriminator.kind != "likelihood":
+            problems += [
+                f"{name}: {value!r} judges out of fold, which only discriminator.kind 'likelihood' does; set it, or "
+                f"{name} to {default!r}"
+                for name, value, default in (("accept", self.accept, "always"), ("stop", self.stop, "never"))
+                if value != default
+            ]
         for name, speaker in self.zero_shot.items():
             if speaker.kind == "population" or speaker.adapter == "trained":
                 problems.append(f"zero_shot.{name}: a scripted chatbot or a trained adapter cannot be zero-shot")
-            if not name.isidentifier() or name == "base" or (name[:2] == "it" and name[2:].isdigit()):
+            if not name.isidentifier() or name in ("base", "further_sft") or (name[:2] == "it" and name[2:].isdigit()):
                 problems.append(
                     f"zero_shot.{name}: the name becomes a folder; use letters, digits and _, not base or it1 ..."
                 )

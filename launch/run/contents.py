@@ -5,8 +5,9 @@ The phases write them (``launch.adversarial``); environments and served users re
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from rlenv.models.named import load_smollm2, population_llama
 MAIN, LEAK, POWER, SWAPPED, HALF = "main", "leak", "power", "swapped", "half"
 """The discriminator of a simulator version and its controls: folders of ``VERSION/discriminator``. The last three are
 against shuffled words, other users' messages, and other users' messages at every second turn."""
+
+VERDICT = "verdict.json"
+"""File in ``VERSION/acceptance``: whether the version was taken."""
 
 SPLITS = ("sft", "adversarial", "evaluation")
 SMALL_LLAMA = "small-llama"
@@ -112,6 +116,18 @@ def simulator_versions(run: RunDirectory, config: RunConfig) -> dict[str, Adapte
     return versions
 
 
+def was_taken(run: RunDirectory, version: str) -> bool:
+    """Returns whether a simulator version was taken; true where the run accepts every version."""
+    path = run.path(f"{version}/acceptance/{VERDICT}")
+    return not path.exists() or bool(json.loads(path.read_text())["taken"])
+
+
+def newest_taken(run: RunDirectory, versions: Collection[str]) -> str:
+    """Returns the newest of ``versions`` that was taken, or the newest of all if none was."""
+    taken = [version for version in versions if was_taken(run, version)]
+    return max(taken or versions, key=version_order)
+
+
 def chatbot_adapters(run: RunDirectory, chatbots: Mapping[str, SpeakerConfig]) -> dict[str, Adapter]:
     """Returns the adapters of the hosted chatbots by name; where ``adapter`` is "trained", the run's own.
 
@@ -138,4 +154,4 @@ def discriminator_checkpoint(run: RunDirectory, config: RunConfig, version: str 
         raise ConfigError(f"{run.root}: no discriminator is trained yet; start or finish the run first")
     if version is not None and version not in found:
         raise ConfigError(f"{run.root}: no discriminator of {version!r}; {there_are(found, version)}")
-    return run.path(f"{version or found[-1]}/discriminator/main")
+    return run.path(f"{version or newest_taken(run, found)}/discriminator/main")

@@ -18,7 +18,14 @@ from actors.pool import EnginePool
 from actors.scoring import DiscriminatorPool
 from launch.adversarial.run import make_simulator
 from launch.adversarial.simulation import OPENERS
-from launch.run.contents import chatbot_adapters, discriminator_checkpoint, model_folder, read_data, simulator_versions
+from launch.run.contents import (
+    chatbot_adapters,
+    discriminator_checkpoint,
+    model_folder,
+    newest_taken,
+    read_data,
+    simulator_versions,
+)
 from launch.run.directory import RunDirectory
 from launch.run.roster import make_speaker, roster
 from launch.run.serving import Serving, cluster
@@ -173,7 +180,7 @@ def _weights(config: EnvConfig, versions: Sequence[str]) -> dict[str, float]:
     if problems:
         raise ConfigError("\n".join(problems))
     idle = dict.fromkeys([*versions, *config.users], 0.0)
-    return {**idle, **(config.ensemble or {versions[-1]: 1.0})}
+    return {**idle, **(config.ensemble or {newest_taken(RunDirectory(config.run), versions): 1.0})}
 
 
 # ------------------------------------------------------------------------------ resources shared by envs

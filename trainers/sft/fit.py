@@ -15,6 +15,7 @@ from typing import Any, Unpack
 from rlenv.core.adapters import adapter_at
 from rlenv.core.errors import PhaseError
 from rlenv.core.files import read_records
+from rlenv.core.types import Adapter
 from rlenv.prompting.chat_format import ChatFormat, chat_format
 from trainers.backend.fit import TrainOptions, last_tenth_mean, train_to_folder
 from trainers.backend.huggingface import (
@@ -36,6 +37,7 @@ def fit_sft(
     base_model: str | Path,
     out_dir: str | Path,
     name: str = "base",
+    start: Adapter | None = None,
     **options: Unpack[TrainOptions],
 ) -> SftResult:
     """Returns the adapter trained with Eq. 1, written to ``out_dir`` (which must not exist).
@@ -46,6 +48,7 @@ def fit_sft(
         base_model: a folder with a chat model and its tokenizer.
         out_dir: the adapter's folder; appears whole or not at all.
         name: the adapter's version name.
+        start: an adapter to train further; None begins a new one.
         options: see ``TrainOptions``.
 
     Raises:
@@ -54,7 +57,8 @@ def fit_sft(
     source = str(Path(examples).resolve()) if isinstance(examples, (str, Path)) else tuple(examples)
     if not source:
         raise PhaseError("sft: no sessions to learn from")
-    summary = train_to_folder(train_sft, "sft", (source, config, str(base_model)), out_dir, **options)
+    payload = (source, config, str(base_model), *([start.path] if start else []))
+    summary = train_to_folder(train_sft, "sft", payload, out_dir, **options)
     return SftResult(adapter=adapter_at(out_dir, name), **summary)
 
 
@@ -98,12 +102,15 @@ def own_positions(rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
     return {**batch, "logits_to_keep": kept, "shift_labels": next_labels[:, kept]}
 
 
-def train_sft(payload: tuple[Any, SftConfig, str, str], worker: Worker) -> dict[str, Any]:
-    """Returns the summary of one run; rank 0 writes the adapter."""
-    from peft import LoraConfig, get_peft_model
+def train_sft(payload: tuple[Any, ...], worker: Worker) -> dict[str, Any]:
+    """Returns the summary of one run; rank 0 writes the adapter.
+
+    ``payload`` is (sessions, settings, base model, the adapter to start from if there is one, the folder to write).
+    """
+    from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import AutoTokenizer, Trainer, TrainingArguments
 
-    source, config, base_model, out_dir = payload
+    source, config, base_model, *start, out_dir = payload
     examples = read_records(source, SftExample) if isinstance(source, str) else source
     seed_everything(config.seed)
     base = load_base(base_model, config.dtype, worker.device)
@@ -125,7 +132,7 @@ def train_sft(payload: tuple[Any, SftConfig, str, str], worker: Worker) -> dict[
     )
     grouped = {"train_sampling_strategy": "group_by_length"} if config.batch_size > 1 else {}
     trainer = Trainer(
-        model=get_peft_model(base, lora),
+        model=PeftModel.from_pretrained(base, start[0], is_trainable=True) if start else get_peft_model(base, lora),
         args=TrainingArguments(**training_arguments(worker, config, **grouped)),
         train_dataset=rows,
         data_collator=own_positions,
