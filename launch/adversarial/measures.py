@@ -13,7 +13,7 @@ from pathlib import Path
 from launch.adversarial.discrimination import Labelled, label_simulated
 from launch.adversarial.run import AdversarialRun
 from launch.adversarial.simulation import Simulated
-from launch.run.contents import HALF, LEAK, MAIN, POWER, SWAPPED
+from launch.run.contents import HALF, LEAK, MAIN, POWER, SWAPPED, VERDICT
 from launch.run.tracking import Tracker
 from launch.run.training import Training
 from rlenv.core.files import write_json
@@ -60,6 +60,11 @@ def phase_metrics(training: Training, version: str) -> Metrics:
         path = training.directory.path(name) / "counts.json"
         if path.exists():
             metrics |= {f"{prefix}/{k}": v for k, v in json.loads(path.read_text()).items()}
+    verdict = training.directory.path(f"{version}/acceptance/{VERDICT}")
+    if verdict.exists():
+        found = json.loads(verdict.read_text())
+        metrics |= {f"accept/{key}": found[key] for key in ("accuracy", "difference", "standard_error")}
+        metrics["accept/taken"] = int(found["taken"])
     phase = "sft" if version == "base" else "dpo"
     return metrics | {f"{phase}/{k}": v for k, v in training.read_summary(f"{phase}-{version}").items()}
 

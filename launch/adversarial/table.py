@@ -102,8 +102,46 @@ def verdicts(rows: list[dict[str, Any]]) -> list[str]:
                     f"NOT EVIDENCE at {version}: the {judge} referee ({accuracy:.2f}) beats the discriminator "
                     f"on whole sessions ({session:.2f})"
                 )
+        if row.get("accept/taken") == 0:
+            sentences.append(
+                f"{version} was not taken: on the adversarial users its accuracy changed by "
+                f"{row['accept/difference']:+.3f} (standard error {row['accept/standard_error']:.3f})"
+            )
     if not any(s.startswith(("NOT", "LEAK")) for s in sentences):
         sentences.append("leak and referee controls: passed at every version")
+    return sentences
+
+
+def in_short(rows: list[dict[str, Any]]) -> list[str]:
+    """Returns what the run came to, in two or three sentences without jargon."""
+    versions = [row for row in rows if row["version"] == "base" or row["version"].startswith("it")]
+    versions = [row for row in versions if "_of_" not in row["version"] and row.get("accept/taken") != 0]
+    if len(versions) < 2:
+        return [
+            "No version after the base was taken: training found nothing that a fresh judge could not tell as well."
+        ]
+    first, last = versions[0], versions[-1]
+
+    def change(key: str) -> tuple[float, float]:
+        return first.get(f"disc/{key}") or 0.0, last.get(f"disc/{key}") or 0.0
+
+    judged, referee = change("accuracy_overall"), change("referee_accuracy")
+    sentences = [
+        f"After each user message, the best judge here told {first['version']} from people in {judged[0]:.0%} of cases, "
+        f"and tells {last['version']} in {judged[1]:.0%}; 50% is guessing. By word counts alone, whole sessions: "
+        f"{referee[0]:.0%}, now {referee[1]:.0%}."
+    ]
+    closed = [
+        f"{name} {(last[f'realism/{key}'] - first[f'realism/{key}']) / gap:.0%}"
+        for name, key in (
+            ("word entropy", "entropy_mean"),
+            ("type-token ratio", "ttr_mean"),
+            ("bigrams", "bigram_mean"),
+        )
+        if (gap := (first.get(f"real/{key}") or 0.0) - (first.get(f"realism/{key}") or 0.0))
+    ]
+    if closed:
+        sentences.append(f"Of the base's distance to people, the last version closes: {', '.join(closed)}.")
     return sentences
 
 
@@ -115,6 +153,9 @@ def print_report(run: RunDirectory, console: Console | None = None) -> None:
     console.print(results_table(rows))
     for sentence in verdicts(rows):
         console.print(f"- {sentence}", highlight=False)
+    console.print()
+    for sentence in in_short(rows):
+        console.print(sentence, highlight=False)
     last = rows[-1]["version"] if rows else "base"
     console.print(f"\nin {run.root}:", highlight=False)
     for what, where in (
@@ -124,5 +165,6 @@ def print_report(run: RunDirectory, console: Console | None = None) -> None:
         ("metrics, wall times", "metrics.jsonl, timings.jsonl"),
     ):
         console.print(f"  {what:<20} {where}", highlight=False, markup=False)
+    console.print(f"  next: rlenv transcripts {run.root}   (one context, the versions side by side)", highlight=False)
     total = sum(run.timings().values())
     console.print(f"  wall time of the phases: {total / 60:.1f} min", highlight=False)

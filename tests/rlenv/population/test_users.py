@@ -12,7 +12,7 @@ from rlenv.data.linguistics import words
 from rlenv.env.conversation import Limits, begin, converse
 from rlenv.population.users.agenda import agenda_of
 from rlenv.population.users.mind import Mind
-from rlenv.population.users.traits import traits_of
+from rlenv.population.users.traits import has_traits, trait_problems, traits_of
 from rlenv.population.users.user import PopulationUser
 from rlenv.population.wording import concerns, first_names, shared_facts, update_facts
 
@@ -204,3 +204,30 @@ def test_every_concern_goal_and_style_occurs():
 def test_every_user_message_has_action_labels():
     state = _talk(2, *GOOD * 4)
     assert all(t.utterance.actions is not None for t in state.turns if t.role == "user")
+
+
+def test_users_are_chosen_by_the_traits_that_are_wanted():
+    wanted = {"style": ["formal", "plain"], "words": [5, 24], "resistance": [0, 0.45]}
+    chosen = [user for user in range(300) if has_traits(traits_of(user, 0), wanted)]
+    assert 10 < len(chosen) < 150
+    for user in chosen:
+        traits = traits_of(user, 0)
+        assert traits.style in ("formal", "plain") and traits.words <= 24 and traits.resistance <= 0.45
+    assert all(has_traits(traits_of(user, 0), {}) for user in range(20))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "problem"),
+    [
+        ({"stile": ["formal"]}, r"unknown trait 'stile'.*style"),
+        ({"style": ["loud"]}, r"style: unknown value 'loud'.*formal"),
+        ({"style": []}, "style: expected at least one value"),
+        ({"words": [30]}, r"words: expected \[lowest, highest\]"),
+        ({"words": [30, 20]}, r"words: expected \[lowest, highest\]"),
+        ({"words": ["few", "many"]}, r"words: expected \[lowest, highest\]"),
+        ({"concern": ["panics"]}, r"concern: unknown value 'panics'.*panic"),
+    ],
+)
+def test_wrong_traits_are_named(wanted, problem):
+    (found,) = trait_problems(wanted)
+    assert re.search(problem, found)

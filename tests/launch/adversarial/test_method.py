@@ -1,0 +1,71 @@
+"""A tiny run with everything of docs/method.md: the files that it leaves, and that a copy resumes to the same bytes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pytest
+
+from launch.adversarial.algorithm import run_adversarial
+from launch.run.directory import RunDirectory
+from launch.run.settings import load_config
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.exhaustive]
+
+
+@pytest.fixture(scope="module")
+def run(write_config, local_ray, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    path = write_config(
+        out_dir=str(tmp_path_factory.mktemp("method") / "run"),
+        num_iterations=2,
+        discriminator={"kind": "likelihood", "max_tokens": 1024},
+        preferences={"turns": "drawn", "num_turns": 2, "num_alternatives": 3},
+        dpo={"targets": "listwise", "held_out": 0.2},
+        accept="fresh_judge",
+        most_tries=2,
+        further_sft=True,
+        resampled=[2],
+    )
+    return run_adversarial(load_config(path))
+
+
+def rows(run: RunDirectory) -> dict[str, dict[str, Any]]:
+    found = [json.loads(line) for line in run.path("metrics.jsonl").read_text().splitlines()]
+    return {row["version"]: row for row in found}
+
+
+def test_every_version_has_a_verdict_and_the_rows_are_measured(run: RunDirectory):
+    measured = rows(run)
+    versions = [name for name in measured if name in ("base", "it1", "it2")]
+    for name in versions:
+        verdict = json.loads(run.path(f"{name}/acceptance/verdict.json").read_text())
+        assert 0 <= verdict["accuracy"] <= 1
+    taken = [v for v in versions if json.loads(run.path(f"{v}/acceptance/verdict.json").read_text())["taken"]]
+    assert {"further_sft", f"{taken[-1]}_of_2"} <= set(measured)
+    for row in measured.values():
+        assert row["disc/ece"] is not None and row["disc/style_referee_accuracy"] is not None
+    assert measured["base"]["disc/power_swapped_accuracy"] is not None
+
+
+def test_the_held_out_margin_is_reported(run: RunDirectory):
+    summary = json.loads(run.path("logs/dpo-it1-summary.json").read_text())
+    assert summary["target"] > 0 and "held_out_margin" in summary
+
+
+def test_a_version_that_was_deleted_is_made_again_with_the_same_bytes(run: RunDirectory, tmp_path: Path):
+    kept = {p: p.read_bytes() for p in sorted(run.path("it1").rglob("*")) if p.is_file()}
+    shutil.rmtree(run.path("it1"))
+    run_adversarial(load_config(run.path("config.yaml")))
+    again = {p: p.read_bytes() for p in sorted(run.path("it1").rglob("*")) if p.is_file()}
+    assert {p for p in kept if kept[p] != again.get(p)} == set()
+
+
+def test_its_users_are_resampled_in_an_env(run: RunDirectory):
+    env = gym.make("rlenv/Chatbot-v0", config=str(run.root), overrides=["resample=2"])
+    _, info = env.reset(seed=1)
+    assert info["provenance"].simulator.resampled_from == 2
+    env.close()
