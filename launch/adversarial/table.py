@@ -112,14 +112,15 @@ def verdicts(rows: list[dict[str, Any]]) -> list[str]:
     return sentences
 
 
+DIVERSITY = (("word entropy", "entropy_mean"), ("type-token ratio", "ttr_mean"), ("bigrams", "bigram_mean"))
+
+
 def in_short(rows: list[dict[str, Any]]) -> list[str]:
     """Returns what the run came to, in two or three sentences without jargon."""
     versions = [row for row in rows if row["version"] == "base" or row["version"].startswith("it")]
     versions = [row for row in versions if "_of_" not in row["version"] and row.get("accept/taken") != 0]
     if len(versions) < 2:
-        return [
-            "No version after the base was taken: training found nothing that a fresh judge could not tell as well."
-        ]
+        return ["No version after the base was taken: a fresh judge tells each of them as well as the base."]
     first, last = versions[0], versions[-1]
 
     def change(key: str) -> tuple[float, float]:
@@ -127,7 +128,7 @@ def in_short(rows: list[dict[str, Any]]) -> list[str]:
 
     judged, referee = change("accuracy_overall"), change("referee_accuracy")
     sentences = [
-        f"After each user message, the best judge here told {first['version']} from people in {judged[0]:.0%} of cases, "
+        f"After each user message, the discriminator told {first['version']} from people in {judged[0]:.0%} of cases, "
         f"and tells {last['version']} in {judged[1]:.0%}; 50% is guessing. By word counts alone, whole sessions: "
         f"{referee[0]:.0%}, now {referee[1]:.0%}."
     ]
