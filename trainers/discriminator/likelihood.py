@@ -30,13 +30,14 @@ def train_likelihood(
     dtype = "float32" if worker.device == "cpu" else resolve_precision(config.dtype, worker.device)
     reader = Reader.load(base_model, adapter, device=worker.device, dtype=dtype)
     summaries = []
+    known: dict[ReadRow, np.ndarray] = {}  # the power controls share their real sessions
     for index, (task, folder) in enumerate(zip(tasks, folders, strict=True)):
         items = [*task.train, *task.validation]
         rows = [
             read_row(reader.chat, item.session.messages, system or "", config.max_tokens, task.blank_user)
             for item, system in items
         ]
-        x = _read_all(reader, rows, worker, index, len(tasks))
+        x = _read_all(reader, rows, known, worker, index, len(tasks))
         summaries.append(_summary(task, rows))
         if worker.rank == 0:
             card = {"base_model": base_model, "adapter": adapter, "dtype": dtype, "max_tokens": config.max_tokens,
@@ -45,13 +46,20 @@ def train_likelihood(
     return summaries
 
 
-def _read_all(reader: Reader, rows: Sequence[ReadRow], worker: Worker, job: int, num_jobs: int) -> list[np.ndarray]:
-    """Returns the features [T, F] of every row; the workers read in turn and exchange them in files."""
+def _read_all(
+    reader: Reader, rows: Sequence[ReadRow], known: dict[ReadRow, np.ndarray], worker: Worker, job: int, num_jobs: int
+) -> list[np.ndarray]:
+    """Returns the features [T, F] of every row; the workers read in turn and exchange them in files.
+
+    Features that are ``known`` are not read again; those that were read are added.
+    """
     mine = range(worker.rank, len(rows), worker.world_size)
     found: dict[int, np.ndarray] = {}
     for done, i in enumerate(mine, start=1):
         if rows[i].ends:
-            found[i] = turn_features(rows[i], reader.statistics(rows[i]))
+            if rows[i] not in known:
+                known[rows[i]] = turn_features(rows[i], reader.statistics(rows[i]))
+            found[i] = known[rows[i]]
         if done % 20 == 0 or done == len(mine):
             worker.progress.write(job * len(mine) + done, num_jobs * len(mine), job=job)
     if worker.world_size > 1:
