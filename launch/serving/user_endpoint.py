@@ -14,7 +14,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from launch.run.contents import version_order
+from launch.run.contents import version_order, was_taken
+from launch.run.directory import RunDirectory
+from launch.serving.config import load_env_config
 from launch.serving.user_requests import RequestError, SampledMessages, UserRequest, next_key, state_of
 from rlenv.core.aio import all_of
 from rlenv.core.errors import ConfigError, EngineError, OverlongError, there_are
@@ -68,7 +70,9 @@ def serve_user(
         )
     parts = env_parts("chatbot", config=config, overrides=overrides)
     try:
-        users = served_users(parts.counterparts, versions)
+        run = RunDirectory(load_env_config(config, overrides).run)
+        refused = [name for name in parts.counterparts if not was_taken(run, name)]
+        users = served_users(parts.counterparts, versions, refused)
         # uvicorn shuts down and raises the signal again; unhandled, it would kill this process before the engines stop.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         uvicorn.run(user_app(users, Scenarios(parts.scenarios), api_key=key), host=host, port=port, log_level="warning")
@@ -76,15 +80,20 @@ def serve_user(
         parts.close()
 
 
-def served_users(simulators: Mapping[str, UserSimulator], versions: Sequence[str] = ()) -> dict[str, UserSimulator]:
-    """Returns the simulators of these versions by name; without versions, the newest, whatever its ensemble weight.
+def served_users(
+    simulators: Mapping[str, UserSimulator], versions: Sequence[str] = (), refused: Collection[str] = ()
+) -> dict[str, UserSimulator]:
+    """Returns the simulators of these versions by name; without versions, the newest that is not ``refused``.
+
+    Ensemble weights do not matter.
 
     Raises:
         ConfigError: there is no such version.
     """
     if unknown := [name for name in versions if name not in simulators]:
         raise ConfigError(f"no simulator {unknown[0]!r}; {there_are(list(simulators), unknown[0])}")
-    return {name: simulators[name] for name in versions or (max(simulators, key=version_order),)}
+    newest = max([name for name in simulators if name not in refused] or simulators, key=version_order)
+    return {name: simulators[name] for name in versions or (newest,)}
 
 
 def user_app(

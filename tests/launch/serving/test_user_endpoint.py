@@ -217,6 +217,7 @@ def test_the_newest_version_is_served_by_default_even_if_an_older_one_has_a_larg
     names = ["prompted", "base", *(f"it{k}" for k in range(1, 11))]
     simulators = Ensemble({name: ScriptedUser() for name in names}, {name: float(name == "base") for name in names})
     assert list(served_users(simulators)) == ["it10"]
+    assert list(served_users(simulators, refused=["it10"])) == ["it9"]
     assert list(served_users(simulators, ["it2", "base"])) == ["it2", "base"]
     with pytest.raises(ConfigError, match="no simulator 'it11'"):
         served_users(simulators, ["it11"])
