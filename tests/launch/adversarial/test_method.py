@@ -65,7 +65,7 @@ def test_a_version_that_was_deleted_is_made_again_with_the_same_bytes(run: RunDi
 
 
 def test_its_users_are_resampled_in_an_env(run: RunDirectory):
-    env = gym.make("rlenv/Chatbot-v0", config=str(run.root), overrides=["resample=2"])
+    env = gym.make("rlenv/Conversation-v0", config=str(run.root), overrides=["resample=2"])
     _, info = env.reset(seed=1)
     assert info["provenance"].simulator.resampled_from == 2
     env.close()
