@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from launch.adversarial.run import AdversarialRun
@@ -71,7 +72,9 @@ def pretrain_small_llama(
         habits = population.pretrain_habits
         chatbots = [make_chatbot(name, habits) for name in population.pretrain_chatbots or chatbot_names()]
         seed, wanted = training.seed + PRETRAINING_SEED, population.pretrain_traits
-        sessions = first_sessions(population.num_pretrain_users, seed, chatbots, wanted=wanted)
+        sessions = first_sessions(
+            population.num_pretrain_users, seed, chatbots, wanted=wanted, skip=population.skip_pretrain_users
+        )
         examples = [
             SftExample(session_id=s.session_id, system=text(s.context), messages=s.messages, seat=seat)
             for s in sessions
@@ -82,6 +85,7 @@ def pretrain_small_llama(
                 f"data.population.pretrain_traits: no user has all of {', '.join(wanted)} as asked; allow more values"
             )
         with training.phase("pretrain the small Llama", "pretrain") as options:
-            fit_base_model(examples, training.seeded(settings), folder, **options)
+            start = settings.start and model_folder(training.directory, settings.start)
+            fit_base_model(examples, replace(training.seeded(settings), start=start), folder, **options)
 
     return str(training.directory.once(f"models/{SMALL_LLAMA}", make))

@@ -65,6 +65,8 @@ class PopulationConfig(Settings):
     """Sessions of each user."""
     num_pretrain_users: NonNegativeInt = 600
     """Number of further users for pretraining the small Llama; used for nothing else."""
+    skip_pretrain_users: NonNegativeInt = 0
+    """Pretraining users that an earlier training has seen (``pretrain.start``) and that are left out."""
     chatbots: list[str] = field(default_factory=list)
     """Scripted chatbots that the real users talk to; an empty list is all."""
     pretrain_chatbots: list[str] = field(default_factory=list)

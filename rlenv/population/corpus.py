@@ -97,13 +97,14 @@ def first_sessions(
     chatbots: Sequence[ScriptedChatbot],
     limits: Limits | None = None,
     wanted: Wanted | None = None,
+    skip: int = 0,
 ) -> Iterator[Session]:
-    """Yields the first sessions of the first ``num_users`` users who have the traits ``wanted``.
+    """Yields the first sessions of ``num_users`` users with the traits ``wanted``, after the first ``skip`` such users.
 
     The chatbots take turns. Fewer sessions are yielded if not one user in a hundred has these traits.
     """
-    users = (user for user in range(100 * num_users) if has_traits(traits_of(user, seed), wanted or {}))
-    for index, user in enumerate(islice(users, num_users)):
+    users = (user for user in range(100 * (skip + num_users)) if has_traits(traits_of(user, seed), wanted or {}))
+    for index, user in enumerate(islice(users, skip, skip + num_users)):
         yield first_session(user, seed, chatbots[index % len(chatbots)], limits)
 
 

@@ -53,14 +53,14 @@ def test_the_checkpoint_is_an_ordinary_one(base: Path) -> None:
 
 def test_packing_keeps_every_conversation_whole_and_in_order(base: Path, examples) -> None:
     chat = chat_format(AutoTokenizer.from_pretrained(base))
-    blocks = pack(examples, chat, 64, seed=1)
+    blocks, _ = pack(examples, chat, 64, seed=1)
     stream = [*blocks[:, :-1].reshape(-1)]
     assert (blocks[:-1, -1] == blocks[1:, 0]).all()  # the last target of a block opens the next
     expected = [tuple(chat.training_example(e.system, e.messages, e.seat)[0]) for e in examples]
     text = " ".join(map(str, stream))
     found = sum(" ".join(map(str, ids)) in text for ids in expected)
     assert found >= len(expected) - 2  # the end of the stream is cut to whole blocks
-    assert not np.array_equal(blocks, pack(examples, chat, 64, seed=2))
+    assert not np.array_equal(blocks, pack(examples, chat, 64, seed=2)[0])
 
 
 def test_equal_seeds_give_equal_weights(base: Path, examples, tiny_shape, tmp_path: Path) -> None:
@@ -68,6 +68,22 @@ def test_equal_seeds_give_equal_weights(base: Path, examples, tiny_shape, tmp_pa
     train_base_model((examples, replace(tiny_shape, seed=1), str(tmp_path / "other")), Worker(tmp_path))
     weights = [(folder / "model.safetensors").read_bytes() for folder in (base, tmp_path / "same", tmp_path / "other")]
     assert weights[0] == weights[1] != weights[2]
+
+
+def test_the_other_seats_words_and_the_context_weigh_less(base: Path, examples) -> None:
+    chat = chat_format(AutoTokenizer.from_pretrained(base))
+    ids, weights = pack(examples[:1], chat, 16, seed=1, other_weight=0.25)
+    _, own = chat.training_example(examples[0].system, examples[0].messages, examples[0].seat)
+    assert weights[:, :-1].flatten().tolist() == [1.0 if each else 0.25 for each in own][: 16 * len(ids)]
+
+
+def test_a_model_is_trained_further_with_its_tokenizer(base: Path, examples, tiny_shape, tmp_path: Path) -> None:
+    short = replace(tiny_shape, start=str(base), epochs=0.1, hidden_size=48)
+    summary = train_base_model((examples, short, str(tmp_path / "further")), Worker(tmp_path))
+    new = train_base_model((examples, replace(short, start=None), str(tmp_path / "new")), Worker(tmp_path))
+    assert summary["loss_last"] < new["loss_last"]
+    one, other = (AutoTokenizer.from_pretrained(folder) for folder in (base, tmp_path / "further"))
+    assert one.get_vocab() == other.get_vocab()
 
 
 def factors(schedule: Schedule, total: int, warmup: float) -> list[float]:

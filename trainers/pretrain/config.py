@@ -16,6 +16,9 @@ from trainers.backend.config import Schedule
 class PretrainConfig(Settings):
     """Shape and training settings of the small model."""
 
+    start: str | None = None
+    """A model to train further, with its tokenizer: a folder, or "population-llama". Its shape takes the place of the
+    settings of shape. None begins with random weights."""
     vocab_size: int = Field(default=3072, ge=300)
     """The 256 bytes, the special tokens and the merges together."""
     hidden_size: PositiveInt = 192
@@ -29,6 +32,9 @@ class PretrainConfig(Settings):
     epochs: PositiveFloat = 1.0
     batch_tokens: PositiveInt = 1536
     """Tokens per step and worker. Small, because in a short training more steps help more than larger batches."""
+    other_weight: float = Field(default=1.0, ge=0, le=1)
+    """Weight of the loss on tokens that the trained seat does not say: the context and the other seat's messages. Where
+    they count little, a small model learns the seat's own words better."""
     learning_rate: PositiveFloat = 5e-3
     """Peak learning rate of Muon (scaled to AdamW's step size) and of AdamW."""
     schedule: Schedule = "wsd"

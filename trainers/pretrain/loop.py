@@ -82,34 +82,40 @@ def new_llama(config: PretrainConfig, chat: ChatFormat) -> Any:
     )
 
 
-def pack(examples: Sequence[SftExample], chat: ChatFormat, block: int, seed: int) -> np.ndarray:
-    """Returns all conversations as one shuffled stream, cut into [blocks, block + 1] token ids.
+def pack(
+    examples: Sequence[SftExample], chat: ChatFormat, block: int, seed: int, other_weight: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns all conversations as one shuffled stream, cut into token ids and their weights, both [blocks, block + 1].
 
     Every conversation ends with the end-of-session token. Neighbouring blocks share one token: the last target of one
     is the first input of the next.
     """
     order = np.random.default_rng(seed).permutation(len(examples))
     stream: list[int] = []
+    weights: list[float] = []
     for i in order:
         example = examples[int(i)]
-        ids, _ = chat.training_example(example.system, example.messages, example.seat)
-        stream.extend(ids)
+        ids, own = chat.training_example(example.system, example.messages, example.seat)
         if chat.end_of_session not in ids[-1 - len(chat.own.after) :]:
-            stream.append(chat.end_of_session)
+            ids, own = [*ids, chat.end_of_session], [*own, 0]
+        stream.extend(ids)
+        weights.extend(1.0 if each else other_weight for each in own)
     blocks = (len(stream) - 1) // block
     if blocks == 0:
+        weights.extend([other_weight] * (block + 1 - len(stream)))
         stream.extend([chat.end_of_session] * (block + 1 - len(stream)))
         blocks = 1
-    return np.lib.stride_tricks.sliding_window_view(np.asarray(stream, np.int64), block + 1)[::block][:blocks]
+    ids_of, weight_of = np.asarray(stream, np.int64), np.asarray(weights, np.float32)
+    windows = np.lib.stride_tricks.sliding_window_view
+    return windows(ids_of, block + 1)[::block][:blocks], windows(weight_of, block + 1)[::block][:blocks]
 
 
 def train_base_model(payload: tuple[Any, PretrainConfig, str], worker: Worker) -> dict[str, Any]:
     """Returns the summary of a run; rank 0 writes the checkpoint."""
     examples, config, out_dir = payload
     seed_everything(config.seed)
-    tokenizer = train_tokenizer(_texts(examples), config.vocab_size, config.max_positions)
-    chat = chat_format(tokenizer, "<|endoftext|>")
-    model = new_llama(config, chat).to(worker.device)
+    tokenizer, model = _start(examples, config)
+    chat, model = chat_format(tokenizer, "<|endoftext|>"), model.to(worker.device)
     losses, speed, num_tokens = _train(model, examples, chat, config, worker)
     if worker.rank == 0:
         model.save_pretrained(out_dir)
@@ -122,16 +128,28 @@ def train_base_model(payload: tuple[Any, PretrainConfig, str], worker: Worker) -
     }
 
 
+def _start(examples: Sequence[SftExample], config: PretrainConfig) -> tuple[Any, Any]:
+    """Returns the tokenizer and the model that the training begins with."""
+    if config.start:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(config.start)
+        return tokenizer, AutoModelForCausalLM.from_pretrained(config.start, dtype=torch.float32)
+    tokenizer = train_tokenizer(_texts(examples), config.vocab_size, config.max_positions)
+    return tokenizer, new_llama(config, chat_format(tokenizer, "<|endoftext|>"))
+
+
 def _train(
     model: Any, examples: Sequence[SftExample], chat: ChatFormat, config: PretrainConfig, worker: Worker
 ) -> tuple[list[float], float, int]:
     """Returns (loss of each step, tokens per second since the last start, tokens of one epoch)."""
     per_step = max(1, config.batch_tokens // config.block_tokens)
     epochs = [
-        pack(examples, chat, config.block_tokens, derive_seed(config.seed, "pack", epoch))
+        pack(examples, chat, config.block_tokens, derive_seed(config.seed, "pack", epoch), config.other_weight)
         for epoch in range(math.ceil(config.epochs))
     ]
-    blocks = np.concatenate(epochs)[: max(1, round(config.epochs * len(epochs[0])))]
+    blocks, weights = (np.concatenate(each) for each in zip(*epochs, strict=True))
+    blocks = blocks[: max(1, round(config.epochs * len(epochs[0][0])))]
     total = max(1, len(blocks) // (per_step * worker.world_size))
     if len(blocks) < per_step * worker.world_size and worker.world_size > 1:
         raise PhaseError(
@@ -153,8 +171,10 @@ def _train(
     started, resumed_at = time.monotonic(), len(optimization.losses)
     for step in range(resumed_at, total):
         start = (step * worker.world_size + worker.rank) * per_step
-        ids = torch.from_numpy(blocks[start : start + per_step].copy()).to(worker.device)
-        loss = _backward(model, ids, config.dtype)
+        ids, weight = (
+            torch.from_numpy(each[start : start + per_step].copy()).to(worker.device) for each in (blocks, weights)
+        )
+        loss = _backward(model, ids, weight, config.dtype)
         rate = optimization.step(loss)
         worker.progress.write(step + 1, total, loss=optimization.losses[-1], lr=rate)
         if optimization.is_due(config.save_every, total):
@@ -163,15 +183,17 @@ def _train(
             )
     seconds = max(1e-9, time.monotonic() - started)
     speed = (total - resumed_at) * per_step * config.block_tokens * worker.world_size / seconds
-    return optimization.losses, speed, int(epochs[0].shape[0] * config.block_tokens)
+    return optimization.losses, speed, int(epochs[0][0].shape[0] * config.block_tokens)
 
 
-def _backward(model: Any, ids: torch.Tensor, dtype: str) -> float:
-    """Accumulates the gradient of the mean loss per token over blocks [B, n + 1]; returns the loss."""
+def _backward(model: Any, ids: torch.Tensor, weight: torch.Tensor, dtype: str) -> float:
+    """Accumulates the gradient of the mean loss per token, weighted, over blocks [B, n + 1]; returns the loss."""
     device = ids.device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=resolve_precision(dtype, device) == "bfloat16"):
         logits = model(input_ids=ids[:, :-1], use_cache=False).logits
-    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
+    each = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
+    weight = weight[:, 1:].flatten()
+    loss = (each * weight).sum() / weight.sum().clamp(min=1e-6)
     loss.backward()
     return float(loss.detach())
 
