@@ -58,7 +58,7 @@ def load_discriminator(checkpoint: str, config: ScoringConfig, context: ContextC
     if device == "cpu":
         keep_freed_memory()
     if (Path(checkpoint) / CARD).is_file():
-        reading = LikelihoodDiscriminator.load(checkpoint, device=device)
+        reading = LikelihoodDiscriminator.load(checkpoint, device=device, batch_tokens=config.batch_tokens)
         simulator_text = simulator_system_text(context, token_counter(reading.chat))
         return LocalDiscriminator(reading, lambda session: simulator_text(session.context))
     loaded = LoadedDiscriminator.load(checkpoint, device=device, dtype=config.dtype, batch_tokens=config.batch_tokens)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import numpy as np
 from rlenv.core.errors import ConfigError
 from rlenv.core.log_odds import PRIOR_LOG_ODDS
 from rlenv.core.types import Branch, Session, SessionScores
-from rlenv.discriminator.reading import Reader, ReadRow, TokenStatistics, read_row
+from rlenv.discriminator.reading import Reader, Reading, ReadRow, TokenStatistics, read_row
 from rlenv.discriminator.rows import cut_error
 from rlenv.prompting.chat_format import ChatFormat
 
@@ -218,7 +217,6 @@ class LikelihoodDiscriminator:
         self.model = model
         self.max_tokens = max_tokens
         self.blank_user = blank_user
-        self._read = lru_cache(maxsize=2048)(reader.statistics)
 
     @property
     def chat(self) -> ChatFormat:
@@ -226,8 +224,8 @@ class LikelihoodDiscriminator:
         return self.reader.chat
 
     @classmethod
-    def load(cls, path: str | Path, *, device: str = "cpu") -> LikelihoodDiscriminator:
-        """Returns the discriminator saved in the folder ``path``.
+    def load(cls, path: str | Path, *, device: str = "cpu", batch_tokens: int = 16384) -> LikelihoodDiscriminator:
+        """Returns the discriminator saved in the folder ``path``; ``batch_tokens`` is that of ``Reader``.
 
         Raises:
             ConfigError: the simulator that it reads with is missing.
@@ -240,7 +238,7 @@ class LikelihoodDiscriminator:
         for what in (adapter, Path(card["base_model"])):
             if what.is_absolute() and not what.exists():
                 raise ConfigError(f"{root / CARD}: the simulator's {what} does not exist; restore it or train again")
-        reader = Reader.load(card["base_model"], adapter, device=device, dtype=card["dtype"])
+        reader = Reader.load(card["base_model"], adapter, device=device, dtype=card["dtype"], batch_tokens=batch_tokens)
         return cls(reader, LikelihoodModel.load(root), card["max_tokens"], card["blank_user"])
 
     def tree(self, session: Session, branches: Sequence[Branch] = (), system: str | None = None) -> ReadTree:
@@ -262,15 +260,22 @@ class LikelihoodDiscriminator:
 
     def score_trees(self, trees: Sequence[ReadTree]) -> list[SessionScores]:
         """Returns the scores of sessions with their branches."""
-        return [self._score(tree) for tree in trees]
+        worded = [tree for tree in trees if tree.row.ends]
+        texts = [[(branch.turn, branch.texts) for branch in tree.branches] for tree in worded]
+        readings = iter(self.reader.read([tree.row for tree in worded], texts))
+        return [
+            self._score(tree, next(readings))
+            if tree.row.ends
+            else SessionScores(session_id=tree.session_id, log_odds=(PRIOR_LOG_ODDS,))
+            for tree in trees
+        ]
 
-    def _score(self, tree: ReadTree) -> SessionScores:
-        row = tree.row
-        tokens = self._read(row)
-        trunk = self.model.log_odds(turn_features(row, tokens), prefix_texts(row.texts)) if row.ends else ()
-        worded = [(branch.turn, branch.texts) for branch in tree.branches]
+    def _score(self, tree: ReadTree, reading: Reading) -> SessionScores:
+        row, tokens = tree.row, reading.own
+        trunk = self.model.log_odds(turn_features(row, tokens), prefix_texts(row.texts))
         found: list[tuple[float, ...]] = []
-        for (turn, texts), parts in zip(worded, self.reader.branches(row, worded), strict=True):
+        for branch, parts in zip(tree.branches, reading.branches, strict=True):
+            turn, texts = branch.turn, branch.texts
             if not texts:
                 found.append(())
                 continue

@@ -94,20 +94,48 @@ class TokenStatistics:
         return TokenStatistics(*(np.concatenate(pair) for pair in pairs))
 
 
+@dataclass(frozen=True)
+class Reading:
+    """The statistics of a session."""
+
+    own: TokenStatistics
+    """Of the row's ``targets``."""
+    branches: tuple[tuple[TokenStatistics, ...], ...]
+    """Of the tokens of each text that replaces a message, by branch."""
+
+
+Texts = Sequence[tuple[int, Sequence[str]]]
+"""(turn, from 1; texts that replace its message)."""
+
+CHUNK = 2**26
+"""The most logits that are computed at once."""
+
+
 class Reader:
     """A causal language model that gives the statistics of tokens.
 
     Args:
         model: the simulator: base model with its adapter.
         chat: its chat template.
+        batch_tokens: tokens in one forward pass, including padding. A CPU reads one session after the other: batches
+            are no faster there, and sums would depend on who is in them.
     """
 
-    def __init__(self, model: Any, chat: ChatFormat) -> None:
+    def __init__(self, model: Any, chat: ChatFormat, batch_tokens: int = 16384) -> None:
         self.model = model.eval()
         self.chat = chat
+        self.batch_tokens = batch_tokens
 
     @classmethod
-    def load(cls, base_model: str, adapter: str | Path, *, device: str = "cpu", dtype: str = "float32") -> Reader:
+    def load(
+        cls,
+        base_model: str,
+        adapter: str | Path,
+        *,
+        device: str = "cpu",
+        dtype: str = "float32",
+        batch_tokens: int = 16384,
+    ) -> Reader:
         """Returns the model in ``base_model`` with the LoRA ``adapter`` merged into it."""
         import torch
         from peft import PeftModel
@@ -115,49 +143,81 @@ class Reader:
 
         model: Any = AutoModelForCausalLM.from_pretrained(base_model, dtype=getattr(torch, dtype))
         model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-        return cls(model.to(device), chat_format(AutoTokenizer.from_pretrained(base_model)))
+        return cls(model.to(device), chat_format(AutoTokenizer.from_pretrained(base_model)), batch_tokens)
 
     def statistics(self, row: ReadRow) -> TokenStatistics:
         """Returns the statistics of the row's ``targets``."""
-        import torch
+        return self.read([row])[0].own
 
-        device = self.model.device
-        ids = torch.tensor([row.ids[:-1]], device=device)
-        columns = torch.tensor(row.targets, device=device) - 1
-        wanted = torch.tensor([row.ids[i] for i in row.targets], device=device)
-        with torch.no_grad():
-            output = self.model(ids, logits_to_keep=columns, output_hidden_states=True, use_cache=False)
-        return _statistics(output.logits[0], output.hidden_states[-1][0, columns], wanted)
+    def read(self, rows: Sequence[ReadRow], branches: Sequence[Texts] | None = None) -> list[Reading]:
+        """Returns the statistics of sessions and of texts that replace some of their messages.
 
-    def branches(self, row: ReadRow, branches: Sequence[tuple[int, Sequence[str]]]) -> list[list[TokenStatistics]]:
-        """Returns the statistics of the tokens of texts that replace a message.
+        A session is in one row with its branches, and tokens that they share are processed once.
 
         Args:
-            row: the session.
-            branches: (turn, from 1; texts).
+            rows: sessions with at least one user message each.
+            branches: for each session; None are none.
         """
+        branches = branches or [()] * len(rows)
+        trees = [
+            TokenTree(
+                row.ids[:-1],
+                tuple(
+                    TokenBranch(row.starts[turn - 1], self.chat.reply_ids(text))
+                    for turn, texts in each
+                    for text in texts
+                ),
+            )
+            for row, each in zip(rows, branches, strict=True)
+        ]
+        found: list[Reading] = []
+        for part in self._batches(trees):
+            found.extend(self._read(trees[part], rows[part], branches[part]))
+        return found
+
+    def _batches(self, trees: Sequence[TokenTree]) -> list[slice]:
+        most = 0 if self.model.device.type == "cpu" else self.batch_tokens
+        batches, start, width = [], 0, 0
+        for i, tree in enumerate(trees):
+            width = max(width, tree.num_tokens())
+            if i > start and (i + 1 - start) * width > most:
+                batches.append(slice(start, i))
+                start, width = i, tree.num_tokens()
+        return [*batches, slice(start, len(trees))] if trees else []
+
+    def _read(self, trees: Sequence[TokenTree], rows: Sequence[ReadRow], branches: Sequence[Texts]) -> list[Reading]:
         import torch
 
-        if not any(texts for _, texts in branches):
-            return [[] for _ in branches]
-        starts = [row.starts[turn - 1] for turn, _ in branches]
-        leaves = [
-            TokenBranch(start, self.chat.reply_ids(text))
-            for start, (_, texts) in zip(starts, branches, strict=True)
-            for text in texts
-        ]
-        batch = tree_batch([TokenTree(row.ids[: max(starts)], tuple(leaves))])
-        device = self.model.device
+        batch, device = tree_batch(trees), self.model.device
+        inputs = batch.inputs(device)
+        del inputs["logits_to_keep"]
+        if not any(tree.branches for tree in trees):
+            del inputs["attention_mask"]  # rows are padded on the right: a causal mask is enough
+        own_rows = [i for i, row in enumerate(rows) for _ in row.targets]
+        own_columns = [target - 1 for row in rows for target in row.targets]
+        wanted = [row.ids[target] for row in rows for target in row.targets]
+        at_row = torch.cat([torch.tensor(own_rows, dtype=torch.long), batch.rows]).to(device)
+        at_column = torch.cat([torch.tensor(own_columns, dtype=torch.long), batch.kept[batch.columns]]).to(device)
+        targets = torch.cat([torch.tensor(wanted, dtype=torch.long), batch.targets]).to(device)
         with torch.no_grad():
-            output = self.model(**batch.inputs(device), output_hidden_states=True)
-        kept, columns = batch.kept.to(device), batch.columns.to(device)
-        tokens = _statistics(
-            output.logits[0, columns], output.hidden_states[-1][0, kept[columns]], batch.targets.to(device)
-        )
-        bounds = np.cumsum([len(leaf.ids) for leaf in leaves])[:-1]
-        parts = [np.split(values, bounds) for values in vars(tokens).values()]
-        each = iter([TokenStatistics(*part) for part in zip(*parts, strict=True)])
-        return [[next(each) for _ in texts] for _, texts in branches]
+            hidden = self.model.get_decoder()(**inputs).last_hidden_state[at_row, at_column]
+            head = self.model.get_output_embeddings()
+            size = max(1, CHUNK // head.weight.shape[0])
+            parts = [
+                _statistics(head(hidden[i : i + size]), hidden[i : i + size], targets[i : i + size])
+                for i in range(0, len(targets), size)
+            ]
+        lengths = [len(row.targets) for row in rows] + [len(b.ids) for tree in trees for b in tree.branches]
+        bounds = np.cumsum(lengths)[:-1]
+        arrays = [
+            np.split(np.concatenate(each), bounds) for each in zip(*(vars(p).values() for p in parts), strict=True)
+        ]
+        each = [TokenStatistics(*part) for part in zip(*arrays, strict=True)]
+        leaves = iter(each[len(rows) :])
+        return [
+            Reading(own, tuple(tuple(next(leaves) for _ in texts) for _, texts in here))
+            for own, here in zip(each[: len(rows)], branches, strict=True)
+        ]
 
 
 def _statistics(logits: Any, hidden: Any, targets: Any) -> TokenStatistics:

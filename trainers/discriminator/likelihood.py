@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from trainers.discriminator.loop import Task
 
 
+AT_ONCE = 64
+"""Sessions that are given to the reader at once, which batches them on a GPU."""
+
+
 def train_likelihood(
     payload: tuple[Sequence[Task], DiscriminatorConfig, str, str, Sequence[str]], worker: Worker
 ) -> list[dict[str, Any]]:
@@ -55,13 +59,14 @@ def _read_all(
     """
     mine = range(worker.rank, len(rows), worker.world_size)
     found: dict[int, np.ndarray] = {}
-    for done, i in enumerate(mine, start=1):
-        if rows[i].ends:
-            if rows[i] not in known:
-                known[rows[i]] = turn_features(rows[i], reader.statistics(rows[i]))
-            found[i] = known[rows[i]]
-        if done % 20 == 0 or done == len(mine):
-            worker.progress.write(job * len(mine) + done, num_jobs * len(mine), job=job)
+    for start in range(0, len(mine), AT_ONCE):
+        part = [i for i in mine[start : start + AT_ONCE] if rows[i].ends]
+        new = list(dict.fromkeys(rows[i] for i in part if rows[i] not in known))
+        for row, reading in zip(new, reader.read(new), strict=True):
+            known[row] = turn_features(row, reading.own)
+        found.update({i: known[rows[i]] for i in part})
+        done = min(len(mine), start + AT_ONCE)
+        worker.progress.write(job * len(mine) + done, num_jobs * len(mine), job=job)
     if worker.world_size > 1:
         import torch
 

@@ -97,7 +97,7 @@ def train_on_alternatives(payload: tuple[Any, DpoConfig, str, str, str], worker:
     seed_everything(config.seed)
     policy = PeftModel.from_pretrained(load_base(base_model, config.dtype, worker.device), reference, is_trainable=True)
     policy.to(worker.device)
-    train, held_out = split_rows(with_reference(policy, rows), config.held_out)
+    train, held_out = split_rows(with_reference(policy, rows, config.batch_size), config.held_out)
 
     class AlternativesTrainer(Trainer):
         def compute_loss(
@@ -139,16 +139,19 @@ def train_on_alternatives(payload: tuple[Any, DpoConfig, str, str, str], worker:
     return summary
 
 
-def with_reference(policy: Any, rows: Sequence[SessionRow]) -> list[SessionRow]:
+def with_reference(policy: Any, rows: Sequence[SessionRow], batch_size: int = 1) -> list[SessionRow]:
     """Returns the rows with the log-probs of ``policy``, which is the reference now."""
     policy.eval()
-    found = []
+    size = batch_size if next(policy.parameters()).is_cuda else 1  # on a CPU, batches only add padding
+    log_probs: list[float] = []
     with torch.no_grad():
-        for row in rows:
-            log_probs = iter(branch_log_probs(policy, [row]).tolist())
-            turns = tuple(replace(t, reference=tuple(next(log_probs) for _ in t.rewards)) for t in row.turns)
-            found.append(replace(row, turns=turns))
-    return found
+        for start in range(0, len(rows), size):
+            log_probs.extend(branch_log_probs(policy, rows[start : start + size]).tolist())
+    each = iter(log_probs)
+    return [
+        replace(row, turns=tuple(replace(t, reference=tuple(next(each) for _ in t.rewards)) for t in row.turns))
+        for row in rows
+    ]
 
 
 def branch_log_probs(model: Any, rows: Sequence[SessionRow]) -> torch.Tensor:

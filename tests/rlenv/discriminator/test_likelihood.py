@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from rlenv.discriminator.likelihood import (
     turn_features,
 )
 from rlenv.discriminator.reading import Reader, TokenStatistics, read_row
+from rlenv.models.tree_batch import TokenTree
 from rlenv.prompting.chat_format import chat_format
 
 SYSTEM = "a person"
@@ -124,6 +126,32 @@ def test_alternatives_score_as_they_would_in_place_of_the_message(reader: Reader
             (plain,) = judge.score_trees([judge.tree(replaced, (), SYSTEM)])
             assert log_odds == pytest.approx(plain.log_odds[-1], abs=1e-3)
     assert len(scores.log_odds) == 4 and scores.log_odds[0] == 0.0
+
+
+def test_sessions_read_in_one_batch_have_the_statistics_that_they_have_alone(reader: Reader):
+    class Batched(Reader):
+        def _batches(self, trees):
+            return [slice(0, len(trees))]
+
+    batched = Batched(reader.model, reader.chat)
+    rows = [read_row(reader.chat, talk.messages, SYSTEM, 500) for talk in (TALK, session("hi", "hello", "I feel low"))]
+    for branches in (None, [((1, ("work is hard", "no")), (3, ("today",))), ()]):
+        for row, texts, found in zip(rows, branches or ((), ()), batched.read(rows, branches), strict=True):
+            (alone,) = reader.read([row], [texts])
+            pairs = [(found.own, alone.own)]
+            for one, other in zip(found.branches, alone.branches, strict=True):
+                pairs.extend(zip(one, other, strict=True))
+            for one, other in pairs:
+                for values, expected in zip(vars(one).values(), vars(other).values(), strict=True):
+                    np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_batches_hold_at_most_so_many_tokens_with_padding_and_a_cpu_reads_one_by_one(reader: Reader):
+    trees = [TokenTree(tuple(range(size)), ()) for size in (4, 3, 6, 2)]
+    assert reader._batches(trees) == [slice(i, i + 1) for i in range(4)]
+    on_gpu = SimpleNamespace(model=SimpleNamespace(device=torch.device("cuda")), batch_tokens=12)
+    assert Reader._batches(on_gpu, trees) == [slice(0, 2), slice(2, 4)]
+    assert Reader._batches(on_gpu, []) == []
 
 
 def test_words_that_only_people_use_are_told(reader: Reader, model: LikelihoodModel):
