@@ -8,7 +8,7 @@ from functools import cached_property
 
 from launch.run.config import RunConfig, SpeakerConfig
 from launch.run.contents import chatbot_adapters, model_folder
-from launch.run.directory import RunDirectory
+from launch.run.directory import TRAINING, RunDirectory
 from launch.run.roster import make_speaker, roster
 from launch.run.serving import Serving, cluster
 from launch.run.settings import open_run
@@ -17,6 +17,7 @@ from rlenv.core.protocols import Engine, Speaker
 from rlenv.core.types import Adapter, Seat
 from rlenv.prompting.system_texts import simulator_system_text, token_counter
 from rlenv.speakers.engine import EngineSpeaker
+from trainers.backend.worker_group import WorkerGroup
 
 
 class AdversarialRun:
@@ -33,7 +34,9 @@ class AdversarialRun:
     ) -> None:
         self.config = config
         self.directory = directory or RunDirectory(config.out_dir)
-        self.training = Training(self.directory, config.train, config.seed)
+        keep = config.train.keep_workers
+        workers = WorkerGroup(config.train, self.directory.path(TRAINING)) if keep else None
+        self.training = Training(self.directory, config.train, config.seed, workers)
         self.chatbots = roster(config.chatbots)
         self._shared_serving = serving
 
@@ -53,6 +56,7 @@ class AdversarialRun:
                     self._close()
 
     def _close(self) -> None:
+        self.training.close()
         if self._shared_serving is None and "serving" in self.__dict__:
             self.serving.close()
 

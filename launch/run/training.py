@@ -18,6 +18,7 @@ from launch.run.progress import training
 from rlenv.core.files import write_json
 from rlenv.core.progress import Line
 from trainers.backend.config import TrainResources
+from trainers.backend.worker_group import WorkerGroup
 
 C = TypeVar("C")
 
@@ -29,6 +30,8 @@ class Training:
     directory: RunDirectory
     resources: TrainResources
     seed: int
+    workers: WorkerGroup | None = None
+    """Workers that are kept between phases; None starts new ones for each."""
 
     def seeded(self, settings: C) -> C:
         """Returns a phase's settings with the run's seed."""
@@ -51,7 +54,13 @@ class Training:
                 "resources": self.resources,
                 "storage_path": self.directory.path(TRAINING),
                 "progress_path": progress,
+                "workers": self.workers,
             }
+
+    def close(self) -> None:
+        """Ends workers that were kept."""
+        if self.workers is not None:
+            self.workers.close()
 
     def write_summary(self, name: str, result: Any) -> None:
         """Writes the numbers of a ``fit_*`` function's result."""

@@ -56,6 +56,18 @@ class TrainResources(Settings):
     """How often a lost worker is replaced and the run resumed from its last checkpoint; -1 is without limit. Ray
     Train's own default is 0."""
 
+    keep_workers: bool = False
+    """Keep the workers and their CPUs between the trainings of a run, which then do not wait for processes and imports.
+    Not with GPUs, which the engines need in between."""
+
+    def problems(self) -> list[str]:
+        """Returns the violated rules across fields, one line each."""
+        if self.keep_workers and self.num_gpus:
+            return [
+                "keep_workers: workers with GPUs cannot be kept, engines need the GPUs; set train.keep_workers to false"
+            ]
+        return []
+
     def num_threads(self) -> int:
         """Returns the torch threads of one worker, at least 1."""
         return self.threads or max(1, int(self.num_cpus))

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 
 from rlenv.core.files import new_folder
 from trainers.backend.config import TrainResources
-from trainers.backend.ray_train import Loop, run_training
+from trainers.backend.ray_train import Loop, Workers, run_training
 
 
 class TrainOptions(TypedDict, total=False):
@@ -21,6 +21,8 @@ class TrainOptions(TypedDict, total=False):
     """Folder for checkpoints and logs, visible to all workers; None uses the parent folder of ``out_dir``."""
     progress_path: str | Path | None
     """File to which progress lines are appended (``rlenv.core.progress``); None writes none."""
+    workers: Workers | None
+    """Workers that are kept between trainings, in place of new ones; their resources are their own."""
 
 
 def train_to_folder(
@@ -32,6 +34,7 @@ def train_to_folder(
     resources: TrainResources = TrainResources(),
     storage_path: str | Path | None = None,
     progress_path: str | Path | None = None,
+    workers: Workers | None = None,
 ) -> Any:
     """Returns the result of ``loop((*payload, folder), worker)`` on rank 0; ``folder`` becomes ``out_dir`` on success.
 
@@ -43,6 +46,7 @@ def train_to_folder(
         resources: see ``TrainOptions``.
         storage_path: see ``TrainOptions``.
         progress_path: see ``TrainOptions``.
+        workers: see ``TrainOptions``.
 
     Raises:
         PhaseError: ``out_dir`` exists, or training failed.
@@ -58,6 +62,7 @@ def train_to_folder(
             storage_path or first.resolve().parent,
             f"{kind}-{first.name}",
             progress_path=progress_path,
+            workers=workers,
         )
 
 

@@ -16,8 +16,9 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import BaseModel
 
@@ -31,14 +32,25 @@ logger = logging.getLogger(__name__)
 LOG_LINES = 15
 
 
+MARK = "training"
+"""The file in a checkpoint that names the training which it belongs to."""
+
+
+@dataclass(frozen=True)
 class RayWorker(Worker):
     """A worker of a Ray Train run."""
+
+    key: str = ""
+    """Of the training; workers that are kept have checkpoints of several."""
 
     def report(self, metrics: dict[str, float], checkpoint: str | Path | None = None) -> None:
         """Reports to Ray Train; waits for every rank."""
         from ray import train
 
-        saved = train.Checkpoint.from_directory(str(checkpoint)) if checkpoint and self.rank == 0 else None
+        saved = None
+        if checkpoint and self.rank == 0:
+            (Path(checkpoint) / MARK).write_text(self.key)
+            saved = train.Checkpoint.from_directory(str(checkpoint))
         train.report(metrics=metrics, checkpoint=saved)
 
     @contextlib.contextmanager
@@ -51,10 +63,34 @@ class RayWorker(Worker):
             yield None
         else:
             with checkpoint.as_directory() as folder:
-                yield Path(folder)
+                mark = Path(folder) / MARK
+                yield Path(folder) if mark.exists() and mark.read_text() == self.key else None
 
 
 Loop = Callable[[Any, Worker], Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training as a worker gets it. Paths are visible to all workers."""
+
+    loop: Loop
+    payload: Any
+    name: str
+    key: str
+    """Equal for trainings that may resume from each other's checkpoints."""
+    logs: str
+    scratch: str
+    progress: str | None
+    threads: int
+
+
+class Workers(Protocol):
+    """Workers that are kept between trainings."""
+
+    def run(self, job: Job) -> Any:
+        """Returns the result of ``job`` on rank 0."""
+        ...
 
 
 def run_training(
@@ -65,6 +101,7 @@ def run_training(
     name: str,
     *,
     progress_path: str | Path | None = None,
+    workers: Workers | None = None,
 ) -> Any:
     """Returns the result of ``loop(payload, worker)`` on rank 0.
 
@@ -76,34 +113,53 @@ def run_training(
             ``storage_path/name.logs``.
         name: the run's name. A second run with the same name and payload resumes from the first one's last checkpoint.
         progress_path: file to which rank 0 appends progress lines (``rlenv.core.progress``).
+        workers: workers that are kept; None starts new ones for this training alone.
 
     Raises:
         PhaseError: training failed; has the run's name, the cause, the last log lines and how to resume.
     """
     import ray
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.v2.api.config import LoggingConfig
 
     if not ray.is_initialized():
         raise PhaseError(f"{name}: Ray is not running; call ray.init() before training")
     storage = Path(storage_path).resolve()
     root = storage / name
     logs, scratch = storage / f"{name}.logs", root / "scratch"
-    _keep_or_clear(root, _fingerprint(payload))
+    fingerprint = _fingerprint(payload)
+    _keep_or_clear(root, fingerprint)
     for folder in (logs, scratch):
         folder.mkdir(parents=True, exist_ok=True)
     progress = str(Path(progress_path).resolve()) if progress_path else None
+    job = Job(loop, payload, name, f"{name} {fingerprint}", str(logs), str(scratch), progress, resources.num_threads())
+    try:
+        if workers is not None:
+            result = workers.run(job)
+        else:
+            result = make_trainer(lambda: run_job(job), resources, storage, name).fit().return_value
+    except Exception as error:
+        raise PhaseError(_explain(name, error, logs)) from error
+    shutil.rmtree(root, ignore_errors=True)
+    return result
+
+
+def make_trainer(train_loop: Callable[[], Any], resources: TrainResources, storage: Path, name: str) -> Any:
+    """Returns Ray Train's trainer that runs ``train_loop`` on every worker.
+
+    Args:
+        train_loop: what each worker runs.
+        resources: the workers.
+        storage: a folder visible to all workers.
+        name: the folder of the checkpoints in ``storage``.
+    """
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.v2.api.config import LoggingConfig
+
     # The default of 60 s is too short on a busy node.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
     if not _has_dashboard():
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # for spot nodes; locally it only warns
-    threads = resources.num_threads()
-
-    def train_loop() -> Any:
-        return _run_worker(loop, payload, str(logs), str(scratch), progress, name, threads)
-
     alone = resources.num_workers == 1 and not resources.num_gpus
-    trainer = _quiet_trainer(alone)(
+    return _quiet_trainer(alone)(
         train_loop,
         scaling_config=ScalingConfig(
             num_workers=resources.num_workers,
@@ -119,26 +175,19 @@ def run_training(
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    try:
-        result = trainer.fit()
-    except Exception as error:
-        raise PhaseError(_explain(name, error, logs)) from error
-    shutil.rmtree(root, ignore_errors=True)
-    return result.return_value
 
 
-def _run_worker(
-    loop: Loop, payload: Any, logs: str, scratch: str, progress: str | None, name: str, threads: int
-) -> Any:
+def run_job(job: Job) -> Any:
+    """Runs a training on a worker of Ray Train; returns its result."""
     from ray import train
 
     context = train.get_context()
     rank = context.get_world_rank()
-    _log_to(Path(logs) / f"worker-{rank}.log")
+    _log_to(Path(job.logs) / f"worker-{rank}.log")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     import torch
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(job.threads)
     device = "cpu"
     if torch.cuda.is_available():
         from ray.train.torch import get_device
@@ -150,10 +199,11 @@ def _run_worker(
         rank=rank,
         world_size=context.get_world_size(),
         device=device,
-        progress=Progress(progress if rank == 0 else None, name),
-        scratch=Path(scratch),
+        progress=Progress(job.progress if rank == 0 else None, job.name),
+        scratch=Path(job.scratch),
+        key=job.key,
     )
-    return loop(payload, worker)
+    return job.loop(job.payload, worker)
 
 
 def _log_to(path: Path) -> None:
