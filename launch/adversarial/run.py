@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 
 from launch.run.config import RunConfig, SpeakerConfig
 from launch.run.contents import chatbot_adapters, model_folder
 from launch.run.directory import TRAINING, RunDirectory
 from launch.run.roster import make_speaker, roster
-from launch.run.serving import Serving, cluster
+from launch.run.serving import Serving, cluster, has_room
 from launch.run.settings import open_run
 from launch.run.training import Training
 from rlenv.core.protocols import Engine, Speaker
@@ -34,9 +36,7 @@ class AdversarialRun:
     ) -> None:
         self.config = config
         self.directory = directory or RunDirectory(config.out_dir)
-        keep = config.train.keep_workers
-        workers = WorkerGroup(config.train, self.directory.path(TRAINING)) if keep else None
-        self.training = Training(self.directory, config.train, config.seed, workers)
+        self.training = Training(self.directory, config.train, config.seed)
         self.chatbots = roster(config.chatbots)
         self._shared_serving = serving
 
@@ -50,6 +50,9 @@ class AdversarialRun:
         with self.directory.locked():
             open_run(self.directory, self.config)
             with cluster(self.config.ray):
+                if self.config.train.keep_workers and has_room(self.config, operator.add):
+                    workers = WorkerGroup(self.config.train, self.directory.path(TRAINING))
+                    self.training = replace(self.training, workers=workers)
                 try:
                     yield self
                 finally:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -25,6 +25,22 @@ from rlenv.prompting.chat_format import ChatFormat, chat_format
 
 log = logging.getLogger(__name__)
 STARTS = 3
+
+
+def has_room(config: RunConfig, beside: Callable[[float, float], float]) -> bool:
+    """Returns whether the cluster has room for all engines and, beside them, for training and scoring.
+
+    Args:
+        config: the run's configuration.
+        beside: of the resources that training and scoring need: ``max`` where they take turns, else ``operator.add``.
+    """
+    total, train, scoring = ray.cluster_resources(), config.train, config.scoring
+    engines = config.engines.values()
+    cpus = sum(e.replicas * e.num_cpus for e in engines)
+    gpus = sum(e.replicas * e.num_gpus for e in engines)
+    cpus += beside(train.num_workers * train.num_cpus, scoring.replicas * scoring.num_cpus)
+    gpus += beside(train.num_workers * train.num_gpus, scoring.replicas * scoring.num_gpus)
+    return cpus <= total.get("CPU", 0) and gpus <= total.get("GPU", 0)
 
 
 @contextmanager
@@ -104,14 +120,7 @@ class Serving:
         """Whether engines stay up during training and scoring: as configured, or where there is room for both."""
         if self.config.keep_engines is not None:
             return self.config.keep_engines
-        total = ray.cluster_resources()
-        train, scoring = self.config.train, self.config.scoring
-        engines = self.engine_configs.values()
-        cpus = sum(e.replicas * e.num_cpus for e in engines)
-        gpus = sum(e.replicas * e.num_gpus for e in engines)
-        cpus += max(train.num_workers * train.num_cpus, scoring.replicas * scoring.num_cpus)
-        gpus += max(train.num_workers * train.num_gpus, scoring.replicas * scoring.num_gpus)
-        return cpus <= total.get("CPU", 0) and gpus <= total.get("GPU", 0)
+        return has_room(self.config, max)
 
     @contextmanager
     def engines(self, *names: str) -> Iterator[dict[str, EnginePool]]:

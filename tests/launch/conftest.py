@@ -51,6 +51,7 @@ TINY: dict[str, Any] = {
             "model": "auto",
             "backend": "transformers",
             "dtype": "float32",
+            "num_cpus": 0.5,
             "threads": 1,
             "max_model_len": 2048,
             "max_num_seqs": 32,
@@ -70,8 +71,8 @@ TINY: dict[str, Any] = {
     },
     "preferences": {"num_alternatives": 8},
     "dpo": {"learning_rate": 1e-3, "batch_size": 2, "warmup": 0.0, "dtype": "float32", "save_every": 1},
-    "train": {"num_workers": 1, "num_cpus": 1, "threads": 1},
-    "scoring": {"threads": 1},
+    "train": {"num_workers": 1, "num_cpus": 0.5, "threads": 1, "keep_workers": True},
+    "scoring": {"num_cpus": 0.5, "threads": 1},
     "ray": {"num_cpus": 2, "num_gpus": 0},
 }
 STUDY: dict[str, Any] = {

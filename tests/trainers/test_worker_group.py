@@ -28,7 +28,7 @@ def test_a_training_leaves_no_environment_variables_and_no_state_of_accelerate(m
 
 
 def test_workers_with_gpus_are_not_kept() -> None:
-    with pytest.raises(ConfigError, match="set train.keep_workers to false"):
+    with pytest.raises(ConfigError, match=r"set train\.keep_workers to false"):
         TrainResources(num_gpus=1, keep_workers=True)
 
 
@@ -71,7 +71,7 @@ def test_trainings_run_in_the_same_processes_and_recover_from_failures_and_death
         assert three != two and after_death == [3, 4]
 
         strict = WorkerGroup(replace(SMALL, max_failures=0), tmp_path / "strict")
-        with pytest.raises(PhaseError, match=r"four failed on worker 0: ValueError: no such backbone"):
+        with pytest.raises(PhaseError, match="four failed on worker 0: ValueError: no such backbone"):
             run_training(fails, (), SMALL, tmp_path, "four", workers=strict)
         assert run_training(counts, (1,), SMALL, tmp_path, "five", workers=strict)[1] == [1]
         strict.close()

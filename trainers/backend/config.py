@@ -57,8 +57,8 @@ class TrainResources(Settings):
     Train's own default is 0."""
 
     keep_workers: bool = False
-    """Keep the workers and their CPUs between the trainings of a run, which then do not wait for processes and imports.
-    Not with GPUs, which the engines need in between."""
+    """Keep the workers and their CPUs between the trainings of a run, which then do not wait for processes and imports,
+    if the cluster has room for them beside the engines and the served discriminator. Not with GPUs."""
 
     def problems(self) -> list[str]:
         """Returns the violated rules across fields, one line each."""
