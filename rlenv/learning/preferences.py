@@ -223,8 +223,7 @@ async def _session_pairs(
     discriminator: Discriminator,
     config: PreferencesConfig,
 ) -> _SessionPairs:
-    trunk = await discriminator.log_odds(session)
-    turns = _turns(trunk, state, config)
+    turns, trunk = await _turns(session, state, discriminator, config)
     sampled = await all_of(lambda item: sample_alternatives(state, item[1], simulator, config.num_alternatives), turns)
     counts: Counter[str] = Counter(critical_turns=len(turns))
     rankable = []
@@ -237,7 +236,7 @@ async def _session_pairs(
         Branch(turn=turn, texts=tuple(u.text for u in utterances))
         for (_, turn), utterances in zip(turns, rankable, strict=True)
     ]
-    scores = await discriminator.log_odds(session, branches) if branches else trunk
+    scores = await discriminator.log_odds(session, branches) if branches or trunk is None else trunk
     pairs, alternatives = [], []
     for (critical, turn), utterances, log_odds in zip(turns, rankable, scores.branches, strict=True):
         if len({u.text for u in utterances}) < 2:
@@ -267,9 +266,13 @@ async def _session_pairs(
     return _SessionPairs(pairs, alternatives, scores, counts)
 
 
-def _turns(scores: SessionScores, state: ConversationState, config: PreferencesConfig) -> list[tuple[Critical, int]]:
-    """Returns the turns of a session at which alternatives are compared, each with the reason."""
+async def _turns(
+    session: Session, state: ConversationState, discriminator: Discriminator, config: PreferencesConfig
+) -> tuple[list[tuple[Critical, int]], SessionScores | None]:
+    """Returns the turns at which alternatives are compared, with reasons, and the scores where turns depend on them."""
     if config.turns == "critical":
-        return list(critical_turns(turn_rewards(scores.log_odds).tolist()).items())
-    seed = derive_seed(state.seed, "preferences", scores.session_id)
-    return [("drawn", turn) for turn in drawn_turns(len(scores.log_odds) - 1, config.num_turns, seed)]
+        scores = await discriminator.log_odds(session)
+        return list(critical_turns(turn_rewards(scores.log_odds).tolist()).items()), scores
+    num_turns = sum(message.role == "user" for message in session.messages)
+    seed = derive_seed(state.seed, "preferences", session.session_id)
+    return [("drawn", turn) for turn in drawn_turns(num_turns, config.num_turns, seed)], None
