@@ -73,7 +73,12 @@ def pretrain_small_llama(
         chatbots = [make_chatbot(name, habits) for name in population.pretrain_chatbots or chatbot_names()]
         seed, wanted = training.seed + PRETRAINING_SEED, population.pretrain_traits
         sessions = first_sessions(
-            population.num_pretrain_users, seed, chatbots, wanted=wanted, skip=population.skip_pretrain_users
+            population.num_pretrain_users,
+            seed,
+            chatbots,
+            wanted=wanted,
+            skip=population.skip_pretrain_users,
+            factors=population.pretrain_factors,
         )
         examples = [
             SftExample(session_id=s.session_id, system=text(s.context), messages=s.messages, seat=seat)

@@ -10,7 +10,15 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PlainSerializer, PositiveInt
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PlainSerializer,
+    PositiveInt,
+)
 
 from actors.engines.config import EngineConfig
 from actors.scoring import ScoringConfig
@@ -22,7 +30,7 @@ from rlenv.env.conversation import Limits
 from rlenv.learning.preferences import PreferencesConfig
 from rlenv.population.chatbots.faults import FAULT_HABITS
 from rlenv.population.chatbots.scripted import chatbot_names
-from rlenv.population.users.traits import trait_problems
+from rlenv.population.users.traits import factor_problems, trait_problems
 from rlenv.prompting.context import ContextConfig
 from trainers.backend.config import TrainResources
 from trainers.discriminator.config import DiscriminatorConfig
@@ -78,6 +86,9 @@ class PopulationConfig(Settings):
     """Traits that the pretraining users must have, to make them another kind of user than the run's: allowed values of
     a trait in words, or [lowest, highest] of a trait in numbers, such as ``{style: [formal], resistance: [0, 0.4]}``.
     Empty takes all users."""
+    pretrain_factors: dict[str, NonNegativeFloat] = field(default_factory=dict)
+    """Factors by which numeric traits of the pretraining users are multiplied, to make them another kind of user than
+    any in the run, such as ``{words: 0.6, filling: 0.2}``."""
 
     def problems(self) -> list[str]:
         """Returns the habits, chatbots and traits that the population does not have."""
@@ -88,6 +99,7 @@ class PopulationConfig(Settings):
         for where in ("chatbots", "pretrain_chatbots"):
             unknown = [name for name in getattr(self, where) if name not in chatbot_names()]
             problems += [f"{where}: no scripted chatbot {n!r}; {there_are(chatbot_names(), n)}" for n in unknown]
+        problems += [f"pretrain_factors: {problem}" for problem in factor_problems(self.pretrain_factors)]
         return problems + [f"pretrain_traits: {problem}" for problem in trait_problems(self.pretrain_traits)]
 
 

@@ -6,7 +6,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from random import Random
@@ -19,7 +19,7 @@ from rlenv.population.chatbots.scripted import ScriptedChatbot, chatbot_names, m
 from rlenv.population.oracle import issues_of
 from rlenv.population.users.agenda import agenda_of, fact_by_id
 from rlenv.population.users.mind import Mind
-from rlenv.population.users.traits import Traits, Wanted, has_traits, traits_of
+from rlenv.population.users.traits import Traits, Wanted, has_traits, scaled, traits_of
 from rlenv.population.users.user import PopulationUser
 
 _MANNERS = {
@@ -98,14 +98,18 @@ def first_sessions(
     limits: Limits | None = None,
     wanted: Wanted | None = None,
     skip: int = 0,
+    factors: Mapping[str, float] | None = None,
 ) -> Iterator[Session]:
     """Yields the first sessions of ``num_users`` users with the traits ``wanted``, after the first ``skip`` such users.
 
-    The chatbots take turns. Fewer sessions are yielded if not one user in a hundred has these traits.
+    The chatbots take turns. Traits in numbers are multiplied by ``factors``. Fewer sessions are yielded if not one user
+    in a hundred has the traits.
     """
     users = (user for user in range(100 * (skip + num_users)) if has_traits(traits_of(user, seed), wanted or {}))
     for index, user in enumerate(islice(users, skip, skip + num_users)):
-        yield first_session(user, seed, chatbots[index % len(chatbots)], limits)
+        with scaled(factors or {}):
+            session = first_session(user, seed, chatbots[index % len(chatbots)], limits)
+        yield session
 
 
 def labelled(state: ConversationState, chatbot: str, user_id: str) -> Session:

@@ -5,7 +5,9 @@ Independent of conversations; the state that changes during one is in ``rlenv.po
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from random import Random
 
@@ -85,9 +87,31 @@ class Traits(Record):
         return concerns()[self.concern]
 
 
-@lru_cache(maxsize=8192)
+_FACTORS: ContextVar[tuple[tuple[str, float], ...]] = ContextVar("factors", default=())
+
+
+@contextmanager
+def scaled(factors: Mapping[str, float]) -> Iterator[None]:
+    """All users within the block are of another kind: their traits in numbers are multiplied by ``factors``."""
+    token = _FACTORS.set(tuple(sorted(factors.items())))
+    try:
+        yield
+    finally:
+        _FACTORS.reset(token)
+
+
 def traits_of(user: int, seed: int) -> Traits:
-    """Returns the traits of user ``user`` of the population ``seed``, a function of the two alone."""
+    """Returns the traits of user ``user`` of the population ``seed``, a function of the two alone and of ``scaled``."""
+    return _scaled(user, seed, _FACTORS.get())
+
+
+@lru_cache(maxsize=8192)
+def _scaled(user: int, seed: int, factors: tuple[tuple[str, float], ...]) -> Traits:
+    traits = _drawn(user, seed)
+    return traits.model_copy(update={name: factor * getattr(traits, name) for name, factor in factors})
+
+
+def _drawn(user: int, seed: int) -> Traits:
     rng = Random(derive_seed("population-user", seed, user))
     about = rng.choice(list(concerns().values()))
     low, high = _AGES.get(about.concern_id, (19, 60))
@@ -143,6 +167,12 @@ def has_traits(traits: Traits, wanted: Wanted) -> bool:
         if value not in allowed if isinstance(value, str) else not allowed[0] <= value <= allowed[1]:
             return False
     return True
+
+
+def factor_problems(factors: Mapping[str, float]) -> list[str]:
+    """Returns what is wrong with factors of traits, one line each."""
+    known = [name for name in MEASURED if name not in ("age", "stamina")]
+    return [f"{name}: expected a trait in numbers; {there_are(known, name)}" for name in factors if name not in known]
 
 
 def trait_problems(wanted: Wanted) -> list[str]:

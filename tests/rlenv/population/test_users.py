@@ -10,9 +10,11 @@ import pytest
 from rlenv.core.types import ConversationState, SessionContext, Turn, Utterance
 from rlenv.data.linguistics import words
 from rlenv.env.conversation import Limits, begin, converse
+from rlenv.population.chatbots.scripted import make_chatbot
+from rlenv.population.corpus import first_sessions
 from rlenv.population.users.agenda import agenda_of
 from rlenv.population.users.mind import Mind
-from rlenv.population.users.traits import has_traits, trait_problems, traits_of
+from rlenv.population.users.traits import factor_problems, has_traits, scaled, trait_problems, traits_of
 from rlenv.population.users.user import PopulationUser
 from rlenv.population.wording import concerns, first_names, shared_facts, update_facts
 
@@ -214,6 +216,25 @@ def test_users_are_chosen_by_the_traits_that_are_wanted():
         traits = traits_of(user, 0)
         assert traits.style in ("formal", "plain") and traits.words <= 24 and traits.resistance <= 0.45
     assert all(has_traits(traits_of(user, 0), {}) for user in range(20))
+
+
+def test_scaled_users_have_the_facts_of_the_same_users_and_other_numbers():
+    traits = traits_of(3, 0)
+    with scaled({"words": 0.5, "filling": 0}):
+        other = traits_of(3, 0)
+    assert other == traits.model_copy(update={"words": 0.5 * traits.words, "filling": 0})
+    assert traits_of(3, 0) == traits
+    brief, usual = (
+        [
+            len(m.content.split())
+            for s in first_sessions(8, 0, [make_chatbot("warm")], factors=f)
+            for m in s.messages
+            if m.role == "user"
+        ]
+        for f in ({"words": 0.4, "filling": 0}, {})
+    )
+    assert sum(brief) / len(brief) < 0.7 * sum(usual) / len(usual)
+    assert factor_problems({"wrods": 0.5, "style": 2}) and not factor_problems({"words": 0.5})
 
 
 @pytest.mark.parametrize(
