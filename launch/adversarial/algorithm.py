@@ -24,6 +24,7 @@ from launch.adversarial.simulation import choose_contexts
 from launch.run.config import RunConfig
 from launch.run.contents import version_name
 from launch.run.directory import RunDirectory
+from launch.run.preflight import check_ready
 from launch.run.settings import to_dict
 from launch.run.tracking import Tracker
 
@@ -34,6 +35,7 @@ def run_adversarial(config: RunConfig) -> RunDirectory:
     Raises:
         RlenvError: a problem that the user can fix. Finished phases are kept, and the next call skips them.
     """
+    check_ready(config)
     with (
         AdversarialRun(config).opened() as run,
         Tracker(run.directory.root, config.tracking, config.name, to_dict(config)) as tracker,

@@ -11,6 +11,7 @@ from functools import cached_property
 from launch.run.config import RunConfig, SpeakerConfig
 from launch.run.contents import chatbot_adapters, model_folder
 from launch.run.directory import TRAINING, RunDirectory
+from launch.run.readers import ADVERSARIAL
 from launch.run.roster import make_speaker, roster
 from launch.run.serving import Serving, cluster, has_room
 from launch.run.settings import open_run
@@ -48,7 +49,7 @@ class AdversarialRun:
             ConfigError: another driver is working in the directory, or it holds a run with other settings.
         """
         with self.directory.locked():
-            open_run(self.directory, self.config)
+            open_run(self.directory, self.config, ADVERSARIAL)
             with cluster(self.config.ray):
                 if self.config.train.keep_workers and has_room(self.config, operator.add):
                     workers = WorkerGroup(self.config.train, self.directory.path(TRAINING))

@@ -17,9 +17,10 @@ from launch.chatbot.phases import (
 )
 from launch.chatbot.report import rejudge, report
 from launch.chatbot.report_page import ChatbotEvaluation
-from launch.chatbot.run import ChatbotRun, groups_of_users
+from launch.chatbot.run import ChatbotRun, check_settings, groups_of_users, missing_here
 from launch.run.settings import to_dict
 from launch.run.tracking import Tracker
+from rlenv.core.errors import ConfigError
 
 
 def train_chatbot(config: ChatbotRunConfig) -> ChatbotEvaluation:
@@ -28,8 +29,9 @@ def train_chatbot(config: ChatbotRunConfig) -> ChatbotEvaluation:
     Raises:
         RlenvError: a problem that the user can fix. Finished phases are kept.
     """
-    groups_of_users(config)
-    config.rl.updates_per_round(config.settings.train.num_workers)
+    check_settings(config)
+    if problems := missing_here(config):
+        raise ConfigError("\n".join(problems))
     with ChatbotRun.of(config).opened() as run:
         run = prepare_chatbot_model(run)
         with Tracker(run.directory.root, config.settings.tracking, config.name, to_dict(run.config)) as tracker:

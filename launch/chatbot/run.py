@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -14,12 +16,15 @@ from launch.chatbot.config import TRAINING, ChatbotRunConfig
 from launch.chatbot.rollout_host import start_host
 from launch.run.contents import simulator_versions
 from launch.run.directory import RunDirectory
+from launch.run.preflight import function_problems, speaker_needs
+from launch.run.readers import CHATBOT
 from launch.run.serving import cluster
 from launch.run.settings import open_run
 from launch.run.training import Training
 from rlenv.core.errors import ConfigError, there_are
 from rlenv.core.types import Adapter
 from rlenv.evaluation.chatbot_rl.records import UserKind, Users
+from rlenv.rewards.registry import make_reward
 
 
 class RolloutHosts:
@@ -71,7 +76,7 @@ class ChatbotRun:
             ConfigError: another driver is working in the directory, or it holds a run with other settings.
         """
         with self.directory.locked():
-            open_run(self.directory, self.config)
+            open_run(self.directory, self.config, CHATBOT)
             with cluster(self.config.settings.ray):
                 try:
                     yield self
@@ -117,6 +122,33 @@ def groups_of_users(config: ChatbotRunConfig) -> list[tuple[Users, dict[str, flo
         kind: UserKind = "population" if people else "held_out"
         groups.append((Users(name=name, kind=kind), {name: 1.0}))
     return groups
+
+
+def check_settings(config: ChatbotRunConfig) -> None:
+    """Checks the names that only the run, the rewards' registry or an import knows.
+
+    Raises:
+        ConfigError: a held-out user, a reward or a function does not exist.
+    """
+    groups_of_users(config)
+    config.rl.updates_per_round(config.settings.train.num_workers)
+    if problems := function_problems("users", config.users):
+        raise ConfigError("\n".join(problems))
+    make_reward(config.rewards, seat="chatbot", discriminator=object())  # only whether it can be made
+
+
+def missing_here(config: ChatbotRunConfig) -> list[str]:
+    """Returns what the run needs and this machine lacks, each as ``key: what is missing and what to do``."""
+    problems = speaker_needs("chatbot", {"": config.chatbot}) + speaker_needs("users", config.users)
+    judge = config.evaluation.held_out_judge
+    if judge is not None and judge.api_key_env and not os.environ.get(judge.api_key_env):
+        problems.append(f"evaluation.held_out_judge.api_key_env: {judge.api_key_env} is not set; set it to the API key")
+    if judge is not None and judge.engine_model and not (Path(judge.engine_model) / "config.json").is_file():
+        problems.append(
+            f"evaluation.held_out_judge.engine_model: {judge.engine_model} is not a checkpoint; expected a folder with "
+            "config.json"
+        )
+    return problems
 
 
 def check_room(config: ChatbotRunConfig) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -47,13 +47,13 @@ def adversarial(
 
     Everything is written to the run directory, the setting out_dir. --dry-run prints all settings.
     """
+    from launch.run.preflight import check_functions, missing_here
     from launch.run.settings import load_config, to_dict
 
     settings = load_config(config, overrides or [])
     if dry_run:
-        import yaml
-
-        typer.echo(yaml.safe_dump(to_dict(settings), sort_keys=False))
+        check_functions(settings)
+        _show_settings(to_dict(settings), missing_here(settings))
         return
     from launch.adversarial.algorithm import run_adversarial
     from launch.adversarial.table import print_report
@@ -78,13 +78,13 @@ def train_chatbot(
     The setting run is the adversarial run's directory, for example run=runs/quickstart. --dry-run prints all settings.
     """
     from launch.chatbot.config import load_chatbot_config
+    from launch.chatbot.run import check_settings, missing_here
     from launch.run.settings import to_dict
 
     settings = load_chatbot_config(config, overrides or [])
     if dry_run:
-        import yaml
-
-        typer.echo(yaml.safe_dump(to_dict(settings), sort_keys=False))
+        check_settings(settings)
+        _show_settings(to_dict(settings), missing_here(settings))
         return
     from launch.chatbot.driver import train_chatbot as train
     from launch.chatbot.report import sentences
@@ -195,6 +195,15 @@ def serve_user(
 
     _quiet_libraries()
     serve_user(config, version or [], host=host, port=port, api_key_env=api_key_env, overrides=overrides or [])
+
+
+def _show_settings(settings: dict[str, Any], missing: list[str]) -> None:
+    """Prints all settings, and on standard error what this machine lacks to run them."""
+    import yaml
+
+    typer.echo(yaml.safe_dump(settings, sort_keys=False))
+    for problem in missing:
+        Console(stderr=True).print(f"[bold yellow]not here[/] {escape(problem)}", highlight=False, soft_wrap=True)
 
 
 def _quiet_libraries() -> None:

@@ -166,7 +166,15 @@ class SpeakerConfig(Settings):
     def problems(self) -> list[str]:
         """Returns the settings that this kind of speaker needs and lacks."""
         needed = {"endpoint": ("base_url", "model"), "callable": ("function",)}.get(self.kind, ())
-        return [f"{name}: a speaker of kind {self.kind} needs one" for name in needed if not getattr(self, name)]
+        problems = [f"{name}: a speaker of kind {self.kind} needs one" for name in needed if not getattr(self, name)]
+        if self.kind == "endpoint" and self.base_url and not self.base_url.startswith(("http://", "https://")):
+            problems.append(f"base_url: expected http://... or https://..., got {self.base_url!r}")
+        if self.kind == "callable" and self.function and not all(self.function.partition(":")):
+            problems.append(f"function: expected package.module:name, got {self.function!r}")
+        if self.kind == "population":
+            unknown = sorted(set(self.habits) - FAULT_HABITS)
+            problems += [f"habits: unknown habit {name!r}; {there_are(FAULT_HABITS, name)}" for name in unknown]
+        return problems
 
 
 @settings
@@ -327,9 +335,12 @@ def adapter_problems(
 def speaker_problems(
     where: str, speakers: Mapping[str, SpeakerConfig], engines: Mapping[str, EngineConfig], engines_key: str = "engines"
 ) -> list[str]:
-    """Returns the speakers whose engine does not exist, or whose adapter is on an engine that serves none."""
+    """Returns the speakers that do not exist: scripted chatbots, engines, or an adapter's on an engine without LoRA."""
     problems = []
     for name, speaker in speakers.items():
+        scripted = speaker.name or name
+        if speaker.kind == "population" and where == "chatbots" and scripted not in chatbot_names():
+            problems.append(f"{where}.{name}: no scripted chatbot {scripted!r}; {there_are(chatbot_names(), scripted)}")
         if speaker.kind != "engine":
             continue
         if speaker.engine not in engines:

@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from launch.run.readers import Readers, readers_of
 from rlenv.core.errors import ConfigError
 from rlenv.core.files import new_folder, write_text
 
@@ -34,12 +35,18 @@ class RunDirectory:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).absolute()
 
-    def open(self, config: dict[str, Any], upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict) -> None:
+    def open(
+        self,
+        config: dict[str, Any],
+        upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+        readers: Readers | None = None,
+    ) -> None:
         """Creates the folder, or opens the run in it to resume it.
 
         Args:
             config: the settings to run with.
             upgrade: turns the saved settings of an older run into today's form.
+            readers: which phases read a setting; a setting that no finished phase has read may change. None lets none.
 
         Raises:
             ConfigError: the folder holds a run with other settings; names the settings that differ.
@@ -50,16 +57,24 @@ class RunDirectory:
         text = yaml.safe_dump(config, sort_keys=False)
         if path.exists():
             differing = sorted(_differences(upgrade(yaml.safe_load(path.read_text())), yaml.safe_load(text)))
-            if differing:
+            if refused := [key for key in differing if readers is None or self._was_read(key, readers)]:
                 raise ConfigError(
-                    f"{self.root} holds a run with other settings ({', '.join(differing)}); "
+                    f"{self.root} holds a run with other settings ({', '.join(refused)}); "
                     "use the same settings to resume it, or another out_dir"
                 )
+            if differing:
+                log.info("changed settings, which no finished phase has read: %s", ", ".join(differing))
+                write_text(path, text)
         else:
             write_text(path, text)
         for leftover in self.root.rglob(f"*{PARTIAL}"):
             if TRAINING not in leftover.relative_to(self.root).parts:  # an interrupted training resumes there
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+    def _was_read(self, key: str, readers: Readers) -> bool:
+        """Returns whether a finished phase has read a setting."""
+        found = (path for pattern in readers_of(key, readers) for path in self.root.glob(pattern))
+        return any(path.suffix != PARTIAL for path in found)
 
     def path(self, name: str) -> Path:
         """Returns the path of a folder or file of the run, whether or not it exists."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from launch.run.config import SpeakerConfig
-from rlenv.core.errors import ConfigError
+from rlenv.core.errors import ConfigError, there_are
 from rlenv.core.protocols import Engine, Speaker
 from rlenv.core.types import Adapter, Seat
 from rlenv.population.chatbots.scripted import chatbot_names, make_chatbot
@@ -65,8 +65,8 @@ def make_speaker(
             return PopulationUser()
         scripted = speaker.name or name
         if scripted not in chatbot_names():
-            names = ", ".join(chatbot_names())
-            raise ConfigError(f"chatbots.{name}: no scripted chatbot {scripted!r}; there are {names}")
+            known = there_are(chatbot_names(), scripted)
+            raise ConfigError(f"chatbots.{name}: no scripted chatbot {scripted!r}; {known}")
         return make_chatbot(scripted, speaker.habits, name)
     sampling = speaker.sampling
     if speaker.kind == "engine":

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from launch.run.config import RunConfig
 from launch.run.directory import RunDirectory
+from launch.run.readers import Readers
 from launch.run.token_budgets import token_problems
 from rlenv.core.errors import ConfigError
 from rlenv.core.settings import Settings, defaults, read, to_dict
@@ -77,10 +78,11 @@ def new_run_problems(config: RunConfig) -> list[str]:
     return [] if started else token_problems(config)
 
 
-def open_run(directory: RunDirectory, config: Settings) -> None:
+def open_run(directory: RunDirectory, config: Settings, readers: Readers | None = None) -> None:
     """Creates the folder of a run, or opens the run in it to resume it.
 
-    A setting that did not exist when the run was made has its default.
+    A setting that did not exist when the run was made has its default. One that no finished phase has read, by
+    ``readers``, may have changed.
 
     Raises:
         ConfigError: the folder holds a run with other settings; names the settings that differ.
@@ -89,7 +91,7 @@ def open_run(directory: RunDirectory, config: Settings) -> None:
     def upgrade(saved: dict[str, Any]) -> dict[str, Any]:
         return to_dict(typed(type(config), [renamed(saved)], directory.root / "config.yaml"))
 
-    directory.open(to_dict(config), upgrade)
+    directory.open(to_dict(config), upgrade, readers)
 
 
 def read_settings(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from launch.run.contents import (
     simulator_versions,
 )
 from launch.run.directory import RunDirectory
+from launch.run.preflight import speaker_needs
 from launch.run.roster import make_speaker, roster
 from launch.run.serving import Serving, cluster
 from launch.run.settings import to_dict
@@ -148,6 +149,8 @@ def _counterparts(
         others = {name: speaker for name, speaker in settings.zero_shot.items() if name in weights} | config.users
     else:
         versions, weights, others = {}, None, roster(config.chatbots or settings.chatbots)
+    if missing := speaker_needs("users" if seat == "chatbot" else "chatbots", others):
+        raise ConfigError("\n".join(missing))
     names = {speaker.engine for speaker in others.values() if speaker.kind == "engine"}
     if unknown := sorted(names - settings.engines.keys()):
         raise ConfigError(f"chatbots: no engine {unknown[0]!r}; {there_are(settings.engines, unknown[0])}")

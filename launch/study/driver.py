@@ -8,6 +8,7 @@ from __future__ import annotations
 from launch.adversarial.algorithm import run_adversarial
 from launch.run.contents import simulator_versions
 from launch.run.directory import RunDirectory
+from launch.run.readers import STUDY
 from launch.run.serving import cluster
 from launch.run.settings import open_run
 from launch.study.config import StudyConfig, adversarial_config
@@ -23,7 +24,7 @@ def run_study(config: StudyConfig) -> RunDirectory:
     """
     study, settings = RunDirectory(config.out_dir), adversarial_config(config)
     with study.locked():
-        open_run(study, config)
+        open_run(study, config, STUDY)
         require_sft_sessions(config)
         with cluster(settings.ray):
             run = run_adversarial(settings)  # base, it1, it2 ... and their discriminators

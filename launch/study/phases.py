@@ -15,6 +15,7 @@ from launch.run.config import RunConfig
 from launch.run.contents import model_folder, read_data, version_name
 from launch.run.directory import RunDirectory
 from launch.run.progress import counting
+from launch.run.readers import ADVERSARIAL
 from launch.run.roster import make_speaker
 from launch.run.serving import Serving
 from launch.run.settings import open_run
@@ -93,7 +94,7 @@ def require_sft_sessions(config: StudyConfig) -> None:
     settings = adversarial_config(config)
     directory = RunDirectory(settings.out_dir)
     with directory.locked():
-        open_run(directory, settings)
+        open_run(directory, settings, ADVERSARIAL)
         num_sessions = len(prepare_data(directory, settings.data, settings.seed)["sft"])
     if num_sessions < config.sft_sizes[-1]:
         raise ConfigError(
@@ -117,7 +118,7 @@ def _size_run(study: RunDirectory, settings: RunConfig, size: int, serving: Serv
     where = str(study.path(f"sizes/{size}"))
     capped = replace(settings, out_dir=where, data=replace(settings.data, max_sft_sessions=size))
     run = AdversarialRun(capped, serving=serving)
-    open_run(run.directory, capped)
+    open_run(run.directory, capped, ADVERSARIAL)
     return run
 
 
@@ -135,7 +136,7 @@ def simulate_all(
     contexts = first_of_each_chatbot(real, config.simulated_sessions_per_chatbot, list(settings.chatbots))
     fewer = first_of_each_chatbot(real, config.size_sessions_per_chatbot, list(roster_of(config)))
     measured = AdversarialRun(settings, RunDirectory(study.path("measured")), serving)
-    open_run(measured.directory, settings)
+    open_run(measured.directory, settings, ADVERSARIAL)
     try:
         simulators: list[Adapter | str] = [UNTUNED, *versions.values()]
         for simulator in simulators:

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from rlenv.core.errors import ConfigError, EngineError
+from rlenv.core.errors import ConfigError, EngineError, there_are
 from rlenv.core.types import ROLE_OF_SEAT, ConversationState, Sampling, Seat, Utterance
 from rlenv.env.provenance import SpeakerCard
 from rlenv.prompting.system_texts import SystemText
@@ -148,13 +148,24 @@ def import_callable(path: str) -> Callable[..., Any]:
     """Returns the object at ``package.module:name``.
 
     Raises:
-        ConfigError: there is no such module or name, or it is not callable.
+        ConfigError: there is no such module or name, the module cannot be imported, or it is not callable.
     """
     module_name, _, name = path.partition(":")
+    if not (module_name and name):
+        raise ConfigError(f"no callable at {path!r}; expected package.module:name")
     try:
-        target = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError):
-        raise ConfigError(f"no callable at {path!r}; expected package.module:name") from None
+        module = importlib.import_module(module_name)
+    except Exception as error:  # a module may raise anything when it is imported
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        reason = f"there is no module {missing!r}" if missing else f"its import raises {type(error).__name__}"
+        raise ConfigError(
+            f"no callable at {path!r}: {reason}; expected package.module:name of a module that can be imported here "
+            "(install it, or add its folder to PYTHONPATH)"
+        ) from None
+    if not hasattr(module, name):
+        names = [known for known, value in vars(module).items() if callable(value) and not known.startswith("_")]
+        raise ConfigError(f"no callable at {path!r}: the module has no {name!r}; {there_are(names, name)}")
+    target = getattr(module, name)
     if not callable(target):
         raise ConfigError(f"{path!r} is {type(target).__name__}, expected something callable")
     return target

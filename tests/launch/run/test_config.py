@@ -102,9 +102,9 @@ def test_unreadable_files_are_reported_in_one_sentence(tmp_path):
 def test_overrides_come_last_and_keep_the_rest(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("dpo: {beta: 0.2, learning_rate: 1.0e-4}\n")
-    config = load_config(path, ["dpo.beta=0.7", "chatbots.mine.kind=population"])
+    config = load_config(path, ["dpo.beta=0.7", "chatbots.echo.kind=population"])
     assert (config.dpo.beta, config.dpo.learning_rate, config.dpo.epochs) == (0.7, 1e-4, 1)
-    assert list(config.chatbots) == ["mine"]
+    assert list(config.chatbots) == ["echo"]
 
 
 # ---------------------------------------------------------------------------------- run directory

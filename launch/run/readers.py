@@ -1,0 +1,114 @@
+"""Which phases read a setting. What no finished phase has read may change when a run is resumed.
+
+So a mistake that shows after days of training, such as the address of a chatbot, can be corrected without training
+again, and the files are still those of an undisturbed run with the corrected settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+Readers = Mapping[str, tuple[str, ...]]
+"""A setting, or the start of its dotted key, to the phases that read it, as patterns of their folders. A part of the
+key may be ``*``. The longest start that fits counts; "" stands for all other settings. ``{name}`` in a pattern is the
+part of the key after the start."""
+
+SMALL = "models/small-llama"
+TRAINED = ("base/adapter", "further_sft/adapter")
+SIMULATED = "*/simulated"
+JUDGED = ("*/acceptance", "it*/adapter")
+MACHINE: Readers = dict.fromkeys(
+    ("name", "ray", "tracking", "keep_engines", "train.keep_workers", "train.max_failures"), ()
+)
+"""Settings that no result depends on."""
+IN_CONVERSATIONS = ("base_url", "model", "api_key_env", "function", "sampling", "habits", "name")
+"""Settings of a chatbot that no training reads."""
+
+ADVERSARIAL: Readers = {
+    "": ("data", SMALL, "*/adapter", SIMULATED, "chatbots/*"),
+    **MACHINE,
+    "data.max_sft_sessions": (*TRAINED, "chatbots/*"),
+    "pretrain": (SMALL,),
+    "sft": TRAINED,
+    "simulator.adapter": ("*/adapter", SIMULATED),
+    "simulator.sampling": (SIMULATED,),
+    "chatbot_sft": ("chatbots/*",),
+    "chatbots": (SMALL, "chatbots/{name}", SIMULATED),  # the small Llama learns the seats that it will take
+    **{f"chatbots.*.{field}": (SIMULATED,) for field in IN_CONVERSATIONS},
+    "zero_shot": ("{name}/*",),
+    "engines": ("chatbots/*", SIMULATED),
+    "env": (SIMULATED,),
+    "collect": (SIMULATED,),
+    "collect.concurrency": (),
+    "collect.max_failed_share": (),
+    "backbone": (SMALL, "*/discriminator"),
+    "discriminator": ("*/discriminator", "*/acceptance"),
+    "discriminator.num_train_sessions": (SIMULATED,),
+    "discriminator.num_validation_sessions": (SIMULATED,),
+    "accept": JUDGED,
+    "accept_margin": JUDGED,
+    "most_tries": JUDGED,
+    "stop": JUDGED,
+    "preferences": ("*/preferences",),
+    "scoring": ("*/preferences", "*_of_*/simulated"),
+    "dpo": ("it*/adapter",),
+    "dpo.targets": ("*/preferences", "it*/adapter"),
+    "further_sft": ("further_sft/*",),
+    "resampled": ("*_of_*/*",),
+    "train": (SMALL, *TRAINED, "chatbots/*", "*/discriminator", "it*/adapter"),
+}
+"""Of a run of Algorithm 1."""
+
+ROUNDS = ("rounds/*", "rl*/adapter")
+CHATBOT: Readers = {
+    "": (SMALL, "chatbots/*", "*/measured", *ROUNDS),
+    "name": (),
+    "max_failed_share": (),
+    **{f"settings.{key}": phases for key, phases in MACHINE.items()},
+    "settings.chatbot_sft": ("chatbots/*",),
+    "settings.env": ("*/measured", *ROUNDS),
+    "settings.scoring": ("*/measured", *ROUNDS),
+    "chatbot.sampling": ("*/measured", *ROUNDS),
+    **{key: ("*/measured", *ROUNDS) for key in ("rewards", "ensemble", "held_out", "users", "evaluation", "resample")},
+    "evaluation.held_out_judge": ("*/judged",),
+    **{key: ROUNDS for key in ("rl", "faults", "alternate_every", "refresh")},
+}
+"""Of a run that trains a chatbot."""
+
+
+def readers_of(key: str, readers: Readers) -> tuple[str, ...]:
+    """Returns the patterns of the phases that read a setting.
+
+    >>> readers_of("zero_shot.hosted.base_url", ADVERSARIAL)
+    ('hosted/*',)
+    >>> readers_of("ray.num_cpus", ADVERSARIAL)
+    ()
+    """
+    parts = key.split(".")
+
+    def fits(start: str) -> bool:
+        wanted = start.split(".") if start else []
+        return len(wanted) <= len(parts) and all(w in ("*", part) for w, part in zip(wanted, parts, strict=False))
+
+    size, start = max((len(start.split(".")) if start else 0, start) for start in readers if fits(start))
+    name = parts[size] if len(parts) > size else "*"
+    return tuple(pattern.replace("{name}", name) for pattern in readers[start])
+
+
+def below(prefix: str, folder: str, readers: Readers) -> Readers:
+    """Returns the readers for a run in ``folder`` of another one, whose settings are the section ``prefix`` there."""
+    return {
+        f"{prefix}.{key}" if key else prefix: tuple(f"{folder}/{pattern}" for pattern in patterns)
+        for key, patterns in readers.items()
+    }
+
+
+STUDY: Readers = {
+    "": ("adversarial/data",),
+    **below("run", "adversarial", ADVERSARIAL),
+    "goals": ("report",),
+    "judge_sessions": ("labelled",),
+    "size_sessions_per_chatbot": ("sizes/*/*/simulated",),
+    "simulated_sessions_per_chatbot": ("measured/*/simulated",),
+}
+"""Of a study."""
