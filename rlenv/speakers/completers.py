@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from rlenv.core.errors import EngineError
 from rlenv.core.files import write_atomic
 from rlenv.core.protocols import Engine
 from rlenv.core.types import Sampling, Turn, Utterance
 from rlenv.prompting.chat_format import chat_format
 from rlenv.prompting.cutting import encodable
 from rlenv.speakers.openai_client import ChatMessages, OpenAIClient, Schema
+from rlenv.speakers.thoughts import without_thoughts
 
 
 class Completer(Protocol):
@@ -80,6 +82,8 @@ class EndpointCompleter:
             reasoning_effort=self._effort,
             temperature=self._temperature,
         )
+        if answer.refused:
+            raise EngineError(f"{self._client.place}: the model refused to answer")
         return answer.text
 
 
@@ -120,7 +124,7 @@ class EngineCompleter:
             json_schema=json.dumps(schema) if schema is not None and self._structured else None,
         )
         generation = await self.engine.generate(self._chat.prompt(system, turns, "chatbot"), sampling)
-        return self._chat.read_reply(generation.token_ids)[0]
+        return without_thoughts(self._chat.read_reply(generation.token_ids)[0])
 
     def count_tokens(self, text: str) -> int:
         """Returns the number of tokens of a text, without special tokens."""
@@ -150,13 +154,17 @@ class CachedCompleter:
             return known
         if key in self._pending:
             self.num_cached += 1
-            return await asyncio.shield(self._pending[key])
-        task = asyncio.ensure_future(self._ask(key, messages, max_tokens, seed, schema))
-        self._pending[key] = task
-        try:
-            return await task
-        finally:
-            del self._pending[key]
+        else:
+            task = asyncio.ensure_future(self._ask(key, messages, max_tokens, seed, schema))
+            self._pending[key] = task
+            task.add_done_callback(lambda done: self._forget_pending(key, done))
+        # Shielded: the session that asked first may be given up while others wait for the same answer.
+        return await asyncio.shield(self._pending[key])
+
+    def _forget_pending(self, key: str, done: asyncio.Task[str]) -> None:
+        del self._pending[key]
+        if not done.cancelled():
+            done.exception()  # has been raised to whoever still waits
 
     def forget(self, messages: ChatMessages, max_tokens: int, seed: int, schema: Schema | None = None) -> None:
         """Removes an unusable answer from the cache, so that the next run asks again."""

@@ -93,7 +93,7 @@ class EndpointSpeaker:
 
         Raises:
             OverlongError: the conversation does not fit the model.
-            EngineError: the endpoint failed after all retries.
+            EngineError: the endpoint failed after all retries, or the model gave no message.
             ConfigError: no request can succeed (a wrong key, an unknown model).
         """
         system = _instructed(self.system_text(state.context), self.seat)
@@ -104,6 +104,13 @@ class EndpointSpeaker:
                 seed=seed,
                 temperature=self.sampling.temperature,
                 top_p=self.sampling.top_p,
+            )
+        if answer.refused and self.seat == "user":  # a chatbot's refusal is what people would read
+            raise EngineError(f"{self._client.place}: the model refused to take the user's seat")
+        if not answer.text and answer.truncated:
+            raise EngineError(
+                f"{self._client.place}: no message within sampling.max_tokens = {self.sampling.max_tokens}; raise it "
+                "(the thoughts of a reasoning model count)"
             )
         return _utterance(answer.text, self.seat, answer.truncated)
 

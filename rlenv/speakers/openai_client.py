@@ -6,12 +6,37 @@ answers. Imports openai only when a client is created.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
-from collections.abc import Sequence
+import random
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlenv.core.errors import ConfigError, EngineError, OverlongError, RlenvError
+from rlenv.speakers.thoughts import without_thoughts
+
+if TYPE_CHECKING:
+    import openai
+
+log = logging.getLogger(__name__)
+MAX_SHOWN = 200
+"""Maximum number of characters of refused options in a message."""
+NAME = re.compile(r"[\w.\[\]-]{1,40}")
+WRONG_VALUE = re.compile(
+    r"must be|should be|between|greater than|less than|at (most|least)|too (large|high|low|small|long|short)|\brange\b",
+    re.IGNORECASE,
+)
+"""Words of a server that knows an option and refuses its value."""
+NO_SYSTEM = re.compile(
+    r"system[ _'\"]*(role|message|prompt|instruction)|roles?\b.{0,80}\bsystem\b|developer instruction", re.IGNORECASE
+)
+OVERLONG = re.compile(
+    r"context[ _](length|window|size)|maximum context|(prompt|input|request) is too long|too many (input )?tokens",
+    re.IGNORECASE,
+)
 
 ChatMessages = list[dict[str, str]]
 """``{"role": "system" | "user" | "assistant", "content": text}``, in order."""
@@ -24,9 +49,11 @@ class ChatAnswer:
     """A model's answer."""
 
     text: str
-    """The text, stripped; empty if the model generated none."""
+    """The text, stripped and without the thoughts of a reasoning model; empty if the model generated none."""
     truncated: bool = False
     """Whether the limit of tokens cut the answer."""
+    refused: bool = False
+    """Whether the text is the model's refusal to answer."""
 
 
 class OpenAIClient:
@@ -57,10 +84,10 @@ class OpenAIClient:
         self._key_env = key_env
         self._timeout_s = timeout_s
         self._retries = retries
-        self._reasons = False
-        """The model refused sampling settings and ``max_tokens``, as reasoning models do."""
-        self._formats = True
-        """The server has not refused ``response_format`` so far."""
+        self._refused: set[str] = set()
+        """Options that the model has refused so far; requests leave them out."""
+        self._folds_system = False
+        """Whether the model has refused system messages; their text then begins the first user message."""
         self._client: Any = None
 
     async def chat(
@@ -75,6 +102,9 @@ class OpenAIClient:
     ) -> ChatAnswer:
         """Returns the answer to a chat.
 
+        An option that the model does not know, such as ``seed``, is left out of this and all later requests, with one
+        warning. ``max_tokens`` becomes ``max_completion_tokens``, as reasoning models want it.
+
         Args:
             messages: the chat.
             max_tokens: longest answer, in tokens.
@@ -85,42 +115,74 @@ class OpenAIClient:
 
         Raises:
             OverlongError: the chat does not fit the model.
-            EngineError: the endpoint failed, after retries.
+            EngineError: the endpoint failed or gave no chat completion, after retries.
             ConfigError: no request can succeed (a wrong key, an unknown model).
         """
+        wanted: dict[str, Any] = {**sampling, "seed": seed, "max_tokens": max_tokens}
+        if reasoning_effort:
+            wanted["reasoning_effort"] = reasoning_effort
+        if schema is not None:
+            form = {"name": "reply", "schema": schema, "strict": True}
+            wanted["response_format"] = {"type": "json_schema", "json_schema": form}
+        for attempt in range(self._retries + 1):
+            response = await self._asked(messages, wanted)
+            try:
+                return _read(response, self.place)
+            except _NoCompletion as error:
+                if attempt == self._retries:
+                    raise EngineError(f"{self.place}: {error}, {attempt + 1} times") from None
+            await asyncio.sleep(min(0.5 * 2**attempt, 8.0) * random.uniform(0.75, 1.0))
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def _asked(self, messages: ChatMessages, wanted: Mapping[str, Any]) -> Any:
+        """Returns the server's response, asked without the options that the model refuses."""
+        import httpx
         import openai
 
-        limits: dict[str, Any] = {"max_tokens": max_tokens, **sampling}
-        if self._reasons:
-            limits = {"max_completion_tokens": max_tokens}
-        options: dict[str, Any] = {"reasoning_effort": reasoning_effort} if reasoning_effort else {}
-        if schema is not None and self._formats:
-            form = {"name": "reply", "schema": schema, "strict": True}
-            options["response_format"] = {"type": "json_schema", "json_schema": form}
-        try:
-            create = self._connected().chat.completions.create
-            response = await create(model=self.model, messages=messages, seed=seed, **limits, **options)
-        except openai.BadRequestError as error:
-            if "max_tokens" in limits and error.param in limits:
-                self._reasons = True
-            elif "response_format" in options and "response_format" in f"{error.param} {error}":
-                self._formats = False
-            else:
+        create = self._connected().chat.completions.create
+        while True:
+            options = self._options(wanted)
+            folds = self._folds_system
+            sent = _folded(messages) if folds else messages
+            try:
+                return await create(model=self.model, messages=sent, **options)
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                if _is_overlong(error) or not (self._learn(error, options) or self._learn_roles(error, sent)):
+                    raise self._as_ours(error, options) from None
+            except openai.APIError as error:
                 raise self._as_ours(error) from None
-            return await self.chat(
-                messages,
-                max_tokens=max_tokens,
-                seed=seed,
-                schema=schema,
-                reasoning_effort=reasoning_effort,
-                **sampling,
-            )
-        except openai.APIError as error:
-            raise self._as_ours(error) from None
-        if not response.choices:
-            return ChatAnswer(text="")
-        choice = response.choices[0]
-        return ChatAnswer((choice.message.content or "").strip(), choice.finish_reason == "length")
+            except httpx.InvalidURL:
+                raise ConfigError(f"{self.place}: this is no address; expected one as http://host:8000/v1") from None
+            except ValueError:  # JSON that ends early, for example
+                return None
+
+    def _options(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        options = {name: value for name, value in wanted.items() if name not in self._refused}
+        if "max_tokens" in self._refused and "max_completion_tokens" not in self._refused:
+            options["max_completion_tokens"] = wanted["max_tokens"]
+        return options
+
+    def _learn(self, error: openai.APIStatusError, options: Mapping[str, Any]) -> bool:
+        """Returns whether the model does not know one of the options, which is then left out from now on.
+
+        Other requests may be under way with the same options, so what counts is what this one has sent.
+        """
+        named = _options_named(error, options)
+        if not named or (named[-1] != "response_format" and WRONG_VALUE.search(_said(error))):
+            return False
+        if named[-1] not in self._refused:
+            self._refused.add(named[-1])
+            log.warning("%s: the model does not take %s, so it is asked without", self.place, named[-1])
+        return True
+
+    def _learn_roles(self, error: openai.APIStatusError, sent: ChatMessages) -> bool:
+        """Returns whether the model does not take the system message that it was sent."""
+        if sent[0]["role"] != "system" or not NO_SYSTEM.search(_said(error)):
+            return False
+        if not self._folds_system:
+            self._folds_system = True
+            log.warning("%s: the model takes no system message, so its text begins the first user message", self.place)
+        return True
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Returns a vector for each text, from one request.
@@ -149,7 +211,7 @@ class OpenAIClient:
         if self._client is None:
             from openai import AsyncOpenAI
 
-            key = os.environ.get(self._key_env) if self._key_env else "none"
+            key = os.environ.get(self._key_env, "").strip() if self._key_env else "none"
             if not key:
                 raise ConfigError(
                     f"the environment variable {self._key_env} is not set; set it to the API key of {self.base_url}"
@@ -159,17 +221,95 @@ class OpenAIClient:
             )
         return self._client
 
-    def _as_ours(self, error: Exception) -> RlenvError:
-        """Returns rlenv's error for an ``openai.APIError``."""
+    def _as_ours(self, error: Exception, options: Mapping[str, Any] | None = None) -> RlenvError:
+        """Returns rlenv's error for an ``openai.APIError``.
+
+        Args:
+            error: the error.
+            options: the options of the request, of which the message names those that the server has named.
+        """
         import openai
 
         if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError | openai.NotFoundError):
             key = f"the key in {self._key_env}" if self._key_env else "whether the server needs an API key"
             return ConfigError(f"{self.place}: status {error.status_code}; check the address, the model and {key}")
-        if isinstance(error, openai.BadRequestError):
-            if error.code == "context_length_exceeded" or "context length" in str(error):
+        if isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError):
+            if _is_overlong(error):
                 return OverlongError(f"{self.place}: a request exceeds the model's context length")
-            return EngineError(f"{self.place}: refused a request (status {error.status_code})")
+            what = "a request"
+            if named := _options_named(error, options or {}):
+                what = " and ".join(f"{name}={options[name]!r}" for name in named if options)[:MAX_SHOWN]
+            details = [f"status {error.status_code}"]
+            # Only short identifiers of the server: its sentences may quote the conversation.
+            details += [f"{n} {v}" for n in ("param", "code") if (v := getattr(error, n)) and NAME.fullmatch(str(v))]
+            return EngineError(f"{self.place}: refused {what} ({', '.join(details)})")
         if isinstance(error, openai.APIStatusError):
             return EngineError(f"{self.place}: status {error.status_code} after {self._retries} retries")
         return EngineError(f"{self.place}: {type(error).__name__} after {self._retries} retries")
+
+
+class _NoCompletion(Exception):
+    """A response that is no chat completion, though its status says that all is well."""
+
+
+def _read(response: Any, place: str) -> ChatAnswer:
+    """Returns the answer in a response of the server.
+
+    Raises:
+        _NoCompletion: it has another shape; another attempt may help.
+        EngineError: it has no text, and another attempt would give none either.
+    """
+    choices = getattr(response, "choices", None)
+    if not isinstance(choices, list) or not choices:
+        problem = getattr(response, "error", None)
+        code = problem.get("code") if isinstance(problem, dict) else None
+        if code is not None and NAME.fullmatch(str(code)):
+            raise _NoCompletion(f"answered with error {code} in place of a choice")
+        if isinstance(response, str):
+            raise _NoCompletion("answered with a page of text, which is no chat completion; check the address")
+        raise _NoCompletion("answered with no chat completion, or one without a choice")
+    message = getattr(choices[0], "message", None)
+    if message is None:
+        raise _NoCompletion("answered with a choice that has no message")
+    why, text = getattr(choices[0], "finish_reason", None), _text(getattr(message, "content", None))
+    if why == "content_filter":
+        raise EngineError(f"{place}: the server's content filter stopped the answer")
+    refusal = getattr(message, "refusal", None)
+    if not text and isinstance(refusal, str) and refusal.strip():
+        return ChatAnswer(refusal.strip(), refused=True)
+    if not text and getattr(message, "tool_calls", None):
+        raise EngineError(f"{place}: the model called a tool in place of an answer")
+    return ChatAnswer(without_thoughts(text), why == "length")
+
+
+def _text(content: Any) -> str:
+    """Returns the text of a message's content: text, or a list of parts of which some are text."""
+    if isinstance(content, list):
+        parts = [part if isinstance(part, dict) else {"text": part} for part in content]
+        content = "".join(text for part in parts if isinstance(text := part.get("text"), str))
+    return content.strip() if isinstance(content, str) else ""
+
+
+def _folded(messages: ChatMessages) -> ChatMessages:
+    """Returns the chat without system messages: their text begins the first message, which is the user's."""
+    system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
+    rest = [m for m in messages if m["role"] != "system"]
+    if rest and rest[0]["role"] == "user":
+        return [{"role": "user", "content": f"{system}\n\n{rest[0]['content']}"}, *rest[1:]]
+    return [{"role": "user", "content": system}, *rest]
+
+
+def _said(error: openai.APIStatusError) -> str:
+    return f"{error.param} {error.code} {error.message}"
+
+
+def _is_overlong(error: openai.APIStatusError) -> bool:
+    return error.code == "context_length_exceeded" or OVERLONG.search(error.message) is not None
+
+
+def _options_named(error: openai.APIStatusError, options: Mapping[str, Any]) -> list[str]:
+    """Returns the options that a server's refusal is about, in their order."""
+    if error.param in options:
+        return [str(error.param)]
+    words = {name: name for name in options} | {"response_format": "response_format|json_schema|structured output"}
+    return [name for name in options if re.search(rf"\b({words[name]})\b", _said(error), re.IGNORECASE)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 
 import pytest
 
@@ -220,3 +222,34 @@ def test_an_engine_is_constrained_to_the_schema_if_it_can_be(tiny_llama, structu
     completer = EngineCompleter(engine, AutoTokenizer.from_pretrained(tiny_llama), "tiny", structured=structured)
     aio.run(completer.complete([{"role": "user", "content": "hi"}], 5, 0, {"type": "object"}))
     assert engine.schemas == ['{"type": "object"}' if structured else None]
+
+
+def test_sessions_that_share_a_request_fail_in_words_where_one_of_them_is_given_up(tmp_path):
+    twins = [SESSION.model_copy(update={"session_id": f"s{i}"}) for i in range(2)]
+
+    def slow_and_refused(body):
+        if wants(body, "issues"):
+            return 400, {"message": SECRET}
+        time.sleep(0.3)  # still under way when the session is given up
+        return '{"actions": []}'
+
+    with (
+        serve(slow_and_refused) as endpoint,
+        pytest.raises(PhaseError, match="2 of 2 sessions were not judged"),
+    ):
+        aio.run(judged(twins, judge(endpoint, tmp_path)))
+
+
+def test_an_answer_that_two_wait_for_survives_the_one_who_asked_first(tmp_path):
+    async def both(completer):
+        first, second = (
+            asyncio.ensure_future(completer.complete([{"role": "user", "content": "Well?"}], 5, 1)) for _ in range(2)
+        )
+        await asyncio.sleep(0.1)
+        first.cancel()
+        return await second
+
+    with serve(lambda body: time.sleep(0.3) or "Yes.") as endpoint:
+        completer = CachedCompleter(EndpointCompleter(endpoint.base_url, "m"), tmp_path)
+        assert asyncio.run(both(completer)) == "Yes."
+        assert len(endpoint.requests) == 1

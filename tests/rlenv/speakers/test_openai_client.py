@@ -8,7 +8,7 @@ import time
 import pytest
 
 from rlenv.core.errors import ConfigError, EngineError, OverlongError
-from rlenv.core.types import Sampling, SessionContext
+from rlenv.core.types import Sampling, Seat, SessionContext
 from rlenv.env.conversation import begin
 from rlenv.evaluation.embeddings.models import EndpointEmbedder
 from rlenv.speakers.completers import EndpointCompleter
@@ -20,9 +20,9 @@ SECRET = "word-from-a-message"
 ASKED = [{"role": "user", "content": SECRET}]
 
 
-def speak(url: str, **options):
+def speak(url: str, seat: Seat = "chatbot", **options):
     sampling = Sampling(max_tokens=5, temperature=0.5, top_p=0.9)
-    speaker = EndpointSpeaker("gpt", "chatbot", url, "m", None, lambda context: SECRET, sampling, **options)
+    speaker = EndpointSpeaker("gpt", seat, url, "m", None, lambda context: SECRET, sampling, **options)
     return asyncio.run(speaker.reply(begin("c", SessionContext(), opener="assistant", seed=0), 1))
 
 
@@ -60,17 +60,83 @@ def test_an_attempt_that_takes_too_long_is_abandoned_for_every_caller(ask):
         ask(server.base_url, timeout_s=0.1, retries=0)
 
 
-@pytest.mark.parametrize("ask", [speak, complete])
-def test_speakers_too_ask_a_reasoning_model_without_the_options_it_refuses(ask):
+def refusing(*names: str, param: bool = True, message: str = "Unsupported parameter: '{}'"):
+    """Returns a server's answers: it refuses these options, one a request, and answers without them."""
+
     def answer(body):
-        if "max_tokens" in body:
-            return 400, {"message": "no", "param": "max_tokens"}
+        for name in names:
+            if name in body:
+                return 400, {"message": message.format(name), "param": name if param else None}
         return "Thought of."
 
-    with serve(answer) as server:
+    return answer
+
+
+@pytest.mark.parametrize("ask", [speak, complete])
+@pytest.mark.parametrize("param", [True, False])
+@pytest.mark.parametrize(
+    ("names", "left"),
+    [
+        (("max_tokens", "temperature", "top_p"), {"seed", "max_completion_tokens"}),
+        (("seed",), {"max_tokens", "temperature"}),
+        (("max_tokens", "max_completion_tokens"), {"temperature", "seed"}),
+        ((), {"temperature", "max_tokens", "seed"}),
+    ],
+)
+def test_speakers_and_judges_ask_a_model_without_the_options_that_it_does_not_know(ask, param, names, left, caplog):
+    with serve(refusing(*names, param=param)) as server:
         said = ask(server.base_url)
         assert (said if isinstance(said, str) else said.text) == "Thought of."
-        assert "temperature" not in server.requests[-1] and server.requests[-1]["max_completion_tokens"] == 5
+        assert set(server.requests[-1]) - {"messages", "model", "top_p"} == left
+    assert SECRET not in caplog.text and all(f"does not take {name}" in caplog.text for name in names[:1])
+
+
+def test_of_two_options_that_exclude_each_other_the_first_is_kept():
+    def answer(body):
+        if "temperature" in body and "top_p" in body:
+            return 400, {"message": "temperature and top_p cannot both be given"}
+        return "Yes."
+
+    with serve(answer) as server:
+        assert speak(server.base_url).text == "Yes."
+        assert "temperature" in server.requests[-1] and "top_p" not in server.requests[-1]
+
+
+def test_a_wrong_value_is_told_and_not_left_out():
+    with serve(refusing("temperature", message="temperature must be between 0 and 0.2")) as server:
+        with pytest.raises(EngineError, match=r"refused temperature=0\.5 \(status 400, param temperature\)"):
+            speak(server.base_url)
+        assert len(server.requests) == 1
+
+
+def test_a_refusal_tells_the_servers_identifiers_and_never_its_sentence():
+    error = {"message": f"I cannot read {SECRET}", "param": "messages", "code": "invalid_messages"}
+    with serve(lambda body: (400, error)) as server:
+        with pytest.raises(EngineError, match="status 400, param messages, code invalid_messages") as caught:
+            speak(server.base_url)
+        assert SECRET not in str(caught.value)
+        server.answer = lambda body: (422, {"message": "no", "param": f"{SECRET} and more", "code": SECRET * 9})
+        with pytest.raises(EngineError, match=r"refused a request \(status 422\)"):
+            speak(server.base_url)
+
+
+@pytest.mark.parametrize("opener", ["user", "assistant"])
+def test_a_model_without_system_messages_reads_them_in_the_first_user_message(opener):
+    def answer(body):
+        if body["messages"][0]["role"] == "system":
+            return 400, {"message": "System role not supported"}
+        return "Yes." if body["messages"][0]["content"].startswith("be kind") else "No."
+
+    asked = [{"role": "system", "content": "be kind"}, {"role": opener, "content": "hello"}]
+    with serve(answer) as server:
+        client = OpenAIClient(server.base_url, "m")
+        for _ in range(2):
+            assert asyncio.run(client.chat(asked, max_tokens=5, seed=1)).text == "Yes."
+            client._client = None  # each asyncio.run has its own loop
+        assert [m["role"] for m in server.requests[-1]["messages"]] == (
+            ["user"] if opener == "user" else ["user", "assistant"]
+        )
+        assert len(server.requests) == 3
 
 
 def test_concurrent_requests_learn_only_once_which_options_a_model_refuses():
@@ -88,6 +154,92 @@ def test_concurrent_requests_learn_only_once_which_options_a_model_refuses():
         assert [a.text for a in answers] == ["Yes."] * 4 and len(server.requests) == 8
 
 
-def test_an_answer_without_a_choice_is_empty():
-    with serve(lambda body: {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": []}) as s:
-        assert speak(s.base_url).text == "" and complete(s.base_url) == ""
+def completion(**choice) -> dict:
+    """A body of a chat completion with one choice."""
+    return {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [{"index": 0, **choice}]}
+
+
+def message(**fields) -> dict:
+    return completion(message={"role": "assistant", "content": None, **fields}, finish_reason="stop")
+
+
+@pytest.mark.parametrize("ask", [speak, complete])
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (message() | {"choices": []}, "without a choice"),
+        ({"id": None, "choices": None, "error": {"message": SECRET, "code": 429}}, "error 429 in place of a choice"),
+        ({"error": SECRET}, "no chat completion"),
+        (b"<html>please log in</html>", "a page of text, .*check the address"),
+        (b'{"choices": [', "no chat completion"),
+        (b"[]", "no chat completion"),
+        (completion(message=None), "no message"),
+    ],
+)
+def test_what_is_no_chat_completion_is_asked_again_and_then_told(ask, body, told):
+    with serve(lambda _: body) as server:
+        with pytest.raises(EngineError, match=f"m at http.*{told}") as caught:
+            ask(server.base_url, retries=1)
+        assert len(server.requests) == 2 and SECRET not in str(caught.value)
+        bodies = iter([body, "Now."])
+        server.answer = lambda _: next(bodies)
+        said = ask(server.base_url, retries=1)
+        assert (said if isinstance(said, str) else said.text) == "Now."
+
+
+@pytest.mark.parametrize("ask", [speak, complete])
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (
+            message(content=[{"type": "text", "text": "Go "}, {"type": "image_url"}, {"type": "text", "text": "on."}]),
+            "Go on.",
+        ),
+        (message(content="<think>It is hard. {} </think>\n\nGo on."), "Go on."),
+        (message(content="It is hard.</think>Go on."), "Go on."),
+        (message(content="<THINKING>a</THINKING><think>b</think> Go on."), "Go on."),
+        (message(content="Go on <think>", reasoning_content="It is hard."), "Go on <think>"),
+        (message(content="Go on.", refusal=""), "Go on."),
+    ],
+)
+def test_an_answer_is_the_models_words_without_its_thoughts(ask, body, text):
+    with serve(lambda _: body) as server:
+        said = ask(server.base_url)
+        assert (said if isinstance(said, str) else said.text) == text
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (completion(message={"role": "assistant", "content": ""}, finish_reason="content_filter"), "content filter"),
+        (
+            message(tool_calls=[{"id": "1", "type": "function", "function": {"name": "f", "arguments": ""}}]),
+            "called a tool",
+        ),
+    ],
+)
+def test_an_answer_that_another_attempt_would_not_give_is_told_at_once(body, told):
+    with serve(lambda _: body) as server:
+        for ask in (speak, complete):
+            with pytest.raises(EngineError, match=told):
+                ask(server.base_url)
+        assert len(server.requests) == 2
+
+
+def test_a_chatbots_refusal_is_its_message_and_a_users_or_judges_is_an_error():
+    with serve(lambda _: message(refusal="I cannot help with that.")) as server:
+        assert speak(server.base_url).text == "I cannot help with that."
+        for ask, told in (
+            (lambda url: speak(url, seat="user"), "refused to take the user's seat"),
+            (complete, "refused to answer"),
+        ):
+            with pytest.raises(EngineError, match=told):
+                ask(server.base_url)
+
+
+def test_thoughts_that_use_up_the_limit_are_no_message():
+    choice = {"message": {"role": "assistant", "content": "<think>It is"}, "finish_reason": "length"}
+    with serve(lambda _: completion(**choice)) as server:
+        with pytest.raises(EngineError, match=r"no message within sampling\.max_tokens = 5; raise it"):
+            speak(server.base_url)
+        assert complete(server.base_url) == ""
