@@ -14,13 +14,32 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
+from typer.core import TyperGroup
 
 import launch.cli.annotate as annotate_commands
 import launch.cli.data as data_commands
 import launch.reports.evaluate as evaluation_command
 from rlenv.core.errors import RlenvError
 
+RESUMABLE = ("adversarial", "annotate", "pretrain", "study", "summarize", "train-chatbot")
+"""Commands that continue where an earlier call of the same command has stopped."""
+
+
+class Commands(TyperGroup):
+    """The commands, of which each ends with a sentence and code 130 on Ctrl-C."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            way_on = "; run the same command again to go on" if ctx.invoked_subcommand in RESUMABLE else ""
+            Console(stderr=True).print(f"interrupted{way_on}", highlight=False)
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
+    cls=Commands,
     name="rlenv",
     help="Conversations as an RL environment, with user simulators that are trained adversarially.",
     no_args_is_help=True,
@@ -215,7 +234,7 @@ def _quiet_libraries() -> None:
 
 
 def main() -> None:
-    """Runs the command line; exits with 1 on an error that the user can fix and with 130 on Ctrl-C."""
+    """Runs the command line; exits with 1 on an error that the user can fix and with 130 on Ctrl-C (``Commands``)."""
     logging.basicConfig(
         level=logging.WARNING,
         format="%(message)s",
@@ -227,6 +246,3 @@ def main() -> None:
     except RlenvError as error:
         Console(stderr=True).print(f"[bold red]error[/] {escape(str(error))}", highlight=False)
         sys.exit(1)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; run the same command again to resume", highlight=False)
-        sys.exit(130)

@@ -6,6 +6,9 @@ The loops are defined inside the tests, so that they travel to the workers by va
 import json
 import math
 import os
+import signal
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -237,3 +240,25 @@ def test_progress_lines_have_only_numbers(tmp_path) -> None:
         stream.write(json.dumps({"step": 2})[:4])
     assert len(read_progress(tmp_path / "p.jsonl")) == 1
     assert read_progress(tmp_path / "none") == [] and os.path.exists(tmp_path / "p.jsonl")
+
+
+def test_ctrl_c_within_a_training_raises_and_after_it_is_as_before(tmp_path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    def trains(seconds, worker):
+        import time
+
+        Path(tmp_path / "training").touch()
+        time.sleep(seconds)
+        return 1
+
+    def interrupt() -> None:
+        while not (tmp_path / "training").exists():
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        run_training(trains, 60, SMALL, tmp_path, "long")
+    assert run_training(trains, 0, SMALL, tmp_path, "short") == 1
+    assert signal.getsignal(signal.SIGINT) is before

@@ -279,7 +279,11 @@ def _quiet_trainer(alone: bool) -> Any:
     The callback of Ray Data's datasets starts an actor, which takes seconds; our loops get their data as payload.
     The placement-group cleaner frees a run's resources if its controller dies. It polls the dashboard once a second;
     without one it only logs warnings.
+    Ray Train's handler of SIGINT would stay after the training and swallow every later Ctrl-C; within one, it ends the
+    process without a word. Without it Ctrl-C raises KeyboardInterrupt; the workers end with their controller.
     """
+    import ray
+
     trainer: Any
     if alone:
         from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer as trainer
@@ -291,6 +295,17 @@ def _quiet_trainer(alone: bool) -> Any:
             idle = {"DatasetsCallback"} | (set() if _has_dashboard() else {"PlacementGroupCleanerCallback"})
             callbacks: list[Any] = super()._create_default_callbacks()
             return [callback for callback in callbacks if type(callback).__name__ not in idle]
+
+        def _register_sigint_handler(self, controller: Any) -> None:
+            self._controller = controller
+
+        def fit(self) -> Any:
+            try:
+                return super().fit()
+            except KeyboardInterrupt:
+                if hasattr(self, "_controller"):
+                    ray.kill(self._controller)
+                raise
 
     return QuietTrainer
 

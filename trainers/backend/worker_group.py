@@ -137,11 +137,15 @@ class WorkerGroup:
         if self._board is None:
             self._start()
         pending = self._board.run.remote(job)
-        while not ray.wait([pending], timeout=POLL_S)[0]:
-            if self._thread is not None and not self._thread.is_alive():
-                error, self._error = self._error, None
-                self._forget()
-                raise error or PhaseError("the workers ended before the training did")
+        try:
+            while not ray.wait([pending], timeout=POLL_S)[0]:
+                if self._thread is not None and not self._thread.is_alive():
+                    error, self._error = self._error, None
+                    self._forget()
+                    raise error or PhaseError("the workers ended before the training did")
+        except KeyboardInterrupt:
+            self._forget()  # they would only end after the training; they end with the connection to Ray
+            raise
         result, replaced = ray.get(pending)
         if replaced:  # Ray Train counts losses over all trainings of a group; each is to begin at none
             self.close()
