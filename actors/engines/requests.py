@@ -6,10 +6,11 @@ Independent of vLLM and transformers. Errors name ids and counts, never tokens o
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from actors.engines.config import Backend, EngineConfig
+from rlenv.core.adapters import adapter_problems, model_shapes
 from rlenv.core.errors import ConfigError, OverlongError
 from rlenv.core.types import Adapter, Sampling
 
@@ -46,17 +47,14 @@ def check_schema(sampling: Sampling, structured: bool) -> None:
         )
 
 
-def check_adapter(adapter: Adapter | None, max_loras: int, max_lora_rank: int) -> None:
-    """Raises ``ConfigError`` unless the adapter's folder can be served by an engine with these limits."""
+def check_adapter(adapter: Adapter | None, config: EngineConfig) -> None:
+    """Raises ``ConfigError`` unless an engine with these settings can serve the adapter; vLLM would die of it."""
     if adapter is None:
         return
-    if max_loras == 0:
+    if config.max_loras == 0:
         raise ConfigError(f"adapter {adapter.name!r}: the engine was started with max_loras 0; set it to 1 or more")
-    rank = _adapter_rank(adapter)
-    if rank > max_lora_rank:
-        raise ConfigError(
-            f"adapter {adapter.name!r} has rank {rank}, the engine accepts up to {max_lora_rank}; raise max_lora_rank"
-        )
+    if problems := _problems(adapter, config.model, config.max_lora_rank, config.backend):
+        raise ConfigError(f"the adapter {adapter.name!r} at {adapter.path} cannot be loaded: {'; '.join(problems)}")
 
 
 def adapter_id(adapter: Adapter) -> int:
@@ -74,12 +72,16 @@ def adapter_key(adapter: Adapter) -> str:
 
 
 @functools.lru_cache(maxsize=256)
-def _adapter_rank(adapter: Adapter) -> int:
-    path = Path(adapter.path) / "adapter_config.json"
-    try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"adapter {adapter.name!r}: cannot read {path} ({type(error).__name__}); is the folder complete?"
-        ) from None
-    return max([config.get("r", 0), *(config.get("rank_pattern") or {}).values()])
+def _problems(adapter: Adapter, model: str, max_rank: int, backend: Backend) -> tuple[str, ...]:
+    base = _base_shapes(model) if backend != "scripted" else None
+    return tuple(adapter_problems(adapter.path, max_rank, base, plain=backend == "vllm"))
+
+
+@functools.lru_cache(maxsize=8)
+def _base_shapes(model: str) -> dict[str, tuple[int, ...]] | None:
+    if not Path(model).is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(model, "config.json")
+        return model_shapes(Path(cached).parent) if isinstance(cached, str) else None
+    return model_shapes(model)

@@ -44,7 +44,7 @@ class ScriptedBackend:
             raise EngineError("the engine is not running; call start() first")
         check_prompt(token_ids, sampling, self.config.max_model_len, self._vocab_size)
         check_schema(sampling, self.config.structured)
-        check_adapter(adapter, self.config.max_loras, self.config.max_lora_rank)
+        check_adapter(adapter, self.config)
         return await self._engine.generate(token_ids, sampling, adapter, conversation)
 
     def close(self) -> None:

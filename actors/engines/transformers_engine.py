@@ -100,7 +100,7 @@ class TransformersEngine:
             raise EngineError("the engine is not running; call start() first")
         check_prompt(token_ids, sampling, self.config.max_model_len, self._base.config.vocab_size)
         check_schema(sampling, self.config.structured)
-        check_adapter(adapter, self.config.max_loras, self.config.max_lora_rank)
+        check_adapter(adapter, self.config)
         request = _Request(token_ids, sampling, adapter)
         self._pending.append(request)
         if self._worker is None or self._worker.done():

@@ -53,7 +53,7 @@ class VllmEngine:
 
         check_prompt(token_ids, sampling, self.config.max_model_len, self._vocab_size)
         check_schema(sampling, self.config.structured)
-        check_adapter(adapter, self.config.max_loras, self.config.max_lora_rank)
+        check_adapter(adapter, self.config)
         final = None
         try:
             async for output in self._llm.generate(

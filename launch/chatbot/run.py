@@ -139,7 +139,8 @@ def check_settings(config: ChatbotRunConfig) -> None:
 
 def missing_here(config: ChatbotRunConfig) -> list[str]:
     """Returns what the run needs and this machine lacks, each as ``key: what is missing and what to do``."""
-    problems = speaker_needs("chatbot", {"": config.chatbot}) + speaker_needs("users", config.users)
+    problems = speaker_needs("chatbot", {"": config.chatbot}, config.settings)
+    problems += speaker_needs("users", config.users, config.settings)
     judge = config.evaluation.held_out_judge
     if judge is not None and judge.api_key_env and not os.environ.get(judge.api_key_env):
         problems.append(f"evaluation.held_out_judge.api_key_env: {judge.api_key_env} is not set; set it to the API key")

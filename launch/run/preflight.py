@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
+from actors.engines.config import EngineConfig
+from actors.engines.requests import check_adapter
 from launch.run.config import RunConfig, SpeakerConfig
-from launch.run.contents import SMALL_LLAMA, version_name
+from launch.run.contents import SMALL_LLAMA, model_folder, version_name
 from launch.run.directory import RunDirectory
 from rlenv.core.adapters import adapter_at
 from rlenv.core.errors import ConfigError
@@ -49,11 +53,11 @@ def missing_here(config: RunConfig) -> list[str]:
     if config.data.path is not None and not run.has("data") and not Path(config.data.path).is_file():
         problems.append(f"data.path: there is no file {config.data.path}; correct the path")
     if config.simulator.adapter:
-        problems += _adapter_problems("simulator.adapter", config.simulator.adapter)
+        problems += _adapter_problems("simulator.adapter", config.simulator.adapter, "simulator", config)
     if not run.has(f"{version_name(config.num_iterations)}/simulated"):
-        problems += speaker_needs("chatbots", config.chatbots)
+        problems += speaker_needs("chatbots", config.chatbots, config)
     waiting = {name: s for name, s in config.zero_shot.items() if not run.has(f"{name}/simulated")}
-    problems += speaker_needs("zero_shot", waiting)
+    problems += speaker_needs("zero_shot", waiting, config)
     problems += [
         f"{where}: there is no folder {name}; correct the path"
         for where, name in _models(config)
@@ -62,10 +66,13 @@ def missing_here(config: RunConfig) -> list[str]:
     return problems
 
 
-def speaker_needs(where: str, speakers: Mapping[str, SpeakerConfig]) -> list[str]:
-    """Returns the variables of keys and the folders of adapters that speakers need and that are not here.
+def speaker_needs(where: str, speakers: Mapping[str, SpeakerConfig], config: RunConfig) -> list[str]:
+    """Returns the variables of keys that speakers need and that are not set, and the adapters that cannot be served.
 
-    The name "" stands for a speaker that is the section ``where`` itself.
+    Args:
+        where: the section of the speakers.
+        speakers: the speakers by name; "" is one that is the section itself.
+        config: the settings with their engines.
     """
     problems = []
     for name, speaker in speakers.items():
@@ -73,7 +80,7 @@ def speaker_needs(where: str, speakers: Mapping[str, SpeakerConfig]) -> list[str
         if speaker.kind == "endpoint" and key and not os.environ.get(key):
             problems.append(f"{section}.api_key_env: {key} is not set; set it to the API key of {speaker.base_url}")
         if speaker.kind == "engine" and speaker.adapter not in (None, "trained"):
-            problems += _adapter_problems(f"{section}.adapter", str(speaker.adapter))
+            problems += _adapter_problems(f"{section}.adapter", str(speaker.adapter), speaker.engine, config)
     return problems
 
 
@@ -89,9 +96,19 @@ def function_problems(where: str, speakers: Mapping[str, SpeakerConfig]) -> list
     return problems
 
 
-def _adapter_problems(where: str, path: str) -> list[str]:
+def with_model(engine: EngineConfig, config: RunConfig, run: RunDirectory) -> EngineConfig:
+    """Returns an engine's settings with the folder of its base model, or its name if the folder is not made yet."""
+    model = config.simulator.model if engine.model == "auto" else engine.model
+    with suppress(ConfigError):
+        model = model_folder(run, model) if model != "smollm2" else model
+    return replace(engine, model=model)
+
+
+def _adapter_problems(where: str, path: str, engine: str, config: RunConfig) -> list[str]:
     try:
-        adapter_at(path, where)
+        adapter, serves = adapter_at(path, where), config.engines.get(engine)
+        if serves is not None:
+            check_adapter(adapter, with_model(serves, config, RunDirectory(config.out_dir)))
     except ConfigError as error:
         return [f"{where}: {error}"]
     return []

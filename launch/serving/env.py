@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from actors.engines.requests import check_adapter
 from actors.pool import EnginePool
 from actors.scoring import DiscriminatorPool
 from launch.adversarial.run import make_simulator
@@ -27,7 +28,7 @@ from launch.run.contents import (
     simulator_versions,
 )
 from launch.run.directory import RunDirectory
-from launch.run.preflight import speaker_needs
+from launch.run.preflight import speaker_needs, with_model
 from launch.run.roster import make_speaker, roster
 from launch.run.serving import Serving, cluster
 from launch.run.settings import to_dict
@@ -149,8 +150,9 @@ def _counterparts(
         others = {name: speaker for name, speaker in settings.zero_shot.items() if name in weights} | config.users
     else:
         versions, weights, others = {}, None, roster(config.chatbots or settings.chatbots)
-    if missing := speaker_needs("users" if seat == "chatbot" else "chatbots", others):
+    if missing := speaker_needs("users" if seat == "chatbot" else "chatbots", others, settings):
         raise ConfigError("\n".join(missing))
+    check_versions(config, [name for name in versions if weights and weights[name]])
     names = {speaker.engine for speaker in others.values() if speaker.kind == "engine"}
     if unknown := sorted(names - settings.engines.keys()):
         raise ConfigError(f"chatbots: no engine {unknown[0]!r}; {there_are(settings.engines, unknown[0])}")
@@ -184,6 +186,20 @@ def _weights(config: EnvConfig, versions: Sequence[str]) -> dict[str, float]:
         raise ConfigError("\n".join(problems))
     idle = dict.fromkeys([*versions, *config.users], 0.0)
     return {**idle, **(config.ensemble or {newest_taken(RunDirectory(config.run), versions): 1.0})}
+
+
+def check_versions(config: EnvConfig, names: Sequence[str]) -> None:
+    """Checks that the adapters of these simulator versions can be served. Others are told at their first request.
+
+    Raises:
+        ConfigError: one cannot; names the version.
+    """
+    run, settings = RunDirectory(config.run), config.settings
+    versions = simulator_versions(run, settings)
+    engine = with_model(settings.engines["simulator"], settings, run)
+    for name in names:
+        if name in versions:
+            check_adapter(versions[name], engine)
 
 
 # ------------------------------------------------------------------------------ resources shared by envs

@@ -26,7 +26,8 @@ from starlette.exceptions import HTTPException
 
 from launch.run.contents import version_order, was_taken
 from launch.run.directory import RunDirectory
-from launch.serving.config import load_env_config
+from launch.serving.config import EnvConfig, load_env_config
+from launch.serving.env import check_versions
 from launch.serving.user_requests import RequestError, SampledMessages, UserRequest, next_key, state_of
 from rlenv.core.aio import all_of
 from rlenv.core.errors import ConfigError, EngineError, OverlongError, there_are
@@ -68,9 +69,11 @@ def serve_user(
         raise ConfigError(
             f"the environment variable {api_key_env} is not set; set it to the API key that requests must have"
         )
+    settings: EnvConfig = load_env_config(config, overrides)
+    check_versions(settings, versions)
     parts = env_parts("chatbot", config=config, overrides=overrides)
     try:
-        run = RunDirectory(load_env_config(config, overrides).run)
+        run = RunDirectory(settings.run)
         refused = [name for name in parts.counterparts if not was_taken(run, name)]
         users = served_users(parts.counterparts, versions, refused)
         # uvicorn shuts down and raises the signal again; unhandled, it would kill this process before the engines stop.
@@ -207,6 +210,10 @@ def _register_errors(app: FastAPI) -> None:
 
     @app.exception_handler(EngineError)
     async def _engine(_: Request, error: EngineError) -> JSONResponse:
+        return _error(503, str(error), code="engine_error")
+
+    @app.exception_handler(ConfigError)
+    async def _config(_: Request, error: ConfigError) -> JSONResponse:
         return _error(503, str(error), code="engine_error")
 
     @app.exception_handler(HTTPException)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from actors.engines.config import EngineConfig
 from actors.engines.requests import adapter_id, adapter_key, check_adapter, check_prompt
 from actors.engines.vllm_engine import engine_args
 from actors.process import tail
+from rlenv.core.adapters import adapter_at
 from rlenv.core.errors import ConfigError, OverlongError
 from rlenv.core.types import Adapter, Sampling
 
@@ -47,15 +54,87 @@ def test_foreign_tokens_and_empty_prompts_are_refused():
         check_prompt([], Sampling(max_tokens=1), 100)
 
 
-def test_an_adapter_that_cannot_be_served_is_refused(tmp_path):
-    adapter = Adapter(name="it1", path=str(tmp_path), digest="1" * 64)
-    with pytest.raises(ConfigError, match="is the folder complete"):
-        check_adapter(adapter, 1, 8)
-    (tmp_path / "adapter_config.json").write_text('{"r": 16}')
-    with pytest.raises(ConfigError, match="rank 16, the engine accepts up to 8"):
-        check_adapter(adapter, 1, 8)
+def broken(folder: Path, how: str) -> None:
+    """Breaks the adapter in a folder, as copies and other trainings do."""
+    weights, settings = folder / "adapter_model.safetensors", folder / "adapter_config.json"
+    config, tensors = json.loads(settings.read_text()), load_file(weights)
+    if how in ("cut", "cut in the head", "empty"):
+        size = {"cut": weights.stat().st_size - 100, "cut in the head": 50, "empty": 0}[how]
+        weights.write_bytes(weights.read_bytes()[:size])
+    elif how == "another base model":
+        save_file({k: np.concatenate([v, v], axis=1 if "lora_A" in k else 0) for k, v in tensors.items()}, weights)
+    elif how == "other names":
+        save_file({k.replace("layers", "blocks"): v for k, v in tensors.items()}, weights)
+    elif how == "no settings":
+        settings.write_text("{")
+    else:
+        changes = {
+            "rank": {"r": 16},
+            "rank of one module": {"rank_pattern": {"q_proj": 64}},
+            "whole layers": {"modules_to_save": ["lm_head"]},
+            "dora": {"use_dora": True},
+            "not lora": {"peft_type": "IA3"},
+            "bias": {"bias": "all"},
+            "pissa": {"init_lora_weights": "pissa"},
+        }
+        settings.write_text(json.dumps(config | changes[how]))
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("cut", r"expected \d+ bytes, got \d+; the file was cut off, copy it again"),
+        ("cut in the head", "the file was cut off"),
+        ("empty", "not a whole safetensors file|cut off"),
+        (
+            "another base model",
+            r"matrices do not fit the base model, the first .*expected a width of 16, got 32; it was",
+        ),
+        ("other names", "none of its matrices belongs to a part of the base model"),
+        ("no settings", r"adapter_config\.json cannot be read"),
+        ("rank", "rank: expected 8 or less, got 16; raise max_lora_rank"),
+        ("rank of one module", "rank: expected 8 or less, got 64"),
+        ("whole layers", r"modules_to_save: \['lm_head'\] cannot be served"),
+        ("dora", "use_dora: True cannot be served"),
+        ("not lora", "peft_type: expected LORA, got 'IA3'"),
+        ("bias", "bias: 'all' cannot be served"),
+        ("pissa", "init_lora_weights: 'pissa' cannot be served"),
+    ],
+)
+def test_an_adapter_that_no_engine_can_load_is_refused_by_name_with_the_reason(whole_adapter, tmp_path, how, told):
+    model, good = whole_adapter
+    config = EngineConfig(model=str(model))
+    check_adapter(adapter_at(good, "it1"), config)
+    folder = shutil.copytree(good, tmp_path / "it1")
+    broken(folder, how)
+    with pytest.raises(ConfigError, match=rf"the adapter 'it1' at .*it1 cannot be loaded: .*{told}"):
+        check_adapter(adapter_at(folder, "it1"), config)
+
+
+def test_a_backend_with_all_of_peft_takes_what_vllm_does_not(whole_adapter, tmp_path):
+    model, good = whole_adapter
+    folder = shutil.copytree(good, tmp_path / "it1")
+    broken(folder, "dora")
+    check_adapter(adapter_at(folder, "it1"), EngineConfig(model=str(model), backend="transformers"))
+
+
+def test_an_engine_without_loras_refuses_adapters(whole_adapter):
     with pytest.raises(ConfigError, match="max_loras 0"):
-        check_adapter(adapter, 0, 16)
+        check_adapter(adapter_at(whole_adapter[1], "it1"), EngineConfig(model="m", max_loras=0))
+
+
+@pytest.fixture(scope="module")
+def whole_adapter(tmp_path_factory) -> tuple[Path, Path]:
+    """The folders of a base model of two matrices and of an adapter for it."""
+    model, adapter = (tmp_path_factory.mktemp(name) for name in ("model", "adapter"))
+    save_file({"model.layers.0.self_attn.q_proj.weight": np.zeros((24, 16), np.float32)}, model / "model.safetensors")
+    (model / "config.json").write_text("{}")
+    where = "base_model.model.model.layers.0.self_attn.q_proj"
+    halves = {f"{where}.lora_A.weight": np.zeros((4, 16)), f"{where}.lora_B.weight": np.zeros((24, 4))}
+    save_file(halves, adapter / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "r": 4, "bias": "none", "base_model_name_or_path": "tiny", "modules_to_save": None}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    return model, adapter
 
 
 def test_the_tail_of_a_log_is_its_last_lines(tmp_path):

@@ -6,6 +6,7 @@ import dataclasses
 import re
 import shutil
 import typing
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -21,6 +22,8 @@ from launch.run.preflight import check_ready, missing_here
 from launch.run.readers import ADVERSARIAL, CHATBOT, STUDY, readers_of
 from launch.run.settings import load_config, open_run
 from launch.serving.config import load_env_config
+from launch.serving.env import check_versions, serve_env
+from launch.serving.user_endpoint import serve_user
 from launch.study.config import StudyConfig
 from rlenv.core.errors import ConfigError
 from rlenv.models.named import population_llama
@@ -135,6 +138,28 @@ def test_a_finished_phase_needs_nothing_any_more(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "base" / "simulated").mkdir(parents=True)
     assert missing_here(config) == []
+
+
+def test_adapters_that_cannot_be_served_are_told_before_anything_starts(finished_run, tmp_path):
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    weights = run / "it1" / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    cut = "cannot be loaded: .*the file was cut off"
+
+    config = load_env_config(run)
+    check_versions(config, ["base", "it2"])
+    with pytest.raises(ConfigError, match=f"the adapter 'it1' at .*{cut}"):
+        check_versions(config, ["base", "it1"])
+    with pytest.raises(ConfigError, match=f"the adapter 'it1' at .*{cut}"):
+        serve_user(run, ["it1"])
+    with pytest.raises(ConfigError, match=f"the adapter 'it1' at .*{cut}"):
+        serve_env(run, ["ensemble={it1: 1}"], "chatbot")
+
+    where, model = weights.parent, config.settings.simulator.model
+    settings = [f"simulator.model={model}", f"out_dir={tmp_path / 'new'}", f"chatbots={{a: {{adapter: {where}}}}}"]
+    told = missing_here(load_config(None, [*settings, f"simulator.adapter={where}"]))
+    assert [line.split(": ")[0] for line in told] == ["simulator.adapter", "chatbots.a.adapter"]
+    assert all("the file was cut off" in line for line in told)
 
 
 # ------------------------------------------------------------------------------- corrected settings
