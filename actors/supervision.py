@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -40,6 +41,31 @@ MAX_CALLS = 1000  # concurrent calls in one process; Ray queues the others
 
 class ActorDied(EngineError):
     """The process died before it answered; the call can be repeated after its restart."""
+
+
+class _Fork:
+    """Whether this process was forked from one that was connected to Ray."""
+
+    of_ray = False
+
+    @classmethod
+    def note(cls) -> None:
+        """Called in a process that was just forked."""
+        cls.of_ray = cls.of_ray or ray.is_initialized()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Fork.note)
+
+
+def check_not_forked() -> None:
+    """Raises ``ConfigError`` in a process that was forked from one that uses Ray; its calls would wait for ever."""
+    if _Fork.of_ray:
+        raise ConfigError(
+            "this process was forked from one that uses Ray, whose connection a fork cannot use; start workers with "
+            "the method spawn or forkserver, for example multiprocessing.get_context('spawn') or AsyncVectorEnv(..., "
+            "context='spawn')"
+        )
 
 
 class Supervised:
@@ -85,6 +111,7 @@ class Supervised:
 
     def launch(self) -> Any:
         """Starts the process; returns a Ray reference to its process id, for ``start_all`` to wait for."""
+        check_not_forked()
         kind = getattr(self._make, "func", self._make).__name__  # the process's name in ps
         process: Any = ray.remote(type(kind, (Process,), {}))
         self._actor = process.options(**self._options).remote(self._make, self.log)
@@ -109,6 +136,7 @@ class Supervised:
 
     async def once(self, method: str, *args: Any) -> Any:
         """Returns what ``call`` returns, but raises ``ActorDied`` instead of repeating the call."""
+        check_not_forked()
         if not self.pid:
             await self.revived()
         pid, reference = self.pid, None

@@ -7,6 +7,7 @@ was started for them. Independent of Gymnasium.
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -233,6 +234,10 @@ def _shared(key: object, make: Callable[[], AbstractContextManager[Any]]) -> Ite
             if resource.num_users == 0:
                 _resources.pop(key, None)
                 resource.stack.close()
+
+
+if hasattr(os, "register_at_fork"):  # they are the parent's, and its to close
+    os.register_at_fork(after_in_child=_resources.clear)
 
 
 @atexit.register

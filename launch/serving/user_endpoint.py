@@ -9,19 +9,20 @@ The message of an answer is the simulated user's next message (with role "assist
 from __future__ import annotations
 
 import hmac
+import json
 import os
 import secrets
 import signal
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from launch.run.contents import version_order, was_taken
@@ -123,19 +124,26 @@ def user_app(
         if api_key is not None and not hmac.compare_digest(given.encode(), api_key.encode()):
             raise RequestError("the API key is missing or wrong", code="invalid_api_key", status=401)
 
+    def check_model(name: str) -> None:
+        if name not in users:
+            message = f"no model {name!r}; {there_are(users, name)}"
+            raise RequestError(message, param="model", code="model_not_found", status=404)
+
     @app.get("/v1/models")
     async def models(request: Request) -> dict[str, Any]:
         check_key(request)
         return {"object": "list", "data": [_model(name) for name in users]}
 
-    @app.post("/v1/chat/completions")
-    async def complete(request: Request, body: UserRequest) -> dict[str, Any]:
+    @app.get("/v1/models/{name:path}")
+    async def model(request: Request, name: str) -> dict[str, Any]:
         check_key(request)
-        if body.model not in users:
-            message = f"no model {body.model!r}; {there_are(users, body.model)}"
-            raise RequestError(message, param="model", code="model_not_found", status=404)
-        if body.stream:
-            raise RequestError("streaming is not supported; leave stream out", param="stream", code="unsupported")
+        check_model(name)
+        return _model(name)
+
+    @app.post("/v1/chat/completions", response_model=None)
+    async def complete(request: Request, body: UserRequest) -> dict[str, Any] | StreamingResponse:
+        check_key(request)
+        check_model(body.model)
         seed = secrets.randbelow(2**31) if body.seed is None else body.seed
         user = users[body.model]
         state, key = state_of(body, scenarios, known, seed)
@@ -143,7 +151,11 @@ def user_app(
         replies = await all_of(lambda choice_seed: user.reply(state, choice_seed), seeds)
         for reply in replies:
             known.keep(next_key(key, "user", reply.text), reply)
-        return _answer(body, user, state, replies)
+        answer = _answer(body, user, state, replies)
+        if not body.stream:
+            return answer
+        usage = bool((body.stream_options or {}).get("include_usage"))
+        return StreamingResponse(_events(answer, usage), media_type="text/event-stream")
 
     _register_errors(app)
     return app
@@ -179,8 +191,26 @@ def _answer(
             "seed": state.seed,
             "simulator": describe(user).key,
             "ignored": body.ignored(),
+            "passed_over": body.num_passed_over(),
         },
     }
+
+
+def _events(answer: dict[str, Any], usage: bool) -> Iterator[str]:
+    """Yields an answer as server-sent events: each choice's message, its end, and at last the usage if it is wanted."""
+    head = answer | {"object": "chat.completion.chunk"}
+    numbers = head.pop("usage")
+
+    def event(choices: list[dict[str, Any]], **more: Any) -> str:
+        return f"data: {json.dumps(head | {'choices': choices} | more)}\n\n"
+
+    for choice in answer["choices"]:
+        begun = {"index": choice["index"], "delta": choice["message"], "logprobs": None, "finish_reason": None}
+        yield event([begun])
+        yield event([{**begun, "delta": {}, "finish_reason": choice["finish_reason"], "rlenv": choice["rlenv"]}])
+    if usage:
+        yield event([], usage=numbers)
+    yield "data: [DONE]\n\n"
 
 
 def _num_tokens(user: UserSimulator, state: ConversationState, replies: Sequence[Utterance]) -> tuple[int, int]:

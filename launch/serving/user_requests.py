@@ -1,18 +1,16 @@
 """Requests to a served user in the form of OpenAI's chat completions, and the cache of the messages it has sampled.
 
-Roles in requests are those of the conversation: ``assistant`` is the chatbot, ``user`` the simulated user. Independent
-of HTTP.
+Roles in requests are those of the conversation: ``assistant`` is the chatbot, ``user`` the simulated user. Agents send
+more than was said, such as calls of tools and their results; it is passed over. Independent of HTTP.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator
-from itertools import pairwise
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from rlenv.core.errors import RlenvError
 from rlenv.core.types import ConversationState, Role, SessionContext, Turn, Utterance
@@ -31,13 +29,35 @@ class RequestError(RlenvError):
         self.param, self.code, self.status = param, code, status
 
 
+def _text(content: Any) -> Any:
+    """Returns the text of a message's content: of its parts of text, joined; None if no part is text."""
+    if content is None or isinstance(content, str):
+        return content
+    if not isinstance(content, list) or not all(isinstance(part, str | dict) for part in content):
+        raise ValueError(f"expected text or a list of parts, got {type(content).__name__}")
+    texts = [part if isinstance(part, str) else part.get("text", part.get("refusal")) for part in content]
+    return "".join(text for text in texts if isinstance(text, str)) or None
+
+
 class ChatMessage(BaseModel):
     """One message of the conversation so far."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str = Field("", max_length=MAX_CHARACTERS)
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Annotated[str | None, Field(max_length=MAX_CHARACTERS), BeforeValidator(_text)] = ""
+    """Text, or the text of a list of parts; None where a chatbot only called a tool, or sent only pictures."""
+    refusal: str | None = Field(None, max_length=MAX_CHARACTERS)
+    """What a chatbot said that refused to answer."""
+    tool_calls: Any = None
+
+    @property
+    def said(self) -> str | None:
+        """What the message says to the other side; None if it is no part of the conversation."""
+        if self.role not in ("user", "assistant"):
+            return None
+        text = self.content or self.refusal
+        return text or (None if self.tool_calls else self.content)
 
 
 class UserRequest(BaseModel):
@@ -52,12 +72,16 @@ class UserRequest(BaseModel):
     model: str
     """A served simulator version: base, it1, ..."""
     messages: tuple[ChatMessage, ...] = ()
-    """The conversation so far; empty asks the user to open it. System messages are for the chatbot, and are skipped."""
+    """The conversation so far; empty asks the user to open it. What was not said to the user is passed over: system
+    messages, calls of tools and their results, pictures. Messages of one side in a row are joined with a line break."""
     seed: int | None = None
     """The conversation's seed. If all its requests have the same, the conversation is that of the env under it."""
     n: int = Field(1, ge=1, le=64)
     """Number of alternative messages; the first is the one that ``n=1`` gives."""
     stream: bool = False
+    """Answer as a stream of events; the message is one event, as it is complete when it is known."""
+    stream_options: dict[str, Any] | None = None
+    """``include_usage`` adds an event with the numbers of tokens."""
     context_id: str | None = None
     """A context of the run's data."""
     persona: str | None = None
@@ -70,6 +94,22 @@ class UserRequest(BaseModel):
     def ignored(self) -> list[str]:
         """Returns the names of the fields that have no effect, such as those of sampling, which the version fixes."""
         return sorted(self.model_extra or {})
+
+    def spoken(self) -> list[tuple[Role, str]]:
+        """Returns what was said: the speaker's role and the text of each turn, with no role twice in a row."""
+        turns: list[tuple[Role, str]] = []
+        for message in self.messages:
+            if (said := message.said) is None:
+                continue
+            role: Role = "user" if message.role == "user" else "assistant"
+            if turns and turns[-1][0] == role:
+                said = "\n".join(filter(None, (turns.pop()[1], said)))
+            turns.append((role, said))
+        return turns
+
+    def num_passed_over(self) -> int:
+        """Returns the number of messages that were not said to the user."""
+        return sum(message.said is None for message in self.messages)
 
     def who(self, scenarios: Scenarios) -> tuple[str, SessionContext]:
         """Returns the id of the user context and the context.
@@ -127,22 +167,24 @@ def state_of(
     """Returns the conversation in which the user speaks next, and its key in ``known``.
 
     Raises:
-        RequestError: messages do not alternate, the next turn is not the user's, or the context is unknown.
+        RequestError: the next turn is not the user's, or the context is unknown.
     """
     context_id, context = request.who(scenarios)
-    spoken = [m for m in request.messages if m.role in ("user", "assistant")]
-    _check_order([m.role for m in spoken])
-    opener: Role = "assistant" if spoken and spoken[0].role == "assistant" else "user"
+    spoken = request.spoken()
+    if spoken and spoken[-1][0] == "user":
+        raise RequestError(
+            "the last message is the user's; it must be the chatbot's (role 'assistant'), which the user answers",
+            param="messages",
+        )
     turns: list[Turn] = []
     memory: dict[str, Any] | None = None
-    key = b""
-    for message, key in zip(spoken, _keys(request.model, context, spoken), strict=True):
-        utterance = known.get(key) if message.role == "user" else None
-        utterance = utterance or Utterance(text=message.content)
+    key = _start(request.model, context)
+    for role, text in spoken:
+        key = next_key(key, role, text)
+        utterance = (known.get(key) if role == "user" else None) or Utterance(text=text)
         memory = utterance.memory or memory
-        turns.append(Turn(role="user" if message.role == "user" else "assistant", utterance=utterance))
-    state = begin(context_id, context, opener=opener, seed=seed)
-    key = key or _start(request.model, context)
+        turns.append(Turn(role=role, utterance=utterance))
+    state = begin(context_id, context, opener=turns[0].role if turns else "user", seed=seed)
     return state.model_copy(update={"turns": tuple(turns), "user_memory": memory}), key
 
 
@@ -153,24 +195,3 @@ def next_key(key: bytes, role: str, text: str) -> bytes:
 
 def _start(model: str, context: SessionContext) -> bytes:
     return next_key(b"", model, repr(context.model_dump(mode="python")))
-
-
-def _keys(model: str, context: SessionContext, spoken: list[ChatMessage]) -> Iterator[bytes]:
-    key = _start(model, context)
-    for message in spoken:
-        key = next_key(key, message.role, message.content)
-        yield key
-
-
-def _check_order(roles: list[str]) -> None:
-    for i, (previous, role) in enumerate(pairwise(roles), 1):
-        if previous == role:
-            raise RequestError(
-                f"messages[{i}] of the conversation is {role!r} after {previous!r}; user and assistant must alternate",
-                param="messages",
-            )
-    if roles and roles[-1] != "assistant":
-        raise RequestError(
-            "the last message is the user's; it must be the chatbot's (role 'assistant'), which the user answers",
-            param="messages",
-        )

@@ -6,6 +6,7 @@ Independent of conversations.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
 from functools import cache
@@ -25,8 +26,15 @@ def _loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
+if hasattr(os, "register_at_fork"):  # a fork has the parent's loop and not its thread, so it would wait for ever
+    os.register_at_fork(after_in_child=_loop.cache_clear)
+
+
 def run(work: Coroutine[object, object, T]) -> T:
-    """Returns the coroutine's result. All calls of a process share one loop, so engines and locks outlive a call."""
+    """Returns the coroutine's result. All calls of a process share one loop, so engines and locks outlive a call.
+
+    A forked process has a loop of its own.
+    """
     future = asyncio.run_coroutine_threadsafe(work, _loop())
     try:
         return future.result()

@@ -89,6 +89,8 @@ class OpenAIClient:
         self._folds_system = False
         """Whether the model has refused system messages; their text then begins the first user message."""
         self._client: Any = None
+        self._client_pid = 0
+        """The process that made the client."""
 
     async def chat(
         self,
@@ -208,7 +210,7 @@ class OpenAIClient:
         Raises:
             ConfigError: the environment variable of the key is not set.
         """
-        if self._client is None:
+        if self._client is None or self._client_pid != os.getpid():  # a fork must not share its parent's connections
             from openai import AsyncOpenAI
 
             key = os.environ.get(self._key_env, "").strip() if self._key_env else "none"
@@ -219,6 +221,7 @@ class OpenAIClient:
             self._client = AsyncOpenAI(
                 base_url=self.base_url, api_key=key, timeout=self._timeout_s, max_retries=self._retries
             )
+            self._client_pid = os.getpid()
         return self._client
 
     def _as_ours(self, error: Exception, options: Mapping[str, Any] | None = None) -> RlenvError:

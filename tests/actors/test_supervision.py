@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import multiprocessing
 import os
 import signal
 import time
@@ -194,3 +195,21 @@ def _alive(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def test_a_process_that_was_forked_from_one_with_ray_is_told_which_start_method_to_use(running):
+    receive, send = multiprocessing.Pipe(duplex=False)
+
+    def call() -> None:
+        try:
+            running.ask("double", 1)
+        except ConfigError as error:
+            send.send(str(error))
+
+    child = multiprocessing.get_context("fork").Process(target=call)
+    child.start()
+    try:
+        assert receive.poll(30) and "the method spawn or forkserver" in receive.recv()
+    finally:
+        child.kill()
+        child.join()

@@ -19,6 +19,7 @@ import uvicorn
 
 from launch.cli.main import app as command_line
 from launch.serving.user_endpoint import served_users, user_app
+from launch.serving.user_requests import SampledMessages, UserRequest, state_of
 from rlenv.core.errors import ConfigError, EngineError, OverlongError
 from rlenv.core.types import Sampling, SessionContext
 from rlenv.env.conversation import Limits
@@ -163,15 +164,16 @@ SPOKEN = [{"role": "assistant", "content": "private words"}]
 @pytest.mark.parametrize(
     ("request_", "status", "message"),
     [
-        ({"messages": [*SPOKEN, *SPOKEN]}, 400, "messages\\[1\\].*must alternate"),
         ({"messages": [{"role": "user", "content": "private words"}]}, 400, "the last message is the user's"),
         ({"messages": SPOKEN, "model": "it3"}, 404, "there are it2; did you mean 'it2'"),
         ({"messages": SPOKEN, "context_id": "d1"}, 400, "no context 'd1'"),
         ({"messages": SPOKEN, "context_id": "c1", "persona": "u1"}, 400, "context_id and persona were given"),
         ({"messages": SPOKEN, "seed": None}, 400, "no user is described"),
         ({"messages": SPOKEN, "n": 65}, 400, "n: .*64"),
-        ({"messages": SPOKEN, "stream": True}, 400, "streaming is not supported"),
-        ({"messages": [{"role": "tool", "content": "private words"}]}, 400, "messages.0.role"),
+        ({"messages": [{"role": "narrator", "content": "private words"}]}, 400, "messages.0.role"),
+        ({"messages": [{"role": "assistant", "content": 5}]}, 400, "expected text or a list of parts, got int"),
+        ({"messages": [{"role": "assistant", "content": [5]}]}, 400, "expected text or a list of parts"),
+        ({"messages": [{"role": "assistant", "content": "x" * 100_001}]}, 400, "100000 characters"),
         ({"messages": SPOKEN, "context": {"profile": 3}}, 400, "context.profile"),
     ],
 )
@@ -180,6 +182,84 @@ def test_a_request_that_cannot_be_answered_gives_an_openai_error_without_message
         ask(client, **request_)
     assert caught.value.status_code == status and "private" not in str(caught.value)
     assert set(caught.value.body) == {"message", "type", "param", "code"}
+
+
+def part(text: str) -> dict:
+    return {"type": "text", "text": text}
+
+
+PICTURE = {"type": "image_url", "image_url": {"url": "x"}}
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    ("sent", "said", "passed_over"),
+    [
+        ([{"role": "assistant", "content": [part("Hel"), part("lo?")]}], ["Hello?"], 0),
+        ([{"role": "assistant", "content": [PICTURE, part("Hello?")]}], ["Hello?"], 0),
+        ([{"role": "assistant", "content": text} for text in ("Hello.", "And you?")], ["Hello.\nAnd you?"], 0),
+        (
+            [
+                {"role": "developer", "content": "Be kind."},
+                {"role": "assistant", "content": "One moment.", "tool_calls": [CALL]},
+                {"role": "tool", "tool_call_id": "1", "content": [part("secret")]},
+                {"role": "assistant", "content": None, "tool_calls": [CALL]},
+                {"role": "tool", "tool_call_id": "1", "content": "secret"},
+                {"role": "function", "name": "f", "content": "secret"},
+                {"role": "assistant", "content": "", "tool_calls": [CALL]},
+                {"role": "assistant", "content": "Done. Else?"},
+            ],
+            ["One moment.\nDone. Else?"],
+            6,
+        ),
+        (
+            [
+                {"role": "assistant", "content": "Hello?"},
+                {"role": "user", "content": "Hi."},
+                {"role": "user", "content": [part("Still there?")]},
+                {"role": "assistant", "content": None, "refusal": "I cannot say."},
+            ],
+            ["Hello?", "Hi.\nStill there?", "I cannot say."],
+            0,
+        ),
+        ([{"role": "assistant", "content": ""}], [""], 0),
+        ([{"role": "system", "content": "Hi."}, {"role": "assistant", "content": None, "tool_calls": [CALL]}], [], 2),
+    ],
+)  # fmt: skip
+def test_what_agents_send_is_read_as_what_was_said(sent, said, passed_over):
+    request = UserRequest(model="it2", messages=sent, seed=1)
+    assert [text for _, text in request.spoken()] == said
+    state, _ = state_of(request, Scenarios(SCENARIOS), SampledMessages(), 1)
+    assert [turn.utterance.text for turn in state.turns] == said
+    with served(ScriptedUser()) as (client, _):
+        answer = ask(client, sent)
+        assert answer.choices[0].message.content and answer.model_extra["rlenv"]["passed_over"] == passed_over
+        plain = [{"role": role, "content": text} for role, text in request.spoken()]
+        assert ask(client, plain).choices[0].message.content == answer.choices[0].message.content
+
+
+def test_a_stream_has_the_words_of_a_plain_answer():
+    with served(ScriptedUser(leave_rate=1.0)) as (client, _):
+        plain = ask(client, SPOKEN, n=2)
+        options = {"stream": True, "stream_options": {"include_usage": True}}
+        chunks = list(client.chat.completions.create(model="it2", messages=SPOKEN, seed=7, n=2, **options))
+        for choice in plain.choices:
+            own = [c.choices[0] for c in chunks if c.choices and c.choices[0].index == choice.index]
+            assert "".join(c.delta.content or "" for c in own) == choice.message.content
+            assert own[-1].finish_reason == choice.finish_reason and own[-1].rlenv == choice.rlenv
+        assert chunks[-1].usage.total_tokens == plain.usage.total_tokens and not chunks[-1].choices
+        assert {c.object for c in chunks} == {"chat.completion.chunk"}
+        without = client.chat.completions.create(model="it2", messages=SPOKEN, seed=7, stream=True)
+        assert all(chunk.usage is None for chunk in without)
+        with pytest.raises(openai.NotFoundError):
+            client.chat.completions.create(model="it3", messages=SPOKEN, seed=7, stream=True)
+
+
+def test_a_served_model_can_be_looked_up_by_its_name():
+    with served(ScriptedUser()) as (client, _):
+        assert client.models.retrieve("it2").id == "it2"
+        with pytest.raises(openai.NotFoundError, match="did you mean 'it2'"):
+            client.models.retrieve("it3")
 
 
 def test_a_wrong_key_an_overlong_conversation_and_a_dead_engine_have_their_codes():

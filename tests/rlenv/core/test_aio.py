@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 
 import pytest
 
+from rlenv.core import aio
 from rlenv.core.aio import all_of
 
 
@@ -45,3 +47,19 @@ def test_the_first_error_cancels_the_running_tasks_before_it_is_raised():
         assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(main())
+
+
+async def plus_one(number: int) -> int:
+    await asyncio.sleep(0)
+    return number + 1
+
+
+def in_loop(number: int) -> int:
+    return aio.run(plus_one(number))
+
+
+def test_a_process_that_is_forked_after_a_call_has_a_loop_of_its_own():
+    assert in_loop(0) == 1
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map_async(in_loop, [1, 2, 3]).get(timeout=30) == [2, 3, 4]
+    assert in_loop(4) == 5

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import time
 
 import pytest
 
+from rlenv.core import aio
 from rlenv.core.errors import ConfigError, EngineError, OverlongError
 from rlenv.core.types import Sampling, Seat, SessionContext
 from rlenv.env.conversation import begin
@@ -243,3 +245,19 @@ def test_thoughts_that_use_up_the_limit_are_no_message():
         with pytest.raises(EngineError, match=r"no message within sampling\.max_tokens = 5; raise it"):
             speak(server.base_url)
         assert complete(server.base_url) == ""
+
+
+def test_a_forked_process_connects_anew():
+    with serve(lambda body: str(body["seed"])) as server:
+        client = OpenAIClient(server.base_url, "m")
+
+        def say(seed: int) -> str:
+            return aio.run(client.chat(ASKED, max_tokens=5, seed=seed)).text
+
+        assert say(0) == "0"
+        receive, send = multiprocessing.Pipe(duplex=False)
+        child = multiprocessing.get_context("fork").Process(target=lambda: send.send([say(i) for i in range(3)]))
+        child.start()
+        assert receive.poll(30) and receive.recv() == ["0", "1", "2"]
+        child.join()
+        assert say(7) == "7"
