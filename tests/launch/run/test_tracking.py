@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from launch.run.tracking import Tracker, TrackingConfig, read_metrics
+from launch.run.tracking import Tracker, TrackingConfig, read_metrics, wandb_mode
 from rlenv.core.errors import ConfigError
+from tests.local_endpoint import serve
 
 ROWS = [
     (0, "base", {"disc/accuracy": 0.75, "collect/sessions": 12}),
@@ -82,6 +83,56 @@ def test_values_that_are_not_finite_are_left_out_and_values_that_are_not_numbers
             tracker.log(1, "it1", {"a/text": wrong, "a/n": 2})
         assert "message" not in str(error.value)
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "mode"),
+    [
+        ({}, "offline"),
+        ({"WANDB_API_KEY": "k" * 40}, "online"),
+        ({"NETRC": "machine api.wandb.ai login user password abc"}, "online"),
+        ({"NETRC": "machine api.wandb.ai login user password abc", "WANDB_BASE_URL": "https://own.org"}, "offline"),
+        ({"NETRC": "machine own.org login user password abc", "WANDB_BASE_URL": "https://own.org"}, "online"),
+        ({"NETRC": "this is no netrc"}, "offline"),
+        ({"WANDB_MODE": "offline", "WANDB_API_KEY": "k" * 40}, "offline"),
+        ({"WANDB_MODE": "dryrun", "WANDB_API_KEY": "k" * 40}, "offline"),
+        ({"WANDB_MODE": "disabled", "WANDB_API_KEY": "k" * 40}, "disabled"),
+        ({"WANDB_MODE": "online"}, "online"),
+    ],
+)
+def test_wandbs_mode_is_that_of_its_variable_else_online_where_there_is_a_key(variables, mode, tmp_path, monkeypatch):
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    keys = tmp_path / "netrc"
+    keys.write_text(variables.get("NETRC", ""))
+    for name, value in (variables | {"NETRC": str(keys)}).items():
+        monkeypatch.setenv(name, value)
+    assert wandb_mode() == mode
+
+
+def test_an_unknown_mode_of_wandb_is_refused_with_the_known_ones(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offlin")
+    with pytest.raises(ConfigError, match=r"WANDB_MODE is 'offlin'; there are .*did you mean 'offline'"):
+        Tracker(tmp_path, TrackingConfig(wandb=True), "r", {})
+    log_all(tmp_path, wandb=False)  # which does not ask
+
+
+def test_nothing_of_wandb_is_written_where_it_is_disabled(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    log_all(tmp_path, wandb=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+@pytest.mark.slow
+def test_a_server_that_refuses_the_key_leaves_offline_files_and_a_warning(tmp_path, monkeypatch, caplog):
+    with serve(lambda body: (401, {"message": "no"})) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.base_url.removesuffix("/v1"))
+        monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
+        monkeypatch.setenv("WANDB_MODE", "online")
+        monkeypatch.setenv("WANDB_INIT_TIMEOUT", "5")
+        log_all(tmp_path, wandb=True)
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb")) and len(read_metrics(tmp_path / "metrics.jsonl")) == 2
+    assert "refuses the key" in caplog.text and "0123456789" not in caplog.text
 
 
 @pytest.mark.slow
