@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,15 +17,17 @@ from functools import cached_property
 from pathlib import Path
 
 import ray
+from ray._private.services import canonicalize_bootstrap_address
 
 from actors.pool import EnginePool
 from actors.scoring import DiscriminatorPool
 from launch.run.config import RayConfig, RunConfig
-from rlenv.core.errors import PhaseError
+from rlenv.core.errors import ConfigError, PhaseError
 from rlenv.prompting.chat_format import ChatFormat, chat_format
 
 log = logging.getLogger(__name__)
 STARTS = 3
+CONNECT_TIMEOUT_S = 5.0
 
 
 def has_room(config: RunConfig, beside: Callable[[float, float], float]) -> bool:
@@ -45,20 +48,60 @@ def has_room(config: RunConfig, beside: Callable[[float, float], float]) -> bool
 
 @contextmanager
 def cluster(config: RayConfig) -> Iterator[None]:
-    """Connects to the configured Ray cluster, or starts one that ends with the block."""
+    """Connects to the configured Ray cluster, or starts one that ends with the block.
+
+    Raises:
+        ConfigError: there is no cluster at the configured address.
+        PhaseError: Ray did not start.
+    """
     if ray.is_initialized():
         yield
         return
-    address = config.address or os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    if address:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    if config.address:
+        where, address = f"ray.address={config.address}", config.address
+    else:
+        address = os.environ.get("RAY_ADDRESS", "").strip()
+        where = f"RAY_ADDRESS={address}"
+    if address and address != "local":
+        connect(address, where)
     else:
         _start_ray(config)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def connect(address: str, where: str) -> None:
+    """Connects this process to a running Ray cluster. Ray itself waits for minutes where none answers.
+
+    Args:
+        address: ``host:port`` of its head, "auto" or ``ray://host:port``.
+        where: the setting or variable with the address, for errors.
+
+    Raises:
+        ConfigError: no cluster answers there.
+    """
+    way_out = "unset it to start a cluster here, or give host:port of a running cluster's head, as host:6379"
+    if address.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"{where}: this is the address of a dashboard, to which jobs are submitted, and not of a cluster; {way_out}"
+        )
+    try:
+        client = address.startswith("ray://")
+        place = address.removeprefix("ray://") if client else canonicalize_bootstrap_address(address)
+        host, _, port = str(place).rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except (ValueError, OSError, RuntimeError) as error:  # no address, or nobody there
+        raise ConfigError(f"{where}: no Ray cluster answers there ({type(error).__name__}); {way_out}") from None
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # Ray raises many kinds
+        ray.shutdown()
+        lines = str(error).strip().splitlines()
+        reason = lines[0] if lines else type(error).__name__
+        raise ConfigError(f"{where}: what answers there is no Ray cluster to use ({reason}); {way_out}") from error
 
 
 def _start_ray(config: RayConfig) -> None:
