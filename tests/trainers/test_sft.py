@@ -1,5 +1,6 @@
 """SFT: what has a loss, that one pass trains every turn, and that equal seeds give equal weights."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,26 @@ def test_the_saved_adapter_is_an_ordinary_peft_folder(tiny_llama: Path, scratch:
     targets = model.peft_config["default"].target_modules
     assert targets == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     assert any(p.abs().max() > 0 for n, p in model.named_parameters() if "lora_B" in n)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_activations_on_the_host_change_no_weight(tiny_llama: Path, scratch: Path, checkpointing, monkeypatch) -> None:
+    examples = (SftExample(session_id="s", system="c", messages=MESSAGES),) * 4
+    num_moved, empty_like = [], torch.empty_like
+
+    def counted(*args, **kwargs):
+        num_moved.extend([1] * (kwargs.get("device") == "cpu"))
+        return empty_like(*args, **kwargs)
+
+    digests = []
+    for offload in (False, True):
+        out = scratch / f"offload{offload}"
+        config = replace(FAST, gradient_checkpointing=checkpointing, offload_activations=offload)
+        if offload:
+            monkeypatch.setattr(torch, "empty_like", counted)
+        train_sft((examples, config, str(tiny_llama), str(out)), Worker(scratch))
+        digests.append(adapter_at(out, "base").digest)
+    assert digests[0] == digests[1] and len(num_moved) >= 4
 
 
 def test_defaults_are_table_6s() -> None:

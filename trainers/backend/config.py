@@ -33,6 +33,9 @@ class AdapterTraining(Settings):
     bfloat16 where the hardware supports it."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: slower, less memory."""
+    offload_activations: bool = False
+    """Keep activations in the host's memory between the forward and the backward pass, pinned. With
+    ``gradient_checkpointing`` these are the inputs of the layers: what long rows of a large model fill a GPU with."""
     shard: bool = False
     """Shard the model over the workers (FSDP2); for models that do not fit one GPU."""
     save_every: NonNegativeInt = 200

@@ -7,6 +7,7 @@ training loops can be read without them.
 from __future__ import annotations
 
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +109,29 @@ def drop_frozen_adapters(checkpoint: Path) -> None:
         shutil.rmtree(folder)
 
 
-def train_and_resume(trainer: Any, worker: Worker) -> None:
+def train_and_resume(trainer: Any, worker: Worker, config: AdapterTraining) -> None:
     """Runs a transformers Trainer, from the run's last checkpoint if there is one."""
-    with worker.resume() as folder:
+    with worker.resume() as folder, activations_on_host() if config.offload_activations else nullcontext():
         trainer.train(resume_from_checkpoint=str(folder / CHECKPOINT) if folder else None)
+
+
+def activations_on_host() -> AbstractContextManager[None]:
+    """Returns a context in which activations wait for the backward pass in the host's memory; weights stay.
+
+    Values do not change, so losses and gradients are the same.
+    """
+    import torch
+
+    def pack(tensor: Any) -> Any:
+        if tensor.grad_fn is None:  # weights, and what needs no gradient
+            return tensor
+        host = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)  # with its strides: equal rounding
+        return tensor.device, host.copy_(tensor.detach())
+
+    def unpack(packed: Any) -> Any:
+        return packed[1].to(packed[0], non_blocking=True) if isinstance(packed, tuple) else packed
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
 
 def load_base(base_model: str, dtype: str, device: str) -> Any:

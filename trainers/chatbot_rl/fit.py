@@ -181,7 +181,7 @@ def train_chatbot(payload: tuple[Rollouts, ChatbotRlConfig, str, str, str], work
     rollouts, config, base_model, start, out_dir = payload
     seed_everything(config.seed)
     trainer = make_trainer(rollouts, config, base_model, start, worker)
-    train_and_resume(trainer, worker)
+    train_and_resume(trainer, worker, config)
     save_adapter(trainer, worker, out_dir)
     if worker.rank > 0:  # only rank 0 logs the rounds' metrics
         return {}

@@ -121,7 +121,7 @@ def train_on_alternatives(payload: tuple[Any, DpoConfig, str, str, str], worker:
         data_collator=lambda batch: {"rows": batch},
         callbacks=callbacks(worker),
     )
-    train_and_resume(trainer, worker)
+    train_and_resume(trainer, worker, config)
     save_adapter(trainer, worker, out_dir)
     history = [entry for entry in trainer.state.log_history if FIGURES[0] in entry and "loss" in entry]
     last = {key: last_tenth_mean([float(entry[key]) for entry in history]) for key in ("loss", *FIGURES)}

@@ -127,7 +127,7 @@ def train_dpo(payload: tuple[Any, DpoConfig, str, str, str], worker: Worker) -> 
         processing_class=AutoTokenizer.from_pretrained(base_model),
         callbacks=callbacks(worker),
     )
-    train_and_resume(trainer, worker)
+    train_and_resume(trainer, worker, config)
     save_adapter(trainer, worker, out_dir)
     history = [entry for entry in trainer.state.log_history if "rewards/margins" in entry]
 

@@ -138,7 +138,7 @@ def train_sft(payload: tuple[Any, ...], worker: Worker) -> dict[str, Any]:
         data_collator=own_positions,
         callbacks=callbacks(worker),
     )
-    train_and_resume(trainer, worker)
+    train_and_resume(trainer, worker, config)
     save_adapter(trainer, worker, out_dir)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {
