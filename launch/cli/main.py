@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 import launch.cli.annotate as annotate_commands
 import launch.cli.data as data_commands
+import launch.cli.plan as plan_command
 import launch.reports.evaluate as evaluation_command
 from rlenv.core.errors import RlenvError
 
@@ -49,6 +50,7 @@ app = typer.Typer(
 data_commands.register(app)
 annotate_commands.register(app)
 evaluation_command.register(app)
+plan_command.register(app)
 
 
 @app.command()
@@ -244,5 +246,5 @@ def main() -> None:
     try:
         app()
     except RlenvError as error:
-        Console(stderr=True).print(f"[bold red]error[/] {escape(str(error))}", highlight=False)
+        Console(stderr=True).print(f"[bold red]error[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)

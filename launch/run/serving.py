@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -21,7 +21,9 @@ from ray._private.services import canonicalize_bootstrap_address
 
 from actors.pool import EnginePool
 from actors.scoring import DiscriminatorPool
+from launch.run import room
 from launch.run.config import RayConfig, RunConfig
+from launch.run.room import Beside
 from rlenv.core.errors import ConfigError, PhaseError
 from rlenv.prompting.chat_format import ChatFormat, chat_format
 
@@ -30,20 +32,10 @@ STARTS = 3
 CONNECT_TIMEOUT_S = 5.0
 
 
-def has_room(config: RunConfig, beside: Callable[[float, float], float]) -> bool:
-    """Returns whether the cluster has room for all engines and, beside them, for training and scoring.
-
-    Args:
-        config: the run's configuration.
-        beside: of the resources that training and scoring need: ``max`` where they take turns, else ``operator.add``.
-    """
-    total, train, scoring = ray.cluster_resources(), config.train, config.scoring
-    engines = config.engines.values()
-    cpus = sum(e.replicas * e.num_cpus for e in engines)
-    gpus = sum(e.replicas * e.num_gpus for e in engines)
-    cpus += beside(train.num_workers * train.num_cpus, scoring.replicas * scoring.num_cpus)
-    gpus += beside(train.num_workers * train.num_gpus, scoring.replicas * scoring.num_gpus)
-    return cpus <= total.get("CPU", 0) and gpus <= total.get("GPU", 0)
+def has_room(config: RunConfig, beside: Beside) -> bool:
+    """Returns whether the cluster has room for all engines and, beside them, for training and scoring."""
+    total = ray.cluster_resources()
+    return room.has_room(config, total.get("CPU", 0), total.get("GPU", 0), beside)
 
 
 @contextmanager
@@ -161,9 +153,8 @@ class Serving:
     @property
     def keeps_engines(self) -> bool:
         """Whether engines stay up during training and scoring: as configured, or where there is room for both."""
-        if self.config.keep_engines is not None:
-            return self.config.keep_engines
-        return has_room(self.config, max)
+        total = ray.cluster_resources()
+        return room.keeps_engines(self.config, total.get("CPU", 0), total.get("GPU", 0))
 
     @contextmanager
     def engines(self, *names: str) -> Iterator[dict[str, EnginePool]]:

@@ -1,0 +1,160 @@
+"""From a run's settings to what each kind of process holds: the rows it may meet, and the settings that bound them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from actors.engines.config import EngineConfig
+from launch.plan.assumptions import Assumptions
+from launch.plan.hardware import GIB, Gpus
+from launch.plan.memory import (
+    BFLOAT16,
+    FLOAT32,
+    Memory,
+    TrainingLoad,
+    cache_tokens,
+    engine_memory,
+    reading_memory,
+    scoring_memory,
+)
+from launch.plan.shapes import Model, ModelShape, find_model
+from launch.run.config import RunConfig
+from rlenv.core.types import Sampling
+from trainers.backend.config import AdapterTraining
+
+MESSAGE_OVERHEAD = 8
+"""Tokens of a chat template around a message, at most."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The longest row that a phase may meet, and the setting that bounds it."""
+
+    tokens: int
+    setting: str
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models of a run."""
+
+    simulator: Model
+    backbone: Model
+    engines: dict[str, Model]
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Models:
+        """Returns the models that a configuration names.
+
+        Raises:
+            ConfigError: the shape of one is not known.
+        """
+        simulator = find_model(config.simulator.model, config.pretrain)
+        engines = {
+            name: simulator if engine.model == "auto" else find_model(engine.model, config.pretrain)
+            for name, engine in config.engines.items()
+        }
+        return cls(simulator, find_model(config.backbone, config.pretrain), engines)
+
+
+def bytes_of(dtype: str | None) -> int:
+    """Returns the bytes of a number; "auto" is bfloat16 on a GPU."""
+    return FLOAT32 if dtype == "float32" else BFLOAT16
+
+
+def longest_conversation(config: RunConfig) -> int:
+    """Returns the tokens of the longest conversation that can be simulated, with its context."""
+    replies = [c.sampling.max_tokens for c in config.chatbots.values()] or [Sampling().max_tokens]
+    each = config.simulator.sampling.max_tokens + max(replies) + 2 * MESSAGE_OVERHEAD
+    conversation = config.context.budget_tokens + config.env.max_turns * each
+    return min(conversation, config.engines["simulator"].max_model_len)
+
+
+def sft_row(config: RunConfig, section: str, shape: ModelShape) -> Row:
+    """Returns the longest row of fine-tuning: real sessions have any length."""
+    limit = getattr(config, section).max_tokens or shape.max_positions
+    return Row(min(limit, shape.max_positions), f"{section}.max_tokens")
+
+
+def adapter_load(
+    settings: AdapterTraining, config: RunConfig, shape: ModelShape, rows: int, row: Row, rank: int
+) -> TrainingLoad:
+    """Returns the load of SFT, or with changes of DPO."""
+    return TrainingLoad(
+        shape=shape,
+        workers=config.train.num_workers,
+        rows=rows,
+        row_tokens=row.tokens,
+        num_bytes=bytes_of(settings.dtype),
+        lora_rank=rank,
+        shard=settings.shard,
+        checkpointing=settings.gradient_checkpointing,
+        offload=settings.offload_activations,
+    )
+
+
+def discriminator_row(config: RunConfig) -> Row:
+    """Returns the tokens of the discriminator's longest forward pass: one row, or as many as ``batch_tokens`` hold."""
+    disc = config.discriminator
+    batch = min(disc.batch_tokens, disc.batch_size * disc.max_tokens)
+    if batch > disc.max_tokens:
+        return Row(batch, "discriminator.batch_tokens")
+    return Row(disc.max_tokens, "discriminator.max_tokens")
+
+
+def user_share(assumed: Assumptions) -> float:
+    """Returns the share of a session's tokens that the user says."""
+    return assumed.user_tokens / (assumed.user_tokens + assumed.chatbot_tokens)
+
+
+def alternatives_tokens(config: RunConfig) -> int:
+    """Returns the tokens of all alternatives of one session, at most."""
+    each = 2 if config.preferences.turns == "critical" else config.preferences.num_turns
+    return each * config.preferences.num_alternatives * config.simulator.sampling.max_tokens
+
+
+def scoring(config: RunConfig, models: Models, runtime: float) -> Memory:
+    """Returns the memory of one replica of the served discriminator."""
+    disc = config.discriminator
+    num_bytes = bytes_of(config.scoring.dtype or disc.dtype)
+    if disc.kind == "likelihood":
+        tokens = min(disc.max_tokens, longest_conversation(config)) + alternatives_tokens(config)
+        return reading_memory(models.simulator.shape, tokens, alternatives_tokens(config), num_bytes, runtime)
+    tokens = min(disc.max_tokens, longest_conversation(config))
+    branches = config.preferences.num_alternatives
+    return scoring_memory(models.backbone.shape, tokens, config.scoring.batch_tokens, branches, num_bytes, runtime)
+
+
+@dataclass(frozen=True)
+class EngineLoad:
+    """One engine on its GPUs."""
+
+    shape: ModelShape
+    engine: EngineConfig
+    gpus: Gpus
+    runtime: float
+
+    def memory(self, tensor_parallel: int | None = None) -> Memory:
+        """Returns its memory on each GPU; with another number of GPUs than it has, if asked."""
+        engine = self.engine
+        return engine_memory(
+            self.shape,
+            tensor_parallel=tensor_parallel or engine.tensor_parallel_size,
+            max_num_seqs=engine.max_num_seqs,
+            max_loras=engine.max_loras,
+            max_lora_rank=engine.max_lora_rank,
+            num_bytes=bytes_of(engine.dtype),
+            budget=engine.gpu_memory_utilization * self.gpus.gib * GIB,
+            kv_bytes=engine.kv_cache_gib and engine.kv_cache_gib * GIB,
+            runtime=self.runtime,
+        )
+
+    def cache_tokens(self, tensor_parallel: int | None = None) -> int:
+        """Returns the tokens that its key-value cache holds."""
+        size = tensor_parallel or self.engine.tensor_parallel_size
+        return cache_tokens(self.shape, self.memory(size), size, bytes_of(self.engine.dtype))
+
+    def fits(self, tensor_parallel: int, longest: int, usable: float) -> bool:
+        """Returns whether it has room for its weights and for one request of ``longest`` tokens."""
+        fits = self.memory(tensor_parallel).total <= usable
+        return fits and self.cache_tokens(tensor_parallel) >= longest

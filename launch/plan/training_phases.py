@@ -1,0 +1,140 @@
+"""The training phases of a plan: SFT, discriminators and DPO."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from launch.plan import loads
+from launch.plan.advice import training_advice
+from launch.plan.memory import Memory, TrainingLoad, reading_memory, training_memory
+from launch.plan.phases import Phase, Planner
+from launch.plan.placement import Process
+from launch.plan.shapes import ModelShape
+from launch.plan.work import Work, reading_work, training_work
+from trainers.backend.config import AdapterTraining
+
+SFT = "SFT of the base"
+DISCRIMINATORS = "discriminators"
+DPO = "DPO"
+
+
+def sft(planner: Planner, section: str, name: str, shape: ModelShape) -> Phase:
+    """Returns the fine-tuning with the settings of ``section``; real sessions may have any length."""
+    config, settings = planner.config, getattr(planner.config, section)
+    row = loads.sft_row(config, section, shape)
+    load = loads.adapter_load(settings, config, shape, settings.batch_size, row, settings.lora_rank)
+    own = loads.user_share(planner.assumed)
+    own = own if section == "sft" else 1 - own
+    load = replace(load, logit_share=own if settings.batch_size == 1 else 1.0)  # a batch keeps the union of positions
+    memory = _checked(planner, load, section, settings, row.setting)
+    rows, passes = planner.sizes.sft_sessions * settings.epochs, 2 + load.checkpointing
+    work = _trained(planner, shape, rows, planner.sizes.row, passes)
+    return planner.phase(name, "1", _workers(planner, memory), [work], 1, beside_engines=False)
+
+
+def discriminators(planner: Planner) -> Phase:
+    """Returns the discriminator and its leak control; the power controls of the base count as further times."""
+    config, disc = planner.config, planner.config.discriminator
+    times = (2 * (config.num_iterations + 1) + 3) / 2
+    notes = ["2 discriminators an iteration: main and leak control; for the base 3 power controls more"]
+    memory, work = _reading(planner) if disc.kind == "likelihood" else _classifier(planner)
+    return planner.phase(DISCRIMINATORS, "5", _workers(planner, memory), [work], times, notes=notes)
+
+
+def _reading(planner: Planner) -> tuple[Memory, Work]:
+    disc, shape = planner.config.discriminator, planner.models.simulator.shape
+    tokens = min(disc.max_tokens, loads.longest_conversation(planner.config))
+    logits = int(tokens * loads.user_share(planner.assumed))
+    memory = reading_memory(shape, tokens, logits, loads.bytes_of(disc.dtype), planner.runtime)
+    if planner.config.train.num_gpus and memory.total > planner.usable:
+        what = f"kind 'likelihood' reads {tokens:,} tokens with the whole simulator on each GPU"
+        way = "set discriminator.kind to 'classifier', or use a smaller model"
+        planner.too_large("discriminator", memory.total, what, way)
+    rows = 2 * (disc.num_train_sessions + disc.num_validation_sessions)
+    workers = planner.config.train.num_workers
+    return memory, reading_work(shape, rows, planner.sizes.row, workers, planner.gpus, planner.assumed)
+
+
+def _classifier(planner: Planner) -> tuple[Memory, Work]:
+    config, disc, shape = planner.config, planner.config.discriminator, planner.models.backbone.shape
+    row = loads.discriminator_row(config)
+    load = TrainingLoad(
+        shape=shape,
+        workers=config.train.num_workers,
+        rows=1,
+        row_tokens=row.tokens,
+        num_bytes=loads.bytes_of(disc.dtype),
+        lora_rank=disc.lora_rank,
+        checkpointing=disc.gradient_checkpointing,
+    )
+    memory = training_memory(load, planner.runtime)
+    if config.train.num_gpus and memory.total > planner.usable:
+        least = config.context.budget_tokens * disc.use_context + 1
+        ways = training_advice(
+            load, planner.usable, planner.runtime, "discriminator", ["checkpointing"], row.setting, least
+        )
+        planner.too_large("discriminator", memory.total, f"{row.tokens:,} tokens at once ({row.setting})", ways)
+    passes = 2 + disc.gradient_checkpointing + (disc.lora_rank is None)
+    tokens = planner.sizes.row if disc.use_context else planner.sizes.session
+    work = _trained(planner, shape, 2 * disc.num_train_sessions * disc.epochs, tokens, passes)
+    # rank 0 alone validates
+    read = reading_work(shape, 2 * disc.num_validation_sessions, tokens, 1, planner.gpus, planner.assumed)
+    return memory, Work(work.tokens + read.tokens, work.seconds + read.seconds)
+
+
+def dpo(planner: Planner) -> Phase:
+    """Returns DPO: pairs as two rows each (``hard``), or all alternatives of a session as one tree."""
+    config, settings, shape = planner.config, planner.config.dpo, planner.models.simulator.shape
+    row = loads.Row(loads.longest_conversation(config), "engines.simulator.max_model_len")
+    rank = config.sft.lora_rank if config.simulator.adapter is None else config.engines["simulator"].max_lora_rank
+    load = loads.adapter_load(settings, config, shape, settings.batch_size, row, rank)
+    passes = 3 + settings.gradient_checkpointing  # one is the reference's
+    if settings.targets == "hard":
+        load = replace(load, rows=2 * load.rows, num_adapters=2, tiled_logits=True)
+        memory = _checked(planner, load, "dpo", settings, row.setting)
+        rows = 2 * planner.sizes.compared * planner.assumed.pairs_kept * settings.epochs
+        work = _trained(planner, shape, rows, planner.sizes.row, passes)
+    else:
+        memory = _tree(planner, load, row)
+        branches = planner.sizes.compared * config.preferences.num_alternatives * planner.assumed.user_tokens
+        tokens = planner.sizes.row + branches / max(1, planner.sizes.adversarial)
+        work = _trained(planner, shape, planner.sizes.adversarial * settings.epochs, tokens, passes)
+    return planner.phase(DPO, "9", _workers(planner, memory), [work], config.num_iterations)
+
+
+def _tree(planner: Planner, load: TrainingLoad, row: loads.Row) -> Memory:
+    settings, branches = planner.config.dpo, loads.alternatives_tokens(planner.config)
+    tokens = load.row_tokens + branches
+    load = replace(load, row_tokens=tokens, masked=True, logit_share=branches / tokens)
+    whole = training_memory(replace(load, shard=False), planner.runtime)
+    if not settings.shard or whole.total <= planner.usable:
+        return _checked(planner, load, "dpo", settings, row.setting)
+    what = f"targets {settings.targets!r} reads the reference's log-probs with the whole model on each GPU"
+    planner.too_large("dpo", whole.total, what, "set dpo.targets to 'hard', or use a smaller model")
+    return whole
+
+
+def _checked(planner: Planner, load: TrainingLoad, section: str, settings: AdapterTraining, row: str) -> Memory:
+    """Returns the memory of a worker, and notes a problem if it does not fit."""
+    if settings.shard and load.workers == 1:
+        planner.problems.append(
+            f"{section}.shard: one worker has nothing to shard over; set it to false, or raise train.num_workers"
+        )
+    memory = training_memory(load, planner.runtime)
+    if planner.config.train.num_gpus and memory.total > planner.usable:
+        least = planner.config.context.budget_tokens + planner.config.simulator.sampling.max_tokens
+        flags = ["checkpointing", "shard", "offload"]
+        ways = training_advice(load, planner.usable, planner.runtime, section, flags, row, least)
+        rows = f"{load.rows} row{'s' * (load.rows > 1)} of {load.row_tokens:,} tokens ({row})"
+        planner.too_large(section, memory.total, rows, ways)
+    return memory
+
+
+def _trained(planner: Planner, shape: ModelShape, rows: float, tokens: float, passes: float) -> Work:
+    workers = planner.config.train.num_workers
+    return training_work(shape, rows, tokens, passes, workers, planner.gpus, planner.assumed)
+
+
+def _workers(planner: Planner, memory: Memory) -> list[Process]:
+    train = planner.config.train
+    return [Process(f"training worker {i}", train.num_gpus, memory) for i in range(train.num_workers)]

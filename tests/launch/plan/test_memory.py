@@ -1,0 +1,135 @@
+"""Memory by kind, each formula worked by hand on a model whose sizes fit in the head."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from launch.plan.hardware import GIB, Gpus, parse_gpus
+from launch.plan.memory import (
+    Memory,
+    TrainingLoad,
+    backward_elements,
+    cache_tokens,
+    engine_memory,
+    layer_elements,
+    reading_memory,
+    scoring_memory,
+    training_memory,
+)
+from launch.plan.placement import Process, Seat, memory_on, place
+from launch.plan.shapes import ModelShape, find_model
+from rlenv.core.errors import ConfigError
+
+TINY = ModelShape(
+    hidden_size=8, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=4, intermediate_size=16, vocab_size=10,
+    max_positions=64,
+)  # fmt: skip
+P, LAYER, LORA = TINY.num_parameters, TINY.layer_parameters, TINY.lora_parameters(8)
+LOAD = TrainingLoad(shape=TINY, workers=1, rows=1, row_tokens=10)
+
+
+def test_the_elements_of_a_layer_are_those_worked_by_hand():
+    assert layer_elements(TINY) == 9 * 8 + 3 * 8 + 3 * 4 + 4 * 16  # h 8, q 8, k 4, f 16
+    assert backward_elements(TINY) == 4 * 16 + 2 * 8
+
+
+def test_lora_training_holds_weights_adapter_gradients_optimiser_and_activations():
+    memory = training_memory(LOAD, runtime=5.0)
+    assert memory.weights == 2 * P and memory.adapter == 4 * LORA and memory.optimizer == 12 * LORA
+    assert memory.activations == 10 * 2 * (2 * 172 + 80)  # both layers, and one backward
+    assert memory.total == memory.weights + memory.adapter + memory.optimizer + memory.activations + 5.0
+    assert memory.host == 2 * P
+
+
+def test_checkpointing_keeps_one_input_a_layer_and_offloading_moves_those_to_the_host():
+    kept = training_memory(replace(LOAD, checkpointing=True))
+    assert kept.activations == 10 * 2 * (2 * 8 + 172 + 80)
+    load = replace(LOAD, shape=replace(TINY, num_layers=1000), checkpointing=True, offload=True)
+    moved = training_memory(load)
+    assert moved.activations == 10 * 2 * (2 * 8 + 172 + 80)
+    assert moved.host == max(2 * load.shape.num_parameters, 1000 * 10 * 2 * 8)
+
+
+def test_sharding_divides_weights_and_state_and_gathers_two_layers_and_the_embedding():
+    memory = training_memory(replace(LOAD, workers=4, shard=True))
+    assert memory.weights == 2 * P / 4 + 2 * (2 * LAYER + 80)
+    assert memory.adapter == LORA and memory.optimizer == 3 * LORA
+
+
+def test_unsharded_workers_also_hold_the_gradients_that_they_exchange():
+    assert training_memory(replace(LOAD, workers=2)).optimizer == 16 * LORA
+
+
+def test_training_all_weights_holds_them_in_float32_with_their_moments():
+    memory = training_memory(replace(LOAD, lora_rank=None, num_bytes=4))
+    assert memory.weights == 4 * P and memory.optimizer == 12 * P and memory.adapter == 0
+
+
+def test_a_reference_is_a_second_adapter_without_gradients():
+    memory = training_memory(replace(LOAD, num_adapters=2))
+    assert memory.adapter == 8 * LORA and memory.optimizer == 12 * LORA
+
+
+def test_logits_are_held_where_there_is_a_loss_only():
+    assert training_memory(replace(LOAD, rows=2, logit_share=0.3)).logits == pytest.approx(20 * 0.3 * 10 * 14)
+    assert training_memory(LOAD).logits == 0
+
+
+def test_an_engine_gives_its_key_value_cache_what_weights_and_the_rest_leave():
+    memory = engine_memory(
+        TINY, tensor_parallel=2, max_num_seqs=3, max_loras=2, max_lora_rank=8, num_bytes=2, budget=1e6, kv_bytes=None,
+        runtime=100.0,
+    )  # fmt: skip
+    assert memory.weights == P and memory.adapter == 2 * LORA * 2
+    assert memory.activations == 8192 * 2 * (4 * 8 + (8 + 2 * 4 + 3 * 16) / 2)
+    assert memory.logits == 3 * 10 * 4 * 3
+    assert memory.kv_cache == 0  # the activations alone exceed the budget
+    wide = engine_memory(
+        TINY, tensor_parallel=1, max_num_seqs=3, max_loras=0, max_lora_rank=8, num_bytes=2, budget=2e6, kv_bytes=None,
+        runtime=100.0,
+    )  # fmt: skip
+    assert wide.total == 2e6 and cache_tokens(TINY, wide, 1, 2) == int(wide.kv_cache / 32)
+
+
+def test_a_key_value_head_that_gpus_cannot_divide_is_held_by_each_of_them():
+    memory = Memory(kv_cache=3200)
+    assert cache_tokens(TINY, memory, 1, 2) == cache_tokens(TINY, memory, 2, 2) == 100
+
+
+def test_scoring_keeps_the_sessions_cache_a_copy_of_it_and_one_for_each_branch():
+    memory = scoring_memory(TINY, row_tokens=10, batch_tokens=16, num_branches=8, num_bytes=2, runtime=1.0)
+    assert memory.kv_cache == (1 + 1 + 8) * 10 * 32 and memory.activations == 16 * 172 * 2
+    reading = reading_memory(TINY, row_tokens=10, logit_tokens=4, num_bytes=2, runtime=1.0)
+    assert reading.activations == 10 * (2 * 8 + 172) * 2 and reading.logits == 4 * 10 * 18
+
+
+def test_the_papers_simulator_takes_16_gib_a_gpu_over_eight_and_no_gpu_alone():
+    shape = find_model("meta-llama/Llama-3.3-70B-Instruct").shape
+    load = TrainingLoad(shape=shape, workers=8, rows=1, row_tokens=256, shard=True, checkpointing=True)
+    gathered = 2 * (2 * 855_654_400 + 128_256 * 8192)
+    assert training_memory(load).weights == 70_553_706_496 * 2 / 8 + gathered
+    assert training_memory(replace(load, shard=False)).weights / GIB == pytest.approx(131.4, abs=0.1)
+
+
+def test_gpus_are_written_as_nodes_by_gpus_by_gib():
+    assert parse_gpus("8x80") == Gpus(1, 8, 80) and parse_gpus("2x8x80").total == 16
+    assert parse_gpus("1x24").card[0] == "A10" and parse_gpus("4x94").card[0] == "H100"
+    for wrong in ("8", "8*80", "0x80", "axb", ""):
+        with pytest.raises(ConfigError, match="expected GPUS x GIB"):
+            parse_gpus(wrong)
+
+
+def test_an_engine_sits_on_one_node_and_shares_of_a_gpu_fill_it_before_the_next():
+    gpus, some = Gpus(2, 4, 80), Memory(weights=10.0)
+    placed, left = place(
+        [Process("a", 3, some), Process("b", 2, some), Process("c", 0.5, some), Process("d", 0.5, some),
+         Process("e", 4, some), Process("cpu", 0, some)],
+        gpus,
+    )  # fmt: skip
+    seats = {one.process.name: one.seats for one in placed}
+    assert seats["a"] == (Seat(0, 0), Seat(0, 1), Seat(0, 2)) and seats["b"] == (Seat(1, 0), Seat(1, 1))
+    assert seats["c"] == seats["d"] == (Seat(0, 3),) and seats["cpu"] == ()
+    assert [process.name for process in left] == ["e"]
+    assert memory_on(placed)[Seat(0, 3)] == 20.0

@@ -1,0 +1,132 @@
+"""Whole plans: the configurations of conf/ fit the hardware they are for, and what does not fit names the setting."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from launch.cli.main import app
+from launch.plan.assumptions import Assumptions, assume
+from launch.plan.hardware import GIB, parse_gpus
+from launch.plan.plan import Plan, plan_run
+from launch.plan.work import sizes
+from launch.run.settings import load_config
+from rlenv.core.errors import ConfigError
+
+CONF = Path(__file__).parents[3] / "conf"
+PAPER = CONF / "paper.yaml"
+
+
+def planned(path: Path, gpus: str, *overrides: str) -> Plan:
+    return plan_run(load_config(path, ["data.path=sessions.jsonl.gz", *overrides]), parse_gpus(gpus))
+
+
+def test_the_papers_configuration_fits_eight_gpus_of_80_gib():
+    plan = planned(PAPER, "8x80")
+    plan.require_fit()
+    for phase in plan.phases:
+        assert phase.num_gpus == 8, phase.name
+        assert all(one.process.memory.total <= 76 * GIB for one in phase.placed)
+    sampling = {one.process.name: len(one.seats) for one in plan.phases[1].placed}
+    assert sampling == {"engine simulator 0": 4, **{f"engine chatbot {i}": 1 for i in range(4)}}
+    assert not plan.keeps_engines
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["sft.max_tokens=null"], r"sft: 1 row of 131,072 tokens.*set sft.max_tokens to 2\d{4} or less"),
+        (["sft.shard=false"], r"sft: .*use more or larger GPUs|sft: .*set sft.shard to true"),
+        (["dpo.offload_activations=false"], r"dpo: 2 rows of 32,768 tokens.*set dpo.offload_activations to true"),
+        (["discriminator.gradient_checkpointing=false"], r"set discriminator.gradient_checkpointing to true"),
+        (["dpo.targets=listwise"], r"dpo: targets 'listwise'.*set dpo.targets to 'hard'"),
+        (["discriminator.kind=likelihood"], r"set discriminator.kind to 'classifier'"),
+        (["engines.chatbot.replicas=9"], r"conversations: .*finds no room; 13 GPUs are needed at once, 8x80 has 8"),
+        (["train.num_workers=9"], r"training worker finds no room"),
+        (
+            ["engines.simulator.tensor_parallel_size=1", "engines.simulator.num_gpus=1"],
+            r"engines.simulator: .*set engines.simulator.tensor_parallel_size and num_gpus to 4",
+        ),
+        (
+            ["engines.simulator.tensor_parallel_size=3", "engines.simulator.num_gpus=3"],
+            "3 does not divide the model's 64 heads",
+        ),
+    ],
+)
+def test_a_plan_that_does_not_fit_is_refused_and_names_the_setting_to_change(overrides, message):
+    plan = planned(PAPER, "8x80", *overrides)
+    with pytest.raises(ConfigError, match=message):
+        plan.require_fit()
+
+
+def test_the_setting_that_is_advised_is_enough():
+    plan = planned(PAPER, "8x80", "sft.max_tokens=null")
+    most = plan.problems[0].rsplit("sft.max_tokens to ")[1].split()[0]
+    assert not planned(PAPER, "8x80", f"sft.max_tokens={most}").problems
+    assert planned(PAPER, "8x80", f"sft.max_tokens={int(most) + 256}").problems
+
+
+def test_smaller_cards_refuse_the_papers_simulator():
+    with pytest.raises(ConfigError, match=r"paper does not fit 1x24:\n- sft: "):
+        planned(PAPER, "1x24").require_fit()
+
+
+def test_processes_that_share_a_gpu_must_fit_together():
+    overrides = ["engines.simulator.num_gpus=0.4", "engines.simulator.gpu_memory_utilization=0.9"]
+    plan = planned(CONF / "esconv_h100.yaml", "1x24", *overrides)
+    with pytest.raises(ConfigError, match=r"share a GPU and need .*or set keep_engines to false"):
+        plan.require_fit()
+
+
+def test_a_configuration_for_the_cpu_says_that_no_gpu_is_used():
+    with pytest.raises(ConfigError, match="no process reserves a GPU; set num_gpus"):
+        planned(CONF / "quickstart.yaml", "1x24").require_fit()
+
+
+def test_tokens_and_times_of_an_iteration_are_those_worked_by_hand():
+    config = load_config(PAPER, ["data.path=x"])
+    found = sizes(config, Assumptions(context_tokens=1000))
+    assert (found.row, found.session, found.conversations) == (2200, 1200, 2000)  # 10 turns of 40 + 80
+    assert found.adversarial == 1600 and found.compared == 3200  # 800 contexts x 2; two critical turns
+    plan = plan_run(config, parse_gpus("8x80"), Assumptions(context_tokens=1000, start_s=0))
+    sft, _, discriminators, _, dpo = plan.phases
+    assert sft.tokens == 160_000 * 2200
+    flops = 3 * plan.models.simulator.shape.forward_flops(sft.tokens, 2200)  # forward, backward, recomputed
+    assert sft.seconds == pytest.approx(flops / (8 * 989e12 * 0.35))
+    assert dpo.tokens == pytest.approx(3200 * 0.67 * 2 * 2200)
+    assert discriminators.tokens == 2 * (1600 + 400) * 2200
+    assert plan.iteration_hours == pytest.approx(sum(p.gpu_hours for p in plan.phases[1:]))
+
+
+def test_the_command_prints_the_plan_beside_the_papers_figures_and_its_assumptions():
+    result = CliRunner().invoke(app, ["plan", str(PAPER), "data.path=x", "--gpus", "8x80"])
+    assert result.exit_code == 0, result.output
+    for text in (
+        "GPU 4-7: 1 x engine simulator, TP 4",
+        "KV cache",
+        "2.5",
+        "55",
+        "training_efficiency = 0.35",
+        "TFLOP/s",
+    ):
+        assert text in result.output
+
+
+def test_the_plan_as_json_has_memory_by_kind_and_problems():
+    result = CliRunner().invoke(app, ["plan", str(PAPER), "data.path=x", "--json", "--assume", "context_tokens=500"])
+    made = json.loads(result.stdout)
+    assert made["fits"] and made["assumptions"]["context_tokens"] == 500
+    process = made["phases"][0]["processes"][0]
+    assert process["gpus"] == ["0:0"] and sum(process["gib"].values()) == pytest.approx(process["total_gib"])
+    refused = CliRunner().invoke(app, ["plan", str(PAPER), "data.path=x", "--json", "--gpus", "1x24"])
+    assert isinstance(refused.exception, ConfigError) and json.loads(refused.stdout)["problems"]
+
+
+def test_an_unknown_assumption_is_refused():
+    with pytest.raises(ConfigError, match=r"--assume: contxt_tokens: there is no such setting; .*context_tokens"):
+        assume(["contxt_tokens=3"])
+    with pytest.raises(ConfigError, match="expected key=value"):
+        assume(["3"])
