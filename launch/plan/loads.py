@@ -22,6 +22,8 @@ from launch.run.config import RunConfig
 from rlenv.core.types import Sampling
 from trainers.backend.config import AdapterTraining
 
+READ_TOKENS = 16384
+"""Tokens that a ``likelihood`` discriminator reads at once while it is trained (``rlenv.discriminator.reading``)."""
 MESSAGE_OVERHEAD = 8
 """Tokens of a chat template around a message, at most."""
 
@@ -117,10 +119,10 @@ def scoring(config: RunConfig, models: Models, runtime: float) -> Memory:
     """Returns the memory of one replica of the served discriminator."""
     disc = config.discriminator
     num_bytes = bytes_of(config.scoring.dtype or disc.dtype)
-    if disc.kind == "likelihood":
-        tokens = min(disc.max_tokens, longest_conversation(config)) + alternatives_tokens(config)
-        return reading_memory(models.simulator.shape, tokens, alternatives_tokens(config), num_bytes, runtime)
     tokens = min(disc.max_tokens, longest_conversation(config))
+    if disc.kind == "likelihood":
+        row, shape = tokens + alternatives_tokens(config), models.simulator.shape
+        return reading_memory(shape, row, config.scoring.batch_tokens, num_bytes, runtime, masked=True)
     branches = config.preferences.num_alternatives
     return scoring_memory(models.backbone.shape, tokens, config.scoring.batch_tokens, branches, num_bytes, runtime)
 

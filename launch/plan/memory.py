@@ -15,6 +15,10 @@ ADAM_BYTES = 8
 """Two float32 moments of a trained parameter."""
 LOGIT_BYTES = 14
 """Per kept logit in a training step: bfloat16 2, and in float32 the copy, its log-softmax and its gradient."""
+MASK_BYTES = 3
+"""Per pair of tokens of an explicit attention mask: a boolean, and its bfloat16 form."""
+READ_LOGITS = 2**26
+"""The most logits that a reading discriminator computes at once."""
 READ_BYTES = 18
 """Per kept logit where a discriminator reads: bfloat16 2, and in float32 four copies."""
 TILE_BYTES = 4096 * 8192 * 4 * 2
@@ -96,7 +100,7 @@ class TrainingLoad:
     """Share of the tokens whose logits are held at once."""
     tiled_logits: bool = False
     masked: bool = False
-    """An explicit attention mask: a byte, and two for its bfloat16 form, per pair of tokens."""
+    """Whether there is an explicit attention mask."""
 
     @property
     def tokens(self) -> int:
@@ -131,7 +135,7 @@ def _activations(load: TrainingLoad) -> tuple[float, float]:
     shape, b, tokens = load.shape, load.num_bytes, load.tokens
     layer = tokens * layer_elements(shape) * b
     now = tokens * backward_elements(shape) * b
-    mask = load.rows * load.row_tokens**2 * 3 if load.masked else 0
+    mask = load.rows * load.row_tokens**2 * MASK_BYTES if load.masked else 0
     if not load.checkpointing:
         return shape.num_layers * layer + now + mask, 0.0
     inputs = tokens * shape.hidden_size * b
@@ -140,15 +144,25 @@ def _activations(load: TrainingLoad) -> tuple[float, float]:
     return shape.num_layers * inputs + layer + now + mask, 0.0
 
 
-def reading_memory(shape: ModelShape, row_tokens: int, logit_tokens: int, num_bytes: int, runtime: float) -> Memory:
-    """Returns the memory of a whole model that only reads one row, as a ``likelihood`` discriminator does.
+def reading_memory(
+    shape: ModelShape, row_tokens: int, batch_tokens: int, num_bytes: int, runtime: float, masked: bool = False
+) -> Memory:
+    """Returns the memory of a whole model that only reads, as a ``likelihood`` discriminator does.
 
-    It keeps the hidden states of all layers, and the logits of the user's tokens.
+    Args:
+        shape: the model.
+        row_tokens: tokens of the longest row, with the branches of its session.
+        batch_tokens: tokens in one forward pass, if a row has fewer.
+        num_bytes: of a weight and of an activation.
+        runtime: of the process.
+        masked: rows have branches, and so an explicit attention mask.
     """
+    tokens = max(row_tokens, batch_tokens)
+    mask = tokens * row_tokens * MASK_BYTES if masked else 0
     return Memory(
         weights=shape.num_parameters * num_bytes,
-        activations=row_tokens * (shape.num_layers * shape.hidden_size + layer_elements(shape)) * num_bytes,
-        logits=logit_tokens * shape.vocab_size * READ_BYTES,
+        activations=tokens * (shape.hidden_size + layer_elements(shape)) * num_bytes + mask,
+        logits=min(tokens * shape.vocab_size, READ_LOGITS) * READ_BYTES,
         runtime=runtime,
         host=shape.num_parameters * num_bytes,
     )

@@ -44,8 +44,7 @@ def discriminators(planner: Planner) -> Phase:
 def _reading(planner: Planner) -> tuple[Memory, Work]:
     disc, shape = planner.config.discriminator, planner.models.simulator.shape
     tokens = min(disc.max_tokens, loads.longest_conversation(planner.config))
-    logits = int(tokens * loads.user_share(planner.assumed))
-    memory = reading_memory(shape, tokens, logits, loads.bytes_of(disc.dtype), planner.runtime)
+    memory = reading_memory(shape, tokens, loads.READ_TOKENS, loads.bytes_of(disc.dtype), planner.runtime)
     if planner.config.train.num_gpus and memory.total > planner.usable:
         what = f"kind 'likelihood' reads {tokens:,} tokens with the whole simulator on each GPU"
         way = "set discriminator.kind to 'classifier', or use a smaller model"

@@ -101,8 +101,14 @@ def test_a_key_value_head_that_gpus_cannot_divide_is_held_by_each_of_them():
 def test_scoring_keeps_the_sessions_cache_a_copy_of_it_and_one_for_each_branch():
     memory = scoring_memory(TINY, row_tokens=10, batch_tokens=16, num_branches=8, num_bytes=2, runtime=1.0)
     assert memory.kv_cache == (1 + 1 + 8) * 10 * 32 and memory.activations == 16 * 172 * 2
-    reading = reading_memory(TINY, row_tokens=10, logit_tokens=4, num_bytes=2, runtime=1.0)
-    assert reading.activations == 10 * (2 * 8 + 172) * 2 and reading.logits == 4 * 10 * 18
+
+
+def test_reading_holds_weights_one_layer_the_last_hidden_states_and_a_mask_over_branches():
+    memory = reading_memory(TINY, row_tokens=10, batch_tokens=16, num_bytes=2, runtime=1.0)
+    assert memory.weights == 2 * P and memory.activations == 16 * (8 + 172) * 2
+    assert memory.logits == 16 * 10 * 18
+    masked = reading_memory(TINY, row_tokens=10, batch_tokens=16, num_bytes=2, runtime=1.0, masked=True)
+    assert masked.activations - memory.activations == 16 * 10 * 3
 
 
 def test_the_papers_simulator_takes_16_gib_a_gpu_over_eight_and_no_gpu_alone():
