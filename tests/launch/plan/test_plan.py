@@ -35,6 +35,25 @@ def test_the_papers_configuration_fits_eight_gpus_of_80_gib():
     assert not plan.keeps_engines
 
 
+VARIANTS = sorted((CONF / "gpus").glob("*.yaml"))
+
+
+def test_there_is_a_configuration_for_each_hardware_and_family():
+    names = {path.stem for path in VARIANTS} | {"llama_8x80"}  # conf/paper.yaml
+    assert names == {f"{family}_{gpus}" for family in ("llama", "qwen") for gpus in ("1x24", "1x80", "8x80", "2x8x80")}
+
+
+@pytest.mark.parametrize("path", VARIANTS, ids=lambda path: path.stem)
+def test_a_configuration_for_gpus_passes_a_dry_run_and_fits_the_hardware_in_its_name(path):
+    checked = CliRunner().invoke(app, ["adversarial", str(path), "data.path=x", "--dry-run"])
+    assert checked.exit_code == 0, checked.output
+    gpus = path.stem.split("_", 1)[1]
+    assert f"--gpus {gpus}\n" in path.read_text()
+    plan = planned(path, gpus)
+    plan.require_fit()
+    assert all(phase.num_gpus == plan.gpus.total for phase in plan.phases)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
