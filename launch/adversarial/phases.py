@@ -142,7 +142,10 @@ def collect_sessions(
     def make(folder: Path) -> None:
         title = f"{version}: conversations"
         with run.speakers(simulator) as (user, chatbots):
-            simulate(folder, title, version, user, chatbots, contexts, config.collect, config.env, config.seed)
+            progress = run.directory.path(f"logs/conversations-{version}.jsonl")
+            simulate(
+                folder, title, version, user, chatbots, contexts, config.collect, config.env, config.seed, progress
+            )
 
     return read_simulated(run.directory.once(f"{version}/simulated", make))
 
@@ -169,7 +172,10 @@ def collect_resampled(
         ):
             assert isinstance(user, EngineSpeaker)
             drawn, title = ResampledSpeaker(user, discriminator, n), f"{version}: conversations"
-            simulate(folder, title, version, drawn, chatbots, contexts, config.collect, config.env, config.seed)
+            progress = run.directory.path(f"logs/conversations-{version}.jsonl")
+            simulate(
+                folder, title, version, drawn, chatbots, contexts, config.collect, config.env, config.seed, progress
+            )
 
     return read_simulated(run.directory.once(f"{version}/simulated", make))
 
@@ -195,10 +201,11 @@ def make_preferences(
     conversations = [(s.session, s.state) for s in simulated if s.part == "adversarial"]
 
     def make(folder: Path) -> None:
+        progress = run.directory.path(f"logs/preferences-{adapter.name}.jsonl")
         with (
             run.serving.engines("simulator") as engines,
             run.serving.discriminator(checkpoint) as discriminator,
-            counting(f"{adapter.name}: preferences", len(conversations)) as advance,
+            counting(f"{adapter.name}: preferences", len(conversations), progress) as advance,
         ):
             simulator = make_simulator(run.config, run.serving, engines, adapter)
             result = run_async(

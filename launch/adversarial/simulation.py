@@ -116,6 +116,7 @@ def simulate(
     config: CollectConfig,
     limits: Limits,
     seed: int,
+    progress: Path | None = None,
 ) -> None:
     """Simulates all conversations, with the simulator as the env's policy, and writes them to ``folder``.
 
@@ -125,7 +126,7 @@ def simulate(
     scenarios = [Scenario.of_session(s, OPENERS[config.opener]) for part in PARTS for s in contexts[part]]
     core = ConversationCore(scenarios, chatbots, "user", limits)
     episodes = plan_episodes(contexts, list(chatbots), config, seed)
-    with counting(title, len(episodes)) as advance:
+    with counting(title, len(episodes), progress) as advance:
         collected = collect(simulator, core.sibling, episodes, concurrency=config.concurrency)
         results = run(in_order(_each(collected, advance), episodes))
     failures = [r for r in results if r.failure]

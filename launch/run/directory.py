@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import json
 import logging
+import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
 from launch.run.readers import Readers, readers_of
-from rlenv.core.errors import ConfigError
+from rlenv.core.errors import ConfigError, RlenvError
 from rlenv.core.files import new_folder, write_text
 
 log = logging.getLogger(__name__)
@@ -28,12 +30,32 @@ PARTIAL = ".partial"
 TRAINING = "training"
 """Folder of a run for the checkpoints of training phases in progress."""
 
+LOCK = ".lock"
+LOCK_TRIES = 5
+
+
+@dataclass(frozen=True)
+class DriverState:
+    """What the driver of a run is doing, or how it ended."""
+
+    state: str
+    """not started, running, finished, failed, interrupted, killed (it told nothing), stopped (a run of an older
+    version)."""
+    phase: str | None = None
+    """The folder that is being made, or that was."""
+    since: float | None = None
+    """Unix time of the newest change."""
+    host: str | None = None
+    error: str | None = None
+
 
 class RunDirectory:
     """One run's folder: its settings, the outputs of its phases, its logs and timings."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).absolute()
+        self._lock: TextIO | None = None
+        self._phase: str | None = None
 
     def open(
         self,
@@ -96,12 +118,14 @@ class RunDirectory:
             return final
         began = time.time()
         log.info("%s: started", name)
+        self._tell("running", name)
         with new_folder(final, partial=final.name + PARTIAL) as partial:
             partial.rmdir()  # ``make`` creates it itself
             make(partial)
             self._note_time(
                 name, time.time() - began
             )  # before the rename: a kill between repeats the line, never loses it
+        self._tell("running")
         log.info("%s: done in %.0f s", name, time.time() - began)
         return final
 
@@ -119,18 +143,76 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Locks the folder against a second driver; the lock is released when the process ends, however it ends."""
-        import fcntl
+        """Locks the folder against a second driver; the lock is released when the process ends, however it ends.
 
+        The lock's file says what the driver is doing, and at the end how it ended (:meth:`state`).
+        """
         self.root.mkdir(parents=True, exist_ok=True)
-        with open(self.root / ".lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+        with open(self.root / LOCK, "a", encoding="utf-8") as file:
+            if not _taken(file):
                 raise ConfigError(
                     f"{self.root}: another driver is running in this folder; wait for it, or use another out_dir"
-                ) from None
-            yield
+                )
+            self._lock = file
+            self._tell("running")
+            try:
+                yield
+            except BaseException as error:
+                interrupted = isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
+                # The text of other errors is not ours and could quote a message.
+                cause = str(error) if isinstance(error, RlenvError) else type(error).__name__
+                self._tell("interrupted" if interrupted else "failed", self._phase, None if interrupted else cause)
+                raise
+            else:
+                self._tell("finished")
+            finally:
+                self._lock = None
+
+    def _tell(self, state: str, phase: str | None = None, error: str | None = None) -> None:
+        """Writes what the driver does to the lock's file, in place: a new file would not be locked."""
+        self._phase = phase
+        if self._lock is None:
+            return
+        told = {"state": state, "phase": phase, "since": time.time(), "host": platform.node(), "error": error}
+        self._lock.truncate(0)
+        self._lock.write(json.dumps(told) + "\n")
+        self._lock.flush()
+
+    def state(self) -> DriverState:
+        """Returns what the run's driver is doing or how it ended; from another process."""
+        import fcntl
+
+        path = self.root / LOCK
+        if not path.exists():
+            return DriverState("not started")
+        with open(path, encoding="utf-8") as file:
+            try:
+                told = json.loads(file.read() or "{}")
+            except json.JSONDecodeError:  # it is being written
+                told = {}
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                alive = True
+            else:
+                alive = False
+        state = str(told.get("state", "running" if alive else "stopped"))
+        if state == "running" and not alive:
+            state = "killed"
+        return DriverState(state, told.get("phase"), told.get("since"), told.get("host"), told.get("error"))
+
+
+def _taken(file: TextIO) -> bool:
+    """Returns whether the lock is ours now; tries for a moment, because :meth:`RunDirectory.state` holds it for one."""
+    import fcntl
+
+    for _ in range(LOCK_TRIES):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            time.sleep(0.05)
+    return False
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +11,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from rlenv.core import progress as lines_of
 from rlenv.core.progress import Line, read_progress
 
 console = Console(stderr=True)
+LINE_S = 1.0
 
 
 @contextmanager
@@ -37,15 +40,26 @@ def bar(title: str, total: int | None) -> Iterator[Callable[..., None]]:
 
 
 @contextmanager
-def counting(title: str, total: int) -> Iterator[Callable[[], None]]:
-    """Yields a function to call once for each of ``total`` items."""
-    done = 0
+def counting(title: str, total: int, path: Path | None = None) -> Iterator[Callable[[], None]]:
+    """Yields a function to call once for each of ``total`` items.
+
+    Args:
+        title: the bar's title.
+        total: number of items.
+        path: a progress file, which gets a line about once a second; None writes none.
+    """
+    if path is not None:
+        path.unlink(missing_ok=True)
+    lines, written, done = lines_of.Progress(str(path) if path else None, title), 0.0, 0
     with bar(title, total) as set_done:
 
         def advance() -> None:
-            nonlocal done
+            nonlocal done, written
             done += 1
             set_done(done)
+            if done == total or time.monotonic() - written >= LINE_S:
+                written = time.monotonic()
+                lines.write(done, total)
 
         yield advance
 
