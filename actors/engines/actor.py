@@ -77,8 +77,10 @@ def actor_environment(config: EngineConfig) -> dict[str, str]:
     }
     if config.on_cpu:
         environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-        if config.batch_invariant:
+        if config.invariant:
             environment["VLLM_CPU_ATTN_SPLIT_KV"] = "0"
         if config.eager:
             environment["TORCHDYNAMO_DISABLE"] = "1"  # vLLM compiles one small function at the first request: 3 to 25 s
+    elif config.invariant:
+        environment["VLLM_BATCH_INVARIANT"] = "1"
     return environment

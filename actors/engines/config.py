@@ -54,9 +54,11 @@ class EngineConfig(Settings):
     """Allow requests that constrain replies to a JSON schema (``Sampling.json_schema``); vLLM only."""
     enforce_eager: bool | None = None
     """True compiles nothing. None is True on a CPU, where compiling slows the start more than it speeds up sampling."""
-    batch_invariant: bool = True
-    """On a CPU: a request's tokens and log-probs do not depend on other requests in the batch. Bitwise with ``threads``
-    1; with more, vLLM's float32 log-probs still differ by up to 1e-5 (use ``replicas`` for more cores)."""
+    batch_invariant: bool | None = None
+    """Whether a request's tokens and log-probs do not depend on other requests in the batch. None is True on a CPU and
+    False on a GPU. On a CPU it is bitwise with ``threads`` 1; with more, vLLM's float32 log-probs still differ by up to
+    1e-5 (use ``replicas`` for more cores). On a GPU, True sets vLLM's own switch ``VLLM_BATCH_INVARIANT``, which needs
+    compute capability 9.0 (H100) and makes engines slower."""
     log_dir: str = "outputs/logs"
     """Folder of the engines' logs, ``<name>-<replica>.log``."""
     name: str = "engine"
@@ -77,6 +79,8 @@ class EngineConfig(Settings):
             problems.append(f"num_gpus: {self.num_gpus:g} for tensor_parallel_size {size}; they must be equal")
         if size > 1 and self.backend != "vllm":
             problems.append("tensor_parallel_size: more than 1 needs backend 'vllm'")
+        if self.batch_invariant and not self.on_cpu and self.backend == "transformers":
+            problems.append("batch_invariant: on a GPU needs backend 'vllm'; set it to null")
         if self.structured and self.backend != "vllm":
             problems.append("structured: needs backend 'vllm'")
         return problems
@@ -95,6 +99,11 @@ class EngineConfig(Settings):
     def eager(self) -> bool:
         """Whether nothing is compiled."""
         return self.on_cpu if self.enforce_eager is None else self.enforce_eager
+
+    @property
+    def invariant(self) -> bool:
+        """Whether requests are made independent of their batch."""
+        return self.on_cpu if self.batch_invariant is None else self.batch_invariant
 
     @property
     def kv_cache_bytes(self) -> int | None:

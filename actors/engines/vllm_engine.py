@@ -140,7 +140,7 @@ def executor(config: EngineConfig) -> str:
 
 def cpu_worker(config: EngineConfig) -> str:
     """Returns the name of the worker class that runs the model on a CPU."""
-    return "actors.engines.vllm_cpu." + ("InvariantCpuWorker" if config.batch_invariant else "CpuWorker")
+    return "actors.engines.vllm_cpu." + ("InvariantCpuWorker" if config.invariant else "CpuWorker")
 
 
 def sampling_params(sampling: Sampling) -> Any:

@@ -89,9 +89,22 @@ def open_run(directory: RunDirectory, config: Settings, readers: Readers | None 
     """
 
     def upgrade(saved: dict[str, Any]) -> dict[str, Any]:
-        return to_dict(typed(type(config), [renamed(saved)], directory.root / "config.yaml"))
+        return _as_given(to_dict(typed(type(config), [renamed(saved)], directory.root / "config.yaml")), given)
 
-    directory.open(to_dict(config), upgrade, readers)
+    given = to_dict(config)
+    directory.open(given, upgrade, readers)
+
+
+def _as_given(saved: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Returns saved settings with ``batch_invariant`` null where it is null now and was true, its former default.
+
+    On a CPU both mean the same; on a GPU the former had no effect.
+    """
+    result = {k: _as_given(v, given[k]) if isinstance(v, dict) and isinstance(given.get(k), dict) else v
+              for k, v in saved.items()}  # fmt: skip
+    if result.get("batch_invariant") is True and given.get("batch_invariant", True) is None:
+        result["batch_invariant"] = None
+    return result
 
 
 def read_settings(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from actors.engines.actor import actor_environment
 from actors.engines.config import EngineConfig
 from actors.engines.requests import adapter_id, adapter_key, check_adapter, check_prompt
-from actors.engines.vllm_engine import engine_args
+from actors.engines.vllm_engine import engine_args, import_vllm
 from actors.process import tail
 from rlenv.core.adapters import adapter_at
 from rlenv.core.errors import ConfigError, OverlongError
@@ -32,6 +34,46 @@ def test_a_gpu_needs_only_other_settings():
     assert "worker_cls" not in engine_args(gpu) and not engine_args(gpu)["enforce_eager"]
     assert engine_args(gpu)["kv_cache_memory_bytes"] is None
     assert engine_args(gpu)["distributed_executor_backend"].endswith("ProcessExecutor")
+
+
+GPU = EngineConfig(model="m", num_gpus=2, tensor_parallel_size=2, max_num_seqs=256, gpu_memory_utilization=0.8)
+EVERY = [
+    EngineConfig(model="m"),
+    EngineConfig(model="m", structured=True, max_loras=0, kv_cache_gib=3, enforce_eager=False),
+    GPU,
+    replace(GPU, batch_invariant=True, dtype="bfloat16", max_lora_rank=64, seed=7),
+]
+
+
+def test_batch_invariance_sets_vllms_own_switch_on_a_gpu_only_where_asked():
+    assert "VLLM_BATCH_INVARIANT" not in actor_environment(GPU)
+    assert actor_environment(replace(GPU, batch_invariant=True))["VLLM_BATCH_INVARIANT"] == "1"
+    on_cpu, off = EngineConfig(model="m"), EngineConfig(model="m", batch_invariant=False)
+    assert actor_environment(on_cpu)[
+        "VLLM_CPU_ATTN_SPLIT_KV"
+    ] == "0" and "VLLM_BATCH_INVARIANT" not in actor_environment(on_cpu)
+    assert "VLLM_CPU_ATTN_SPLIT_KV" not in actor_environment(off)
+    assert engine_args(on_cpu)["worker_cls"].endswith("InvariantCpuWorker")
+    assert engine_args(off)["worker_cls"].endswith(".CpuWorker")
+    with pytest.raises(ConfigError, match="batch_invariant: on a GPU needs backend 'vllm'"):
+        EngineConfig(model="m", num_gpus=1, backend="transformers", batch_invariant=True)
+
+
+@pytest.mark.slow
+def test_the_installed_vllm_takes_every_argument_and_knows_every_variable():
+    """Without an engine: importing vLLM takes seconds."""
+    from vllm import envs
+
+    engine_arguments, _ = import_vllm()
+    known = {field.name for field in fields(engine_arguments)}
+    for config in EVERY:
+        arguments = engine_args(config)
+        assert arguments.keys() <= known
+        made = engine_arguments(**arguments)
+        plain = {k: v for k, v in arguments.items() if not isinstance(v, dict)}
+        assert {k: getattr(made, k) for k in plain} == plain
+        asked = {name for name in actor_environment(config) if name.startswith("VLLM_")}
+        assert asked <= envs.environment_variables.keys()
 
 
 def test_a_new_version_of_an_adapter_has_a_new_number_and_a_new_name():

@@ -216,6 +216,19 @@ def test_a_run_without_newer_settings_is_resumed_and_one_with_other_settings_is_
         open_run(run, replace(config, seed=7))
 
 
+def test_a_run_with_the_former_default_of_batch_invariant_is_resumed(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run.root.mkdir()
+    (run.root / "config.yaml").write_text(OLDER.read_text())
+    config = load_config(OLDER)
+    assert config.engines["simulator"].batch_invariant is True  # as it was saved
+    engine = replace(config.engines["simulator"], batch_invariant=None)
+    open_run(run, replace(config, engines={"simulator": engine}))
+    other = replace(config.engines["simulator"], batch_invariant=False)
+    with pytest.raises(ConfigError, match=r"other settings \(engines.simulator.batch_invariant\)"):
+        open_run(run, replace(config, engines={"simulator": other}))
+
+
 def test_former_names_of_settings_are_read_as_their_new_names(tmp_path):
     former = {
         "run": "r",
