@@ -11,14 +11,17 @@ independent of torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from rlenv.core.errors import ConfigError
 from rlenv.core.types import ROLE_OF_SEAT, Message, Role, Seat, Turn, Utterance
 from rlenv.prompting.cutting import encodable
 
+DATE = datetime(2024, 7, 26)
+"""What templates with today's date write, so that a run is the same on any day; the date of Llama-3's own template."""
 END_OF_SESSION_NAMES = ("<|endoftext|>", "<|end_of_text|>")
 """End-of-text tokens of pretraining that chat models do not use to end a turn."""
 
@@ -140,6 +143,29 @@ class ChatFormat:
         return ids, mask
 
 
+def _check_renders(render: Callable[..., str], name: str, system: str) -> None:
+    """Raises ``ConfigError`` if the template cannot render a conversation with a system message."""
+    way_out = "use an instruction-tuned model whose chat template takes system messages, or give it such a template"
+    try:
+        rendered = render("s", "u", "a", "u", "a")
+    except Exception as error:  # templates raise what they like; their sentences may quote messages
+        try:
+            render("u", "a", "u", "a")
+        except Exception:
+            raise ConfigError(
+                f"the chat template of {name} cannot render a conversation of user and assistant "
+                f"({type(error).__name__}); use another model or template"
+            ) from None
+        raise ConfigError(
+            f"the chat template of {name} takes no system message ({type(error).__name__}), which holds the user's "
+            f"context; {way_out}"
+        ) from None
+    if system not in rendered:
+        raise ConfigError(
+            f"the chat template of {name} leaves out the system message, which holds the user's context; {way_out}"
+        )
+
+
 def chat_format(tokenizer: Any, end_of_session: str | None = None) -> ChatFormat:
     """Returns a tokenizer's chat template as token pieces.
 
@@ -148,7 +174,8 @@ def chat_format(tokenizer: Any, end_of_session: str | None = None) -> ChatFormat
         end_of_session: the token that ends a session; None means the model's own end-of-text token.
 
     Raises:
-        ConfigError: no template, a template that is not prefix-preserving, or no token to end a session.
+        ConfigError: no template, a template that raises, leaves out system messages or is not prefix-preserving, or no
+            token to end a session.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise ConfigError("the tokenizer has no chat template; use an instruction-tuned model or set one")
@@ -158,8 +185,11 @@ def chat_format(tokenizer: Any, end_of_session: str | None = None) -> ChatFormat
     def render(*roles: str, generate: bool = False) -> str:
         names = {"s": "system", "u": "user", "a": "assistant"}
         chat = [{"role": names[r], "content": marks[r]} for r in roles]
-        return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=generate)
+        return tokenizer.apply_chat_template(
+            chat, tokenize=False, add_generation_prompt=generate, strftime_now=DATE.strftime
+        )
 
+    _check_renders(render, name, marks["s"])
     full = render("s", "u", "a", "u", "a")
     head, _, rest = full.partition(marks["s"])
     after_system_and_user, _, rest = rest.partition(marks["u"])

@@ -10,6 +10,7 @@ from trl.chat_template_utils import is_chat_template_prefix_preserving, is_chat_
 
 from rlenv.core.errors import ConfigError
 from rlenv.core.types import Message, Turn, Utterance
+from rlenv.models.named import population_llama
 from rlenv.prompting.chat_format import ChatFormat, chat_format, spoken
 from trainers.pretrain.loop import CHATML, train_tokenizer
 
@@ -223,3 +224,40 @@ def test_a_template_that_is_not_prefix_preserving_is_rejected():
 def test_a_tokenizer_without_an_end_of_session_token_is_rejected():
     with pytest.raises(ConfigError, match="end-of-session"):
         chat_format(train_tokenizer(WORDS, 400, 2048), end_of_session="<|nowhere|>")
+
+
+PLAIN = (
+    "{% for m in messages %}BEFORE<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+RAISES = "{% if m.role == 'system' %}{{ raise_exception('private words') }}{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        (PLAIN.replace("BEFORE", RAISES), "takes no system message"),
+        (PLAIN.replace("BEFORE", "{{ raise_exception('private words') }}"), "cannot render a conversation"),
+        (PLAIN.replace("BEFORE", "{{ m.no.such }}"), "cannot render a conversation"),
+        ("{% for m in messages %}{% if m.role != 'system' %}{{ m.content }}{% endif %}{% endfor %}", "leaves out"),
+        ({"rag": PLAIN.replace("BEFORE", "")}, "cannot render a conversation"),
+    ],
+)
+def test_a_template_that_cannot_render_a_system_message_is_told_in_words(template, told):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(population_llama())
+    tokenizer.chat_template = template
+    with pytest.raises(ConfigError, match=f"the chat template of .*{told}") as error:
+        chat_format(tokenizer)
+    assert "private" not in str(error.value)
+
+
+def test_a_template_with_todays_date_gives_the_same_tokens_on_any_day():
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(population_llama())
+    today = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}"
+    tokenizer.chat_template = today + PLAIN.replace("BEFORE", "")
+    ids = chat_format(tokenizer).system_ids("c")
+    assert tokenizer.decode(ids).replace(" ", "").startswith("26Jul2024")
