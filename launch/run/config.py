@@ -40,6 +40,8 @@ from trainers.sft.config import SftConfig
 
 SAMPLING_KEYS = {"temperature", "top_p", "top_k", "max_tokens"}
 Rate = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(min_length=1)]
+"""The name of something, or the path to it. An empty one is never the same as none."""
 
 
 def _numbers(values: Any) -> Any:
@@ -107,7 +109,7 @@ class PopulationConfig(Settings):
 class DataConfig(Settings):
     """The source of the real sessions, and how users are divided into splits."""
 
-    path: str | None = None
+    path: Name | None = None
     """Sessions file (JSON lines, plain or gzipped); None is the embedded reference population."""
     population: PopulationConfig = PopulationConfig()
     """The embedded population."""
@@ -140,7 +142,7 @@ class SpeakerConfig(Settings):
     """The kind of speaker."""
     engine: str = "simulator"
     """kind engine: the name in ``engines`` of the engine that serves the model."""
-    adapter: str | None = None
+    adapter: Name | None = None
     """kind engine: an adapter's folder; "trained" fine-tunes one on the seat's side of the SFT sessions."""
     system_prompt: str | None = None
     """Text of the system message; None is the default support chatbot's or, in the user's seat, the simulator's
@@ -150,15 +152,15 @@ class SpeakerConfig(Settings):
     summary."""
     sampling: ReplySampling = Sampling()
     """How replies are sampled."""
-    base_url: str | None = None
+    base_url: Name | None = None
     """kind endpoint: the root URL of the API."""
-    model: str | None = None
+    model: Name | None = None
     """kind endpoint: the model's name there."""
-    api_key_env: str | None = None
+    api_key_env: Name | None = None
     """kind endpoint: the name of the environment variable that holds the key."""
-    function: str | None = None
+    function: Name | None = None
     """kind callable: ``package.module:name`` of a function (messages, seed) -> str."""
-    name: str | None = None
+    name: Name | None = None
     """kind population: the scripted chatbot's name; None is the roster's key."""
     habits: dict[str, Rate] = field(default_factory=dict)
     """kind population: failure habits whose rates differ from the scripted chatbot's own."""
@@ -199,12 +201,12 @@ class CollectConfig(Settings):
 class SimulatorConfig(Settings):
     """The user simulator: its base model and its sampling."""
 
-    model: str = "meta-llama/Llama-3.3-70B-Instruct"
+    model: Name = "meta-llama/Llama-3.3-70B-Instruct"
     """Checkpoint folder or hub name. "population-llama" ships with rlenv; "small-llama" is trained by the run;
     "smollm2" comes from its Python package."""
     sampling: ReplySampling = Sampling()
     """How user messages are sampled."""
-    adapter: str | None = None
+    adapter: Name | None = None
     """Folder of an adapter to start from, in place of the base simulator's SFT."""
 
 
@@ -212,7 +214,7 @@ class SimulatorConfig(Settings):
 class RayConfig(Settings):
     """The Ray cluster."""
 
-    address: str | None = None
+    address: Name | None = None
     """Address of a running cluster ("auto" finds it); None starts one for the run, unless RAY_ADDRESS is set."""
     num_cpus: PositiveInt | None = None
     """Logical CPUs of a cluster started for the run; None counts them."""
@@ -224,9 +226,9 @@ class RayConfig(Settings):
 class RunConfig(Settings):
     """The settings of one adversarial run. Defaults are the paper's; conf/paper.yaml names the page of each."""
 
-    name: str = "adversarial"
+    name: Name = "adversarial"
     """The run's name in tracking."""
-    out_dir: str = "runs/adversarial"
+    out_dir: Name = "runs/adversarial"
     """The run directory."""
     seed: int = 0
     """The seed of everything random in the run."""
@@ -258,7 +260,7 @@ class RunConfig(Settings):
     """The caps at which a conversation is truncated."""
     collect: CollectConfig = CollectConfig()
     """Which conversations are simulated."""
-    backbone: str = "meta-llama/Llama-3.1-8B-Instruct"
+    backbone: Name = "meta-llama/Llama-3.1-8B-Instruct"
     """The discriminator's base model: checkpoint folder or hub name, "population-llama", "small-llama" or "smollm2"."""
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     """The discriminator, D_phi (Eq. 3)."""

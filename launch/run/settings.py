@@ -1,7 +1,7 @@
 """Reads settings from YAML and the command line. The only file that uses OmegaConf, and only to merge.
 
-Types and rules are checked by the settings themselves (``rlenv.core.settings``). Every problem of a file is reported at
-once, before anything starts.
+Values are read as they are written (``launch.run.values``). Types and rules are checked by the settings themselves
+(``rlenv.core.settings``). Every problem of a file is reported at once, before anything starts.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from launch.run.config import RunConfig
 from launch.run.directory import RunDirectory
 from launch.run.readers import Readers
 from launch.run.token_budgets import token_problems
+from launch.run.values import read_overrides, read_yaml
 from rlenv.core.errors import ConfigError
+from rlenv.core.files import describe
 from rlenv.core.settings import Settings, defaults, read, to_dict
 
 __all__ = ["load_config", "open_run", "read_settings", "renamed", "to_dict", "typed"]
@@ -111,24 +113,27 @@ def read_settings(path: str | Path | None, overrides: Sequence[str] = ()) -> dic
     """Returns the settings of a YAML file with ``key.sub=value`` overrides, not yet checked against any type.
 
     Raises:
-        ConfigError: there is no such file, or it is not a YAML file of settings.
+        ConfigError: there is no such file, or it is not a YAML file of settings; or a setting is given without a value.
     """
+    given = read_overrides(overrides)
     try:
-        merged: Any = DictConfig({})
+        loaded: Any = {}
         if path is not None:
             if not Path(path).is_file():
                 raise ConfigError(f"{path}: there is no such file; expected a YAML file of settings")
-            loaded = OmegaConf.load(path)
-            if not isinstance(loaded, DictConfig):
-                raise ConfigError(f"{path}: expected settings as key: value, got {type(loaded).__name__}")
-            merged = loaded
-        merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides)))
-        return renamed(cast(dict[str, Any], OmegaConf.to_container(merged)))
+            loaded = read_yaml(Path(path).read_text("utf-8-sig"))
+            loaded = {} if loaded is None else loaded
+            if not isinstance(loaded, dict):
+                raise ConfigError(f"{path}: expected settings as key: value, got {describe(loaded)}")
+        merged, changed = OmegaConf.create(loaded), OmegaConf.create({})
+        for key, value in given:
+            OmegaConf.update(changed, key, value)
+        return renamed(cast(dict[str, Any], OmegaConf.to_container(OmegaConf.merge(merged, changed))))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
         problem = getattr(error, "problem", None) or type(error).__name__
-        raise ConfigError(f"{path or overrides}: this is not valid YAML{line}: {problem}") from None
+        raise ConfigError(f"{path}: this is not a YAML file of settings{line}: {problem}") from None
     except OmegaConfBaseException as error:
         raise _config_error(error, path or overrides) from None
 

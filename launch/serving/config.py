@@ -6,18 +6,28 @@ A file names the run, the counterparts and the rewards. Everything else comes fr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import PositiveInt
+from pydantic import BeforeValidator, PositiveInt
 
 from launch.run.config import RunConfig, SpeakerConfig, speaker_problems
 from launch.run.contents import SPLITS, run_settings
 from launch.run.settings import read_settings, typed
 from rlenv.core.errors import ConfigError, there_are
 from rlenv.core.settings import Settings, settings
+
+EXPONENT = re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+")
+
+
+def _with_numbers(value: Any) -> Any:
+    """Returns the options of rewards, whose types are not known here, with text such as ``1e-3`` as numbers."""
+    if isinstance(value, dict):
+        return {key: _with_numbers(item) for key, item in value.items()}
+    return float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
 
 
 @settings
@@ -38,7 +48,7 @@ class EnvConfig(Settings):
     the tokens."""
     chatbots: dict[str, SpeakerConfig] = field(default_factory=dict)
     """Agent in the user's seat: the chatbots; empty is the chatbots of the run."""
-    rewards: dict[str, Any] = field(default_factory=dict)
+    rewards: Annotated[dict[str, Any], BeforeValidator(_with_numbers)] = field(default_factory=dict)
     """Registered rewards: name to weight, or to {weight, options}. Empty gives a reward of 0."""
     discriminator: str | None = None
     """Simulator version whose discriminator serves the reward "realism"; None is the newest."""

@@ -8,6 +8,7 @@
 
 Wrong settings raise the same error whether they are made in Python or read from a file; only the prefix of the keys
 differs. Numbers written as text (``1e-3`` in YAML) are accepted as numbers; true, false, infinity and NaN are not.
+A whole number is accepted as text; ``1.10`` and ``true`` are not, since they would become ``1.1`` and ``True``.
 """
 
 from __future__ import annotations
@@ -77,11 +78,14 @@ class Settings:
 
     @field_validator("*", mode="before")
     @classmethod
-    def _number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Rejects true and false for numbers, which pydantic would accept as 1 and 0."""
+    def _unaltered(cls, value: Any, info: ValidationInfo) -> Any:
+        """Rejects what pydantic would alter: true and false as numbers or as text, and decimal numbers as text."""
         annotation = cast(Any, cls).__pydantic_fields__[info.field_name].annotation
-        if {int, float} & {annotation, *get_args(annotation)} and _has_bool(value):
+        types = {annotation, *get_args(annotation)}
+        if {int, float} & types and _has_bool(value):
             raise ValueError(f"expected a number, got {_short(value)}")
+        if str in types and not {bool, float} & types and isinstance(value, bool | float):
+            raise ValueError(f"expected text, got {_short(value)}; write it in quotation marks, inside the shell's")
         return value
 
     @model_validator(mode="after")

@@ -80,6 +80,69 @@ def test_a_value_that_is_not_a_number_is_refused(override):
     assert problem.startswith(f"defaults: {override.split('=')[0]}: expected")
 
 
+@pytest.mark.parametrize("empty", ["data.path=", "data.path= ", "data.path", "simulator.adapter=", "dpo.beta="])
+def test_a_setting_without_a_value_is_refused_and_null_is_the_way_to_say_none(empty, tmp_path):
+    (problem,) = problems_of(empty)
+    key = empty.strip().rstrip("=")
+    assert problem.startswith(f"{key}: it has no value") and f"{key}=null" in problem
+    section, _, name = key.partition(".")
+    path = tmp_path / "c.yaml"
+    path.write_text(f"seed: 1\n{section}:\n  {name}:\n")
+    (problem,) = problems_of(path=path)
+    assert "at line 3" in problem and f"{name}: it has no value" in problem
+    path.write_text("data: {path: null}")
+    assert load_config(path, ["simulator.adapter=null"]).data.path is None
+
+
+def test_all_settings_without_a_value_are_told_at_once():
+    assert [p.split(":")[0] for p in problems_of("data.path=", "seed", "=3", "dpo.=1")] == [
+        "data.path", "seed", "=3", "dpo.=1",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "value", ["exp #1", "007", "yes", "off", "a: b", "1_000", "12:30", "12e4567", "0x10", "- a", "*x"]
+)
+def test_text_is_taken_as_it_is_written_on_the_command_line_and_in_a_file(value, tmp_path):
+    assert load_config(None, [f"name={value}", f"out_dir={value}"]).name == value
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump({"name": value, "out_dir": value}))  # as a run's settings are saved
+    assert load_config(path) == load_config(None, [f"name={value}", f"out_dir={value}"])
+    if value.isalnum():
+        path.write_text(f"name: {value}")
+        assert load_config(path).name == value
+
+
+@pytest.mark.parametrize(("value", "shown"), [("1.10", "1.1"), ("true", "true")])
+def test_a_value_that_text_would_alter_is_refused_and_taken_in_quotation_marks(value, shown):
+    assert problems_of(f"name={value}") == [
+        f"defaults: name: expected text, got {shown}; write it in quotation marks, inside the shell's"
+    ]
+    assert load_config(None, [f"name='{value}'"]).name == value
+
+
+def test_words_for_true_and_numbers_of_another_form_are_read_where_the_setting_is_of_that_type():
+    config = load_config(None, ["keep_engines=yes", "seed=1_000", "dpo.beta=1e-3", "discriminator.use_context=off"])
+    assert (config.keep_engines, config.seed, config.dpo.beta) == (True, 1000, 0.001)
+    assert config.discriminator.use_context is False
+
+
+@pytest.mark.parametrize("key", ["data.path", "simulator.adapter", "out_dir", "chatbots.c.base_url"])
+def test_an_empty_text_is_no_name_or_path(key):
+    assert f"defaults: {key}: expected a text that is not empty, got ''" in problems_of(f"{key}=''")
+
+
+def test_a_value_in_brackets_that_is_not_closed_is_refused_by_its_key():
+    (problem,) = problems_of("simulator.sampling={temperature: 1")
+    assert problem.startswith("simulator.sampling: a value in brackets or quotation marks is read as YAML")
+
+
+def test_a_key_that_stands_twice_in_a_file_is_refused(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("dpo: {beta: 1}\nseed: 1\ndpo: {epochs: 1}\n")
+    assert "at line 3: dpo stands there twice" in problems_of(path=path)[0]
+
+
 def test_a_section_that_is_not_a_mapping_is_refused():
     assert problems_of("dpo=3") == ["defaults: dpo: expected settings as key: value, got 3"]
 
