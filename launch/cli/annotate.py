@@ -80,12 +80,12 @@ def annotate(
         from rlenv.judges.annotate import judged, with_labels
 
         sessions = read_sessions(source, neighbours="keep")
-        chosen = JudgeConfig(base_url, model, key_env, engine_model, reasoning_effort, judge, concurrency)
+        categories = None if taxonomy is None else str(taxonomy)
+        chosen = JudgeConfig(base_url, model, key_env, engine_model, reasoning_effort, judge, concurrency, categories)
         served = serve_judge(
             chosen,
             cache_folder(cache, out),
             what,
-            taxonomy=taxonomy,
             input_tokens=input_tokens,
             max_tokens=max_tokens,
             seed=seed,
@@ -123,9 +123,11 @@ def agreement(
     """Print the agreement of two annotators: Cohen's kappa by category, over the messages that both labelled."""
     with user_errors("nothing was compared"):
         from rlenv.core import aio
+        from rlenv.core.taxonomy import load_taxonomy
+        from rlenv.data.labels import KINDS, load_label_map
         from rlenv.data.sessions import read_sessions
         from rlenv.judges.annotate import judged, with_labels
-        from rlenv.judges.compare import KINDS, label_agreement, load_label_map, self_agreement
+        from rlenv.judges.compare import label_agreement, self_agreement, without_common_labels
 
         if (second is None) == (judge is None):
             raise ConfigError("give a second labelled file, or a judge with --judge")
@@ -146,13 +148,21 @@ def agreement(
                     sessions, aio.run(judged(sessions, named_judge)), named_judge, replace=True
                 )
                 kinds = tuple(named_judge.kinds)
+        foreign: list[str] = []
+        if mapped is None:
+            by_judge = second is None
+            foreign = without_common_labels(sessions, others, kinds, load_taxonomy(), by_judge=by_judge)
+        kinds = tuple(kind for kind in kinds if kind not in foreign)
         rows, messages = label_agreement(sessions, others, mapped, kinds)
+        shared = f"the two share no name of {' or '.join(foreign)}; map FILE's labels to the other's with --map"
+        if foreign and not rows:
+            raise ConfigError(shared)
         if not rows:
             counts = " and ".join(f"{num} messages carry {kind}" for kind, num in messages.items())
             raise ConfigError(
                 f"there are no labels to compare: {counts} in both; check that session ids are equal, or give --map"
             )
-    for warning in self_agreement(sessions, others, kinds):
+    for warning in [*self_agreement(sessions, others, kinds), *([shared] if foreign else [])]:
         Console().print(f"[bold red]{escape(warning)}[/]", highlight=False, soft_wrap=True)
     table = Table(box=None)
     for column in ("FILE's label", "compared with"):

@@ -94,11 +94,20 @@ def validate(
     neighbours: Annotated[
         str, typer.Option(help="'merge' accepts consecutive messages of one speaker, 'reject' does not")
     ] = ("merge"),
+    taxonomy: Annotated[
+        Path | None, typer.Option(help="YAML file of actions and issues; by default the package's")
+    ] = None,
 ) -> None:
-    """Check sessions files together, and print a summary of each."""
+    """Check sessions files together, and print a summary of each.
+
+    Labels outside the taxonomy are no error: they are listed, with the messages that carry them.
+    """
+    from rlenv.core.taxonomy import load_taxonomy
+    from rlenv.data.labels import foreign_label_notes, foreign_labels
     from rlenv.data.sessions import stream_sessions
 
     with user_errors("not OK"):
+        categories = load_taxonomy(taxonomy)
         if neighbours not in ("merge", "reject"):
             raise ConfigError(f"--neighbours is {neighbours!r}; use merge or reject")
         for _ in stream_sessions(files, neighbours="reject" if neighbours == "reject" else "keep"):
@@ -108,6 +117,10 @@ def validate(
             rows, empty = _contents(stream_sessions(file, neighbours="keep"))
             num_empty += empty
             show_counts(str(file), rows)
+            for note in foreign_label_notes(
+                foreign_labels(stream_sessions(file, neighbours="keep"), categories), categories
+            ):
+                Console().print(f"- {note}", highlight=False, markup=False, soft_wrap=True)
     if num_empty:
         Console().print(
             f"[bold yellow]warning: {num_empty:,} sessions have no messages; other commands leave them out[/]",

@@ -47,6 +47,10 @@ def evaluate(
     taxonomy: Annotated[
         Path | None, typer.Option(help="YAML file of actions and issues; by default the package's")
     ] = None,
+    label_map: Annotated[
+        str | None,
+        typer.Option("--map", help="maps the labels' names to the taxonomy's: a YAML file, dbdc3 or annomi"),
+    ] = None,
     all_users: Annotated[bool, typer.Option(help="also use sessions of users that the runs trained on")] = False,
     allow_mixed: Annotated[
         bool, typer.Option(help="accept a file with sessions of different simulators, and pool them")
@@ -85,14 +89,17 @@ def evaluate(
     from launch.reports.output import check_free, write_evaluation
     from rlenv.core.files import new_folder
     from rlenv.core.taxonomy import load_taxonomy
+    from rlenv.data.labels import load_label_map
     from rlenv.evaluation.embeddings.sessions import EmbeddingConfig
     from rlenv.evaluation.subjects import check_subjects
     from rlenv.evaluation.suite import EvaluationConfig
     from rlenv.evaluation.suite import evaluate as make_tables
 
     check_free(out, overwrite)
+    categories = load_taxonomy(taxonomy)
     tests = read_ab_tests(ab, control, treatment or [])
-    inputs = read_inputs(sources, real or [], aggregate or [], part=None if all_users else PART)
+    mapped = load_label_map(label_map) if label_map else {}
+    inputs = read_inputs(sources, real or [], aggregate or [], part=None if all_users else PART, label_map=mapped)
     config = EvaluationConfig(
         seed=seed,
         max_turns=inputs.max_turns if max_turns is None else max_turns or None,
@@ -109,7 +116,7 @@ def evaluate(
         config,
         embeddings=make_embeddings(inputs.simulators, inputs.real, options, figure3),
         ab_tests=tests,
-        taxonomy=load_taxonomy(taxonomy),
+        taxonomy=categories,
         notes=inputs.notes,
     )
     check_free(out, overwrite)  # again: minutes have passed

@@ -17,7 +17,9 @@ from launch.adversarial.table import verdicts
 from launch.run.contents import LEAK, MAIN, POWER, simulated_versions
 from launch.run.tracking import read_metrics
 from rlenv.core.errors import ConfigError
+from rlenv.core.plain_yaml import read_yaml
 from rlenv.core.types import Session, SessionContext
+from rlenv.data.labels import LabelMap, with_mapped_labels
 from rlenv.data.sessions import stream_sessions
 from rlenv.discriminator.labelled import ScoredSession
 from rlenv.evaluation.ab_tests import AbTest
@@ -44,7 +46,12 @@ class Inputs:
 
 
 def read_inputs(
-    sources: Sequence[str], real: Sequence[Path], aggregates: Sequence[str] = (), *, part: str | None = PART
+    sources: Sequence[str],
+    real: Sequence[Path],
+    aggregates: Sequence[str] = (),
+    *,
+    part: str | None = PART,
+    label_map: LabelMap | None = None,
 ) -> Inputs:
     """Returns the simulators and real sessions that the arguments name.
 
@@ -53,6 +60,7 @@ def read_inputs(
         real: sessions files; without any, the evaluation users of a single run are the real sessions.
         aggregates: ``NAME=one,two`` pools simulators under a name; ``NAME`` alone pools all of them.
         part: the part of a run's sessions to read; None is all.
+        label_map: translates the labels of all sessions.
 
     Raises:
         ConfigError: a source is neither a run nor a file, a run has no simulated sessions, two simulators have the same
@@ -64,14 +72,14 @@ def read_inputs(
     runs = [path for _, path in named if path.is_dir()]
     for name, path in named:
         if path.is_dir():
-            _read_run(inputs, path, name or (path.name if len(runs) > 1 else ""), part)
+            _read_run(inputs, path, name or (path.name if len(runs) > 1 else ""), part, label_map or {})
         else:
-            sessions = tuple(_read(path))
+            sessions = tuple(_read(path, label_map or {}))
             inputs.simulators.append(Simulator(name=name or _stem(path), sessions=sessions))
     if real:
-        inputs.real = [session for path in real for session in _read(path)]
+        inputs.real = [session for path in real for session in _read(path, label_map or {})]
     elif len(runs) == 1:
-        inputs.real = list(_read(runs[0] / f"data/{PART}.jsonl.gz"))
+        inputs.real = list(_read(runs[0] / f"data/{PART}.jsonl.gz", label_map or {}))
     else:
         raise ConfigError("there are no real sessions; give them with --real FILE (only a single run has its own)")
     inputs.simulators, inputs.real, inputs.notes = left_out_empty(inputs.simulators, inputs.real)
@@ -91,7 +99,7 @@ def read_ab_tests(file: Path | None, control: str | None, treatments: Sequence[s
     tests = []
     if file is not None:
         try:
-            value = yaml.safe_load(file.read_text("utf-8"))
+            value = read_yaml(file.read_text("utf-8-sig"))
             tests = [AbTest.model_validate(item) for item in value]
         except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
             raise ConfigError(
@@ -125,7 +133,7 @@ def _stem(path: Path) -> str:
     return re.sub(r"\.jsonl(\.gz)?$", "", path.name)
 
 
-def _read_run(inputs: Inputs, root: Path, prefix: str, part: str | None) -> None:
+def _read_run(inputs: Inputs, root: Path, prefix: str, part: str | None, label_map: LabelMap) -> None:
     versions = simulated_versions(root)
     if not versions:
         raise ConfigError(
@@ -133,7 +141,7 @@ def _read_run(inputs: Inputs, root: Path, prefix: str, part: str | None) -> None
         )
     for version in versions:
         name = f"{prefix}/{version}" if prefix else version
-        sessions = _read(root / version / "simulated/sessions.jsonl")
+        sessions = _read(root / version / "simulated/sessions.jsonl", label_map)
         kept = tuple(s for s in sessions if part in (None, (s.model_extra or {}).get("part")))
         judgement = _judgement(root / version)
         inputs.simulators.append(Simulator(name=name, sessions=kept, discriminator=judgement))
@@ -148,10 +156,10 @@ def _read_run(inputs: Inputs, root: Path, prefix: str, part: str | None) -> None
         inputs.verdicts += [lead + sentence for sentence in verdicts(list(read_metrics(metrics)))]
 
 
-def _read(path: Path) -> Iterator[Session]:
+def _read(path: Path, label_map: LabelMap) -> Iterator[Session]:
     """Yields the sessions without their contexts, which no table uses and which are most of a summarized corpus."""
     for session in stream_sessions(path):
-        yield session.model_copy(update={"context": SessionContext()})
+        yield with_mapped_labels(session, label_map).model_copy(update={"context": SessionContext()})
 
 
 def _max_turns(root: Path) -> int | None:

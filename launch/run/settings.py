@@ -1,6 +1,6 @@
 """Reads settings from YAML and the command line. The only file that uses OmegaConf, and only to merge.
 
-Values are read as they are written (``launch.run.values``). Types and rules are checked by the settings themselves
+Values are read as they are written (``rlenv.core.plain_yaml``). Types and rules are checked by the settings themselves
 (``rlenv.core.settings``). Every problem of a file is reported at once, before anything starts.
 """
 
@@ -18,9 +18,10 @@ from launch.run.config import RunConfig
 from launch.run.directory import RunDirectory
 from launch.run.readers import Readers
 from launch.run.token_budgets import token_problems
-from launch.run.values import read_overrides, read_yaml
+from launch.run.values import read_overrides
 from rlenv.core.errors import ConfigError
 from rlenv.core.files import describe
+from rlenv.core.plain_yaml import read_yaml
 from rlenv.core.settings import Settings, defaults, read, to_dict
 
 __all__ = ["load_config", "open_run", "read_settings", "renamed", "to_dict", "typed"]

@@ -1,7 +1,7 @@
-"""Reads YAML and ``key.sub=value`` as they are written: nothing is cut, converted or taken as empty without a word.
+"""Reads ``key.sub=value`` as it is written: nothing is cut, converted or taken as empty without a word.
 
-Of YAML's plain values, only true, false, null and ordinary numbers are other than text. ``007``, ``yes``, ``1_000`` and
-``12:30`` are text, which the type of a setting may still read as a number or as true. Knows no setting.
+``007``, ``yes``, ``1_000`` and ``12:30`` are text, as in files (``rlenv.core.plain_yaml``); the type of a setting may
+still read them as a number or as true. Knows no setting.
 """
 
 from __future__ import annotations
@@ -13,44 +13,7 @@ from typing import Any
 import yaml
 
 from rlenv.core.errors import ConfigError
-
-PLAIN = {
-    "bool": r"true|True|TRUE|false|False|FALSE",
-    "int": r"[-+]?(?:0|[1-9][0-9]*)",
-    "float": r"[-+]?(?:0|[1-9][0-9]*)\.[0-9]*(?:[eE][-+][0-9]+)?|\.[0-9]+|[-+]?\.(?:inf|nan)",
-    "null": r"~|null|Null|NULL|",
-    "merge": r"<<",
-}
-"""YAML's type to the unquoted values that have it. Each has that type for PyYAML too, which writes a run's settings."""
-NO_VALUE = "it has no value; give one, or null for none"
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads only ``PLAIN``; refuses keys without a value and keys that stand twice."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own form)
-        None: [(f"tag:yaml.org,2002:{kind}", re.compile(rf"(?:{form})\Z")) for kind, form in PLAIN.items()]
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, value in node.value:
-            name = key.value if isinstance(key, yaml.ScalarNode) else None
-            if isinstance(value, yaml.ScalarNode) and value.tag.endswith(":null") and not value.value:
-                raise yaml.MarkedYAMLError(problem=f"{name}: {NO_VALUE}", problem_mark=key.start_mark)
-            if name is not None and name != "<<" and name in seen:
-                raise yaml.MarkedYAMLError(problem=f"{name} stands there twice", problem_mark=key.start_mark)
-            seen.add(name)
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(text: str) -> Any:
-    """Returns the plain values of a YAML text.
-
-    Raises:
-        yaml.YAMLError: it is not YAML, or a key has no value or stands twice.
-    """
-    return yaml.load(text, _Loader)
+from rlenv.core.plain_yaml import NO_VALUE, PLAIN, read_yaml
 
 
 def read_overrides(overrides: Iterable[str]) -> list[tuple[str, Any]]:

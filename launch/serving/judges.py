@@ -45,6 +45,8 @@ class JudgeConfig(ModelChoice):
     """Detectors, the reference population's oracle, or a language model behind an endpoint or on a local engine."""
     concurrency: PositiveInt = 8
     """Conversations judged at the same time."""
+    taxonomy: str | None = None
+    """YAML file of the categories that it labels; None is the package's taxonomy."""
 
     def problems(self) -> list[str]:
         """Returns the settings that a judge of this kind lacks or cannot use."""
@@ -63,7 +65,6 @@ def serve_judge(
     cache: Path,
     what: What | None = None,
     *,
-    taxonomy: Path | None = None,
     input_tokens: int = 8000,
     max_tokens: int = 2048,
     seed: int = 0,
@@ -74,7 +75,6 @@ def serve_judge(
         judge: the judge's configuration.
         cache: folder of the language model's answers and of the engine's log.
         what: what to label; None is everything that the judge can label.
-        taxonomy: a file of categories; None is the package's.
         input_tokens: longest prompt of a local engine, in tokens.
         max_tokens: longest answer of a language model, in tokens.
         seed: the seed of its sampling.
@@ -82,7 +82,7 @@ def serve_judge(
     Raises:
         ConfigError: the judge cannot label ``what``.
     """
-    categories = load_taxonomy(taxonomy)
+    categories = load_taxonomy(judge.taxonomy)
     if judge.judge in (JudgeName.detectors, JudgeName.oracle):
         if what not in (None, What.issues):
             raise ConfigError(f"--judge {judge.judge} labels only issues, but --what is {what}; give --what issues")

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from rlenv.core.errors import DataError, Problem
+from rlenv.core.plain_yaml import read_yaml, unreadable_yaml
 from rlenv.core.types import Record
 
 ActionGroup = Literal["good", "bad", "user_features", "moderators"]
@@ -37,10 +38,14 @@ GROUP_NAMES: dict[ActionGroup | IssueGroup, str] = {
 DEFAULT_FILE = Path(__file__).with_name("taxonomy.yaml")
 
 
+LabelId = Annotated[str, Field(pattern=r"^\S(?:[^\r\n\t]*\S)?$")]
+"""What sessions carry: one line of text without blanks at its ends, so that a data set's own labels can be ids."""
+
+
 class Action(Record):
     """One category of user action (Appendix D)."""
 
-    id: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    id: LabelId
     name: str
     group: ActionGroup
     description: str
@@ -49,7 +54,7 @@ class Action(Record):
 class Issue(Record):
     """One category of chatbot issue (Appendix E)."""
 
-    id: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    id: LabelId
     name: str
     group: IssueGroup
     description: str
@@ -94,12 +99,12 @@ def _default() -> Taxonomy:
 
 def _read(path: Path) -> Taxonomy:
     try:
-        data = yaml.safe_load(path.read_text("utf-8"))
+        data = read_yaml(path.read_text("utf-8-sig"))
         if not isinstance(data, dict):
             raise DataError([Problem(str(path), expected="actions and issues", came=type(data).__name__)])
         return Taxonomy.model_validate({kind: _flat(data.get(kind)) for kind in ("actions", "issues")})
-    except (OSError, yaml.YAMLError) as error:
-        raise DataError([Problem(str(path), expected="a readable YAML file", came=type(error).__name__)]) from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError([unreadable_yaml(path, error)]) from error
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False, include_input=False)
         raise DataError(
@@ -115,5 +120,5 @@ def _flat(groups: Any) -> list[dict[str, Any]]:
     for group, categories in groups.items():
         for category_id, pair in (categories or {}).items():
             name, description = pair if isinstance(pair, list) and len(pair) == 2 else (None, None)
-            rows.append({"id": category_id, "name": name, "group": group, "description": description})
+            rows.append({"id": str(category_id), "name": name, "group": group, "description": description})
     return rows

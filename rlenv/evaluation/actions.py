@@ -42,11 +42,7 @@ def action_table(
     real_halves: tuple[Sequence[Session], Sequence[Session]] | None,
     taxonomy: Taxonomy,
 ) -> ActionTable:
-    """Returns the rates and distances of all simulators.
-
-    Raises:
-        DataError: an action outside the taxonomy.
-    """
+    """Returns the rates and distances of all simulators."""
     groups: dict[str, tuple[str, ...]] = {}
     for action in taxonomy.actions:
         groups[action.group] = (*groups.get(action.group, ()), action.id)

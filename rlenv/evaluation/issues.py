@@ -49,8 +49,7 @@ def issue_table(
 ) -> IssueTable:
     """Returns the issue rates and category distributions of all simulators.
 
-    Raises:
-        DataError: an issue is not in the taxonomy.
+    Issues outside the taxonomy count in the rates, and in no category.
     """
     categories = taxonomy.issue_ids()
 

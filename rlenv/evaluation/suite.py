@@ -8,6 +8,7 @@ passed in (``embeddings.embedding_table``).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from pydantic import Field, PositiveInt
@@ -15,6 +16,7 @@ from pydantic import Field, PositiveInt
 from rlenv.core.settings import Settings, settings
 from rlenv.core.taxonomy import Taxonomy, load_taxonomy
 from rlenv.core.types import Record, Session
+from rlenv.data.labels import foreign_label_notes, foreign_labels, with_known_actions
 from rlenv.discriminator.classification import TABLE_2_TURNS
 from rlenv.evaluation.ab_tests import AbTable, AbTest, ab_table
 from rlenv.evaluation.actions import ActionTable, action_table
@@ -91,7 +93,7 @@ def evaluate(
     taxonomy: Taxonomy | None = None,
     notes: Sequence[str] = (),
 ) -> Evaluation:
-    """Returns all tables of simulators against real sessions.
+    """Returns all tables of simulators against real sessions. Labels outside the taxonomy are counted in the notes.
 
     Args:
         simulators: each with its sessions; aggregates are listed in addition to their members (``subjects.aggregate``).
@@ -104,11 +106,15 @@ def evaluate(
 
     Raises:
         ConfigError: a side is empty, a name is used twice, versions are mixed under one name, a chatbot is unknown.
-        DataError: a label is not in the taxonomy.
     """
     simulators, real, empty = left_out_empty(simulators, real)
     check_subjects(simulators, real, config.allow_mixed)
     taxonomy = taxonomy or load_taxonomy()
+    sides = (real, *(s.sessions for s in simulators if not s.members))
+    foreign = foreign_label_notes(foreign_labels(itertools.chain(*sides), taxonomy), taxonomy)
+    real = with_known_actions(real, taxonomy)
+    known = [tuple(with_known_actions(s.sessions, taxonomy)) for s in simulators]
+    simulators = [s.model_copy(update={"sessions": own}) for s, own in zip(simulators, known, strict=True)]
     real_halves = halves(real, config.seed)
     actions = action_table(simulators, real, real_halves, taxonomy)
     issues = issue_table(simulators, real, real_halves, taxonomy, config.seed)
@@ -116,7 +122,7 @@ def evaluate(
     ab = None
     if ab_tests:
         ab = ab_table(ab_tests, simulators, real, effect=config.effect, alpha=config.alpha)
-    notes = [*notes, *empty]
+    notes = [*notes, *empty, *foreign]
     notes += [f"{s.name}: no discriminator was trained against it" for s in simulators if not s.discriminator]
     notes += [f"no Figure 3: {embeddings}"] if isinstance(embeddings, str) else embeddings.notes
     if real_halves is None:

@@ -14,12 +14,12 @@ from typing import Protocol
 from rlenv.core.aio import all_of
 from rlenv.core.errors import EngineError, OverlongError, PhaseError
 from rlenv.core.protocols import Judge
-from rlenv.core.types import Annotation, Message, Role, Session
+from rlenv.core.types import Annotation, Message, Session
+from rlenv.data.labels import KIND_OF_ROLE
 
 log = logging.getLogger(__name__)
 MAX_FAILURES = 20
 """After this many failed sessions the rest are not judged."""
-KIND_OF_ROLE: dict[Role, str] = {"user": "actions", "assistant": "issues"}
 
 
 class NamedJudge(Judge, Protocol):

@@ -1,26 +1,17 @@
 """Measures the agreement of two annotators of the same sessions, whose labels may have different names.
 
 Cohen's kappa by category over the messages that both labelled. A label map translates the names of the first annotator
-to those of the second. Maps are YAML: ``name: {kind: {first: [second, ...]}}`` in ``rlenv/judges/label_maps.yaml``, or
-a file of the user's with a single map.
+to those of the second (``rlenv.data.labels``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
-import yaml
-
-from rlenv.core.errors import DataError, Problem, there_are
+from rlenv.core.errors import DataError, Problem
+from rlenv.core.taxonomy import Taxonomy
 from rlenv.core.types import Record, Session
-from rlenv.judges.annotate import KIND_OF_ROLE
-
-MAPS_FILE = Path(__file__).with_name("label_maps.yaml")
-KINDS = tuple(KIND_OF_ROLE.values())
-LabelMap = dict[str, dict[str, tuple[str, ...]]]
-"""For each kind, a label of the first annotator and the labels of the second that correspond to it."""
+from rlenv.data.labels import KIND_OF_ROLE, KINDS, LabelMap
 
 
 class LabelAgreement(Record):
@@ -33,24 +24,6 @@ class LabelAgreement(Record):
     agreement: Agreement
     num_both: int
     """Messages to which both gave the label."""
-
-
-def load_label_map(name: str) -> LabelMap:
-    """Returns the map ``name`` of ``label_maps.yaml``, or the one in a YAML file (``kind: {first: [second, ...]}``).
-
-    Raises:
-        DataError: there is no such map or file, or it does not have this form.
-    """
-    file = Path(name) if name.endswith((".yaml", ".yml")) else MAPS_FILE
-    try:
-        data = yaml.safe_load(file.read_text("utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise DataError([Problem(str(file), expected="a readable YAML file", came=type(error).__name__)]) from error
-    if file == MAPS_FILE:
-        if name not in data:
-            raise DataError([Problem(str(file), expected=f"a map named {name!r}", came=there_are(data, name))])
-        data = data[name]
-    return _checked(data, file)
 
 
 def label_agreement(
@@ -67,7 +40,7 @@ def label_agreement(
     Args:
         first: labelled sessions.
         second: the same sessions labelled by another annotator; sessions not in both are left out.
-        label_map: see ``load_label_map``.
+        label_map: see ``rlenv.data.labels``.
         kinds: the kinds to compare; leave out those that the second annotator does not label.
 
     Raises:
@@ -84,6 +57,31 @@ def label_agreement(
             agreement = cohens_kappa(a, b)
             rows.append(LabelAgreement(kind=kind, first=label, second=name, agreement=agreement, num_both=num_both))
     return rows, {kind: len(both) for kind, both in pairs.items()}
+
+
+def without_common_labels(
+    first: Sequence[Session], second: Sequence[Session], kinds: Sequence[str], taxonomy: Taxonomy, *, by_judge: bool
+) -> list[str]:
+    """Returns the kinds of which the two annotators share no label name, so that a label map is needed.
+
+    Labels of the taxonomy are one vocabulary, even if the two happen to use different ones of it.
+
+    Args:
+        first: as in ``label_agreement``.
+        second: as in ``label_agreement``.
+        kinds: as in ``label_agreement``.
+        taxonomy: the categories.
+        by_judge: the second annotator is a judge that uses the taxonomy, whatever it found.
+    """
+    pairs = _pairs(first, second)
+    known = {"actions": set(taxonomy.action_ids()), "issues": set(taxonomy.issue_ids())}
+    found = []
+    for kind in kinds:
+        one, two = ({label for both in pairs[kind] for label in both[side]} for side in (0, 1))
+        two |= known[kind] if by_judge else set()
+        if one and two and not one & two and not one | two <= known[kind]:
+            found.append(kind)
+    return found
 
 
 def self_agreement(first: Sequence[Session], second: Sequence[Session], kinds: Sequence[str] = KINDS) -> list[str]:
@@ -146,18 +144,6 @@ def _compared(both: Both, mapped: Mapping[str, tuple[str, ...]] | None) -> list[
         rows.append((label, "any" if several else counterparts[0], counterparts))
         rows += [(label, one, (one,)) for one in counterparts if several and one in occurring]
     return rows
-
-
-def _checked(data: Any, file: Path) -> LabelMap:
-    def problem(field: str, expected: str) -> DataError:
-        return DataError([Problem(str(file), field=field, expected=expected, came="something else")])
-
-    if not isinstance(data, dict) or set(data) - {"actions", "issues"}:
-        raise problem("the map", "actions, issues or both")
-    for kind, labels in data.items():
-        if not isinstance(labels, dict) or not all(isinstance(o, list) and o for o in labels.values()):
-            raise problem(kind, "first: [second, ...]")
-    return {kind: {str(t): tuple(map(str, o)) for t, o in labels.items()} for kind, labels in data.items()}
 
 
 class Agreement(Record):

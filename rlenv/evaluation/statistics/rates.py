@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from rlenv.core.errors import DataError, Problem
 from rlenv.core.types import Message, Record, Role, Session
 from rlenv.evaluation.statistics.intervals import Estimate, estimate_ratio, ratio_standard_error
 
@@ -46,8 +45,7 @@ class IssueRate(Record):
 def action_rates(sessions: Sequence[Session], categories: Sequence[str]) -> CategoryRates:
     """Returns the rate of each user action among the annotated user messages (Figure 5).
 
-    Raises:
-        DataError: an action is not in ``categories``; all are reported.
+    Other actions are ignored (``rlenv.data.labels.foreign_labels`` counts them).
     """
     return _category_rates(sessions, "user", categories)
 
@@ -55,8 +53,7 @@ def action_rates(sessions: Sequence[Session], categories: Sequence[str]) -> Cate
 def issue_category_rates(sessions: Sequence[Session], categories: Sequence[str]) -> CategoryRates:
     """Returns the rate of each issue among the annotated chatbot messages.
 
-    Raises:
-        DataError: an issue is not in ``categories``; all are reported.
+    Other issues are ignored (``rlenv.data.labels.foreign_labels`` counts them).
     """
     return _category_rates(sessions, "assistant", categories)
 
@@ -76,7 +73,7 @@ def issue_counts(sessions: Sequence[Session]) -> tuple[list[int], list[int]]:
     """Returns for each session its chatbot messages with an issue, and its annotated chatbot messages."""
     with_issue, annotated = [], []
     for session in sessions:
-        labels = [labels for _, labels in _annotated(session, "assistant")]
+        labels = list(_annotated(session, "assistant"))
         annotated.append(len(labels))
         with_issue.append(sum(bool(found) for found in labels))
     return with_issue, annotated
@@ -91,17 +88,11 @@ def _category_rates(sessions: Sequence[Session], role: Role, categories: Sequenc
     position = {name: i for i, name in enumerate(categories)}
     counts = np.zeros((len(sessions), len(categories)))
     messages = np.zeros(len(sessions))
-    problems = []
     for row, session in enumerate(sessions):
-        for index, labels in _annotated(session, role):
+        for labels in _annotated(session, role):
             messages[row] += 1
-            for label in dict.fromkeys(labels):
-                if label in position:
-                    counts[row, position[label]] += 1
-                else:
-                    problems.append(_unknown(session, index, role, label))
-    if problems:
-        raise DataError(problems)
+            for label in position.keys() & labels:
+                counts[row, position[label]] += 1
     total = int(messages.sum())
     rates = {
         name: Rate(
@@ -115,24 +106,12 @@ def _category_rates(sessions: Sequence[Session], role: Role, categories: Sequenc
     return CategoryRates(rates=rates, num_sessions=int((messages > 0).sum()), num_messages=total)
 
 
-def _annotated(session: Session, role: Role) -> Iterable[tuple[int, tuple[str, ...]]]:
-    for index, message in enumerate(session.messages):
+def _annotated(session: Session, role: Role) -> Iterable[tuple[str, ...]]:
+    for message in session.messages:
         labels = _labels(message, role)
         if message.role == role and labels is not None:
-            yield index, labels
+            yield labels
 
 
 def _labels(message: Message, role: Role) -> tuple[str, ...] | None:
     return message.actions if role == "user" else message.issues
-
-
-def _unknown(session: Session, index: int, role: Role, label: str) -> Problem:
-    field = "actions" if role == "user" else "issues"
-    return Problem(
-        "sessions",
-        session.session_id,
-        f"messages[{index}].{field}",
-        "a category of the taxonomy",
-        repr(label),
-        "add it to the taxonomy file or map it to a category there",
-    )

@@ -104,3 +104,32 @@ def test_agreement_without_common_messages_is_an_error(tmp_path: Path) -> None:
     write_sessions(other, generate_sessions(2, 1, seed=4))
     for arguments in ([file], [file, other, "--judge", "oracle"], [file, "--judge", "endpoint"]):
         assert rlenv("agreement", *arguments)[0] == 1
+
+
+def test_agreement_asks_for_a_map_where_the_two_share_no_label_name(tmp_path: Path) -> None:
+    said = [
+        ("user", "Hm."),
+        ("assistant", "Why do you feel low?"),
+        ("user", "I said."),
+        ("assistant", "Why do you feel low?"),
+    ]
+
+    def labelled(name: str, *issues: str) -> Path:
+        messages = [
+            {"role": role, "content": text, **({"issues": [issues[i // 2]]} if role == "assistant" else {})}
+            for i, (role, text) in enumerate(said)
+        ]
+        write_sessions(tmp_path / name, [Session.model_validate({"session_id": "s", "messages": messages})])
+        return tmp_path / name
+
+    theirs = labelled("theirs.jsonl", "lack of empathy", "redundant")
+    ours = labelled("ours.jsonl", "repetitive_questions", "duplicate_chatbot_messages")
+    for second in ([ours], ["--judge", "detectors"]):
+        code, _, err = rlenv("agreement", theirs, *second)
+        assert code == 1 and "share no name of issues" in err and "--map" in err
+    # Other categories of the same taxonomy are no other vocabulary.
+    code, shown, err = rlenv("agreement", ours, labelled("others.jsonl", "premature_wrap_up", "premature_wrap_up"))
+    assert code == 0 and "--map" not in shown + err
+    (tmp_path / "map.yaml").write_text("issues: {redundant: [duplicate_chatbot_messages]}")
+    code, shown, _ = rlenv("agreement", theirs, ours, "--map", tmp_path / "map.yaml")
+    assert code == 0 and "1.000" in shown

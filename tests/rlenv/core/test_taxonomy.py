@@ -55,6 +55,14 @@ def test_the_taxonomy_has_the_papers_categories_in_the_papers_groups():
         assert {c.group for c in categories} <= set(GROUP_NAMES)
 
 
+def test_the_labels_of_any_data_set_can_be_ids(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(GOOD.replace("smiles:", "N:").replace("crash:", "no:\n  lack of empathy:").replace("no:\n  ", ""))
+    assert load_taxonomy(path).action_ids() == ("N",) and load_taxonomy(path).issue_ids() == ("lack of empathy",)
+    path.write_text(GOOD.replace("smiles:", "yes:").replace("crash:", "7:"))
+    assert load_taxonomy(path).action_ids() == ("yes",) and load_taxonomy(path).issue_ids() == ("7",)
+
+
 def test_the_taxonomy_can_be_replaced_by_a_file(tmp_path):
     (tmp_path / "own.yaml").write_text(GOOD)
     own = load_taxonomy(tmp_path / "own.yaml")
@@ -75,7 +83,8 @@ def test_rewards_accept_a_custom_taxonomy(tmp_path):
         "",
         "[1]",
         "actions: {",
-        GOOD.replace("smiles:", "Smiles!:"),
+        GOOD.replace("smiles:", '" smiles":'),
+        GOOD.replace("smiles: [Smiles, The user smiles.]", "smiles:"),
         GOOD.replace("good", "great"),
         GOOD.split("issues")[0],
     ],

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from rlenv.core.errors import ConfigError, DataError
+from rlenv.core.errors import ConfigError
 from rlenv.core.types import Message, Session
 from rlenv.discriminator.controls import shuffle_words_within_user
 from rlenv.discriminator.labelled import ScoredSession
@@ -121,7 +121,7 @@ def test_one_session_has_values_and_no_intervals(real):
     assert found.actions.floor is None and any("one user" in note for note in found.notes)
 
 
-def test_an_empty_side_a_duplicate_name_and_an_unknown_label_are_reported(real, good):
+def test_an_empty_side_and_a_duplicate_name_are_reported(real, good):
     with pytest.raises(ConfigError, match="no real sessions"):
         evaluate([good], [])
     with pytest.raises(ConfigError, match="good: no sessions"):
@@ -130,9 +130,23 @@ def test_an_empty_side_a_duplicate_name_and_an_unknown_label_are_reported(real, 
         evaluate([good, good], real)
     with pytest.raises(ConfigError, match="'real'"):
         evaluate([good.model_copy(update={"name": "real"})], real)
-    odd = labelled("odd", "warm", [("sings",)])
-    with pytest.raises(DataError, match=r"session odd.*'sings'"):
-        evaluate([Simulator(name="odd", sessions=(odd,))], real, QUICK)
+
+
+def test_labels_outside_the_taxonomy_are_counted_and_all_tables_come(real):
+    odd = labelled("odd", "warm", [("sings",), ("sings",), ()])
+    dances = [m.model_copy(update={"actions": ("dances",)}) if m.role == "user" else m for m in odd.messages]
+    odd = odd.model_copy(update={"messages": tuple(dances)})
+    found = evaluate([Simulator(name="odd", sessions=(odd,))], real, QUICK)
+    assert found.linguistic.rows[0].features["words"].mean.value > 0
+    # An issue is one, whatever its name; of actions of another vocabulary, no rate is known.
+    assert found.issues.rows[0].rate.num_issues == 2 and not any(found.issues.rows[0].counts.values())
+    assert {rate.rate for rate in found.actions.rows[0].rates.rates.values()} == {None}
+    num = sum(m.role == "user" for m in dances)
+    told = [note for note in found.notes if "not in the taxonomy" in note]
+    assert told == [
+        f"actions: 'dances' is not in the taxonomy; {num} messages carry it",
+        "issues: 'sings' is not in the taxonomy; 2 messages carry it",
+    ]
 
 
 def test_versions_under_one_name_are_refused_unless_allowed(real):

@@ -1,0 +1,63 @@
+"""Reads YAML as it is written: of its unquoted values, only true, false, null and ordinary numbers are not text.
+
+``007``, ``yes``, ``1_000`` and ``12:30`` are text. Independent of what the values mean.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlenv.core.errors import Problem
+from rlenv.core.files import unreadable
+
+PLAIN = {
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?(?:0|[1-9][0-9]*)",
+    "float": r"[-+]?(?:0|[1-9][0-9]*)\.[0-9]*(?:[eE][-+][0-9]+)?|\.[0-9]+|[-+]?\.(?:inf|nan)",
+    "null": r"~|null|Null|NULL|",
+    "merge": r"<<",
+}
+"""YAML's type to the unquoted values that have it. Each has that type for PyYAML too, which writes a run's settings."""
+NO_VALUE = "it has no value; give one, or null for none"
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads only ``PLAIN``; refuses keys without a value and keys that stand twice."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own form)
+        None: [(f"tag:yaml.org,2002:{kind}", re.compile(rf"(?:{form})\Z")) for kind, form in PLAIN.items()]
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, value in node.value:
+            name = key.value if isinstance(key, yaml.ScalarNode) else None
+            if isinstance(value, yaml.ScalarNode) and value.tag.endswith(":null") and not value.value:
+                raise yaml.MarkedYAMLError(problem=f"{name}: {NO_VALUE}", problem_mark=key.start_mark)
+            if name is not None and name != "<<" and name in seen:
+                raise yaml.MarkedYAMLError(problem=f"{name} stands there twice", problem_mark=key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(text: str) -> Any:
+    """Returns the plain values of a YAML text.
+
+    Raises:
+        yaml.YAMLError: it is not YAML, or a key has no value or stands twice.
+    """
+    return yaml.load(text, _Loader)
+
+
+def unreadable_yaml(path: str | Path, error: Exception) -> Problem:
+    """Returns the problem of a file that cannot be opened or is not YAML, with the line."""
+    if isinstance(error, OSError):
+        return unreadable(path, error)
+    mark = getattr(error, "problem_mark", None)
+    where = f"{path}:{mark.line + 1}" if mark else str(path)
+    came = getattr(error, "problem", None) or "other bytes" if isinstance(error, yaml.YAMLError) else "other bytes"
+    return Problem(where, None, "", "a YAML file in UTF-8", came)
