@@ -43,16 +43,39 @@ class Form(StrEnum):
     esconv = "esconv"
     annomi = "annomi"
     jsonl = "jsonl"
+    chat = "chat"
+
+
+CHAT_FORMS = (Form.jsonl, Form.chat)
+"""Both names of the form that has names of its own; jsonl is the former."""
 
 
 def import_data(
-    form: Annotated[Form, typer.Argument(help="format of IN: that of ESConv or AnnoMI, or generic JSON lines")],
-    source: Annotated[Path, typer.Argument(metavar="IN", help="file to import, plain or gzipped")],
+    form: Annotated[
+        Form,
+        typer.Argument(
+            help="format of IN: that of ESConv or AnnoMI, or chat: sessions files and the usual forms of other tools "
+            "(ShareGPT, OpenAI messages, prompt and completion; JSON, CSV, Parquet, saved data sets); jsonl is the same"
+        ),
+    ],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="file to import, plain or gzipped, or a folder")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="sessions file to write; gzipped if it ends in .gz")],
     merge_neighbours: Annotated[bool, typer.Option(help="join consecutive messages of one speaker")] = False,
     drop_unknown: Annotated[bool, typer.Option(help="leave out fields that rlenv does not know")] = False,
     skip_bad: Annotated[bool, typer.Option(help="leave out sessions with problems, and list them")] = False,
-    role: Annotated[list[str] | None, typer.Option(help="jsonl only: maps a role's name, as seeker=user")] = None,
+    role: Annotated[list[str] | None, typer.Option(help="chat: maps a role's name, as seeker=user")] = None,
+    drop_role: Annotated[
+        list[str] | None,
+        typer.Option(help="chat: leave out messages of this role, as of system and tool messages; may be repeated"),
+    ] = None,
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            help="maps a field's name, as topic=context.situation (chat), or, without =, the labels' names by a YAML "
+            "file, dbdc3 or annomi; may be repeated",
+        ),
+    ] = None,
 ) -> None:
     """Convert conversations of another format to a sessions file.
 
@@ -60,6 +83,7 @@ def import_data(
     them when needed, and the file keeps the original messages.
     """
     from rlenv.data import importers
+    from rlenv.data.labels import load_label_map, with_mapped_labels
     from rlenv.data.sessions import write_sessions
 
     with user_errors():
@@ -67,12 +91,21 @@ def import_data(
             merge_neighbours=merge_neighbours, drop_unknown=drop_unknown, skip_bad=skip_bad
         )
         roles = _roles(role or [], form)
+        names = dict(pair.partition("=")[::2] for pair in mapping or [] if "=" in pair)
+        if "" in (mapping or []) or "" in (*names, *names.values()):
+            raise ConfigError("--map: expected OLD=NEW or the name of a label map, got an empty name")
+        label_maps = [load_label_map(name) for name in mapping or [] if "=" not in name]
+        if (drop_role or names) and form not in CHAT_FORMS:
+            raise ConfigError("--drop-role and --map OLD=NEW are for chat only; the names of the other forms are fixed")
         if form is Form.esconv:
             sessions, report = importers.import_esconv(source, options)
         elif form is Form.annomi:
             sessions, report = importers.import_annomi(source, options)
         else:
-            sessions, report = importers.import_jsonl(source, options, roles=roles)
+            chat = importers.ChatOptions(roles, drop_role or (), names)
+            sessions, report = importers.import_chat(source, options, chat)
+        for label_map in label_maps:
+            sessions = [with_mapped_labels(session, label_map) for session in sessions]
         write_sessions(out, sessions)
     if report.problems:
         _show_problems(report.problems, f"left out of {escape(str(out))}")
@@ -262,8 +295,8 @@ def _contents(sessions: Iterable[Session]) -> tuple[dict[str, int | str], int]:
 
 
 def _roles(pairs: list[str], form: Form) -> dict[str, str]:
-    if pairs and form is not Form.jsonl:
-        raise ConfigError(f"--role is for jsonl only; the role names of {form} are fixed")
+    if pairs and form not in CHAT_FORMS:
+        raise ConfigError(f"--role is for chat; the role names of {form} are fixed")
     roles = dict(pair.partition("=")[::2] for pair in pairs)
     if bad := [name for name, role in roles.items() if not name or role not in ("user", "assistant")]:
         raise ConfigError(f"--role {bad[0]}={roles[bad[0]]}: expected NAME=user or NAME=assistant")

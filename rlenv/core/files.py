@@ -45,7 +45,9 @@ def read_objects(path: str | Path, problems: list[Problem]) -> Iterator[tuple[st
                 num_lines += 1
                 where = f"{path}:{number}"
                 if raw in (b"[", b"{"):
-                    hint = "write one session per line without line breaks, or convert the file with `rlenv import`"
+                    hint = (
+                        "write one session per line without line breaks, or convert the file with `rlenv import chat`"
+                    )
                     problems.append(
                         Problem(where, None, "", "a whole JSON object on one line", "the start of one", hint)
                     )
@@ -54,7 +56,7 @@ def read_objects(path: str | Path, problems: list[Problem]) -> Iterator[tuple[st
                 if isinstance(value, dict):
                     yield where, value
                 elif value is not None:
-                    hint = "one object per line; for a file with one list use `rlenv import`" if raw[:1] == b"[" else ""
+                    hint = "for a file with one list use `rlenv import chat`" if raw[:1] == b"[" else ""
                     problems.append(Problem(where, None, "", "a JSON object", describe(value), hint))
     except (OSError, EOFError, zlib.error) as error:
         problems.append(unreadable(path, error))

@@ -24,6 +24,7 @@ ROLE_ALIASES = {
 }
 """Names of the two roles in other data sets."""
 
+CHAT = "`rlenv import chat`"
 _EXPECTED = {
     "missing": "this field",
     "string_type": "text",
@@ -78,10 +79,14 @@ def _problem_of(detail: dict[str, Any], where: str, session_id: str | None) -> P
     if kind == "literal_error":
         return Problem(where, session_id, path, expected, short_name(came), role_hint(came))
     if came is None:
-        return Problem(where, session_id, path, expected, "null", "leave the field out if it has no value")
+        is_content = path.endswith(".content")
+        hint = f"{CHAT} leaves out such messages" if is_content else "leave the field out if it has no value"
+        return Problem(where, session_id, path, expected, "null", hint)
     hint = "write it in quotes" if kind == "string_type" and isinstance(came, (int, float)) else ""
     if kind == "tuple_type" and isinstance(came, str):
-        hint = "put it in [ ]"
+        hint = f"is it a list that is written as text? {CHAT} reads it" if path == "messages" else "put it in [ ]"
+    if kind == "string_type" and isinstance(came, list) and path.endswith(".content"):
+        hint = f"{CHAT} joins parts of text"
     return Problem(where, session_id, path, expected, describe(came), hint)
 
 
@@ -95,7 +100,7 @@ def role_hint(role: Any) -> str:
         return "every message needs the speaker's role"
     name = role.strip().lower()
     if name in ("system", "developer", "tool", "function"):
-        return "did you mean 'assistant'? Instructions and tool calls are not part of a session: leave them out"
+        return f"instructions and tool calls are not part of a session; {CHAT} leaves them out"
     near = difflib.get_close_matches(name, ["user", "assistant", *ROLE_ALIASES], n=1)
     guess = ROLE_ALIASES.get(near[0], near[0]) if near else ""
     return f"did you mean '{guess}'?" if guess else "the user writes as 'user', the chatbot as 'assistant'"
@@ -115,8 +120,12 @@ def field_path(loc: tuple[str | int, ...]) -> str:
 
 def _missing_messages(value: dict[str, Any], where: str, session_id: str | None) -> Problem:
     near = difflib.get_close_matches("messages", [str(key) for key in value], n=1, cutoff=0.7)
-    known = [key for key in ("dialog", "dialogue", "conversation", "turns", "utterances") if key in value]
-    hint = f"is '{(near + known)[0]}' this list? Rename it" if near or known else "a session without messages has []"
+    known = [
+        key for key in ("dialog", "dialogue", "conversation", "conversations", "turns", "utterances") if key in value
+    ]
+    hint = "a session without messages has []"
+    if near or known:
+        hint = f"is '{(near + known)[0]}' this list? {CHAT} reads the usual names, and takes --map OLD=messages"
     return Problem(where, session_id, "messages", "a list", "nothing", hint)
 
 

@@ -6,8 +6,15 @@ source, and ``read_sessions`` joins them when it is read, so that one file gives
 """
 
 from rlenv.data.importers.annomi import import_annomi
+from rlenv.data.importers.chat import ChatOptions, import_chat
 from rlenv.data.importers.esconv import import_esconv
-from rlenv.data.importers.neutral import import_jsonl
 from rlenv.data.importers.report import ImportOptions, ImportReport
 
-__all__ = ["ImportOptions", "ImportReport", "import_annomi", "import_esconv", "import_jsonl"]
+__all__ = [
+    "ChatOptions",
+    "ImportOptions",
+    "ImportReport",
+    "import_annomi",
+    "import_chat",
+    "import_esconv",
+]

@@ -42,7 +42,7 @@ def import_esconv(
         raise DataError([unreadable(path, error)]) from error
     if not isinstance(value, list) or not value:
         if not problems:
-            hint = "the authors' ESConv.json; for JSON lines use `rlenv import jsonl`"
+            hint = "the authors' ESConv.json; for JSON lines use `rlenv import chat`"
             problems.append(Problem(str(path), None, "", "a JSON list of dialogues", describe(value), hint))
         raise DataError(problems)
     name = Path(path).name.removesuffix(".gz")

@@ -33,7 +33,7 @@ def counts(stdout):
 def sessions_file(path, *roles, **more):
     with open(path, "w", encoding="utf-8") as file:
         for i, who in enumerate(roles):
-            names = {"u": "user", "a": "assistant", "x": "system"}
+            names = {"u": "user", "a": "assistant", "x": "system", "y": "narrator"}
             messages = [{"role": names[r], "content": SECRET} for r in who]
             file.write(json.dumps({"session_id": f"s{i}", "messages": messages} | more) + "\n")
     return path
@@ -75,21 +75,46 @@ def test_import_of_jsonl_maps_the_given_roles(tmp_path):
     assert rlenv("import", "annomi", source, tmp_path / "p.jsonl", "--role", "a=user")[0] == 1
 
 
+def test_import_of_chats_leaves_out_roles_maps_names_and_translates_labels(tmp_path):
+    source, out = tmp_path / "in.json", tmp_path / "o.jsonl"
+    talk = [{"who": w, "text": SECRET} for w in ("client", "narrator", "helper")]
+    talk[0]["actions"] = ["C"]
+    source.write_text(json.dumps([{"topic": "x", "talk": talk}], indent=1))
+    (tmp_path / "map.yaml").write_text("actions: {C: [change_talk]}")
+    names = [word for pair in ("talk=messages", "who=role", "topic=context.situation") for word in ("--map", pair)]
+    roles = ["--role", "client=user", "--role", "helper=assistant", "--drop-role", "narrator"]
+    code, shown, err = rlenv("import", "chat", source, out, *names, *roles, "--map", tmp_path / "map.yaml")
+    assert code == 0, err
+    (session,) = read_sessions(out)
+    assert [(m.role, m.actions) for m in session.messages] == [("user", ("change_talk",)), ("assistant", None)]
+    assert session.context.situation == "x"
+    assert counts(shown)["dropped: messages of role 'narrator'"] == 1
+    code, _, err = rlenv("import", "chat", source, out, "--map", "talk=mesages")
+    assert code == 1 and "did you mean 'messages'?" in err
+    assert rlenv("import", "esconv", source, out, "--drop-role", "x")[0] == 1
+
+
+@pytest.mark.parametrize("option", ["--map=talk=", "--map==messages", "--map="])
+def test_a_map_without_a_name_is_refused(tmp_path, option):
+    code, _, err = rlenv("import", "chat", sessions_file(tmp_path / "in.jsonl", "ua"), tmp_path / "o.jsonl", option)
+    assert code == 1 and "--map" in err
+
+
 def test_a_failed_import_lists_every_problem_and_keeps_the_old_file(tmp_path):
-    source = sessions_file(tmp_path / "in.jsonl", "ua", "x", "xu")
+    source = sessions_file(tmp_path / "in.jsonl", "ua", "y", "yu")
     old = sessions_file(tmp_path / "out.jsonl", "ua")
     before = old.read_bytes()
     code, out, err = rlenv("import", "jsonl", source, old)
     assert (code, out) == (1, "")
     assert "2 problems in 2 places (nothing was written)" in err
-    assert f"{source}:2 (session s1): messages[0].role: expected 'user' or 'assistant', got 'system'" in err
+    assert f"{source}:2 (session s1): messages[0].role: expected 'user' or 'assistant', got 'narrator'" in err
     assert f"{source}:3" in err
     assert old.read_bytes() == before
     assert sorted(os.listdir(tmp_path)) == ["in.jsonl", "out.jsonl"]
 
 
 def test_an_import_can_leave_out_sessions_with_problems(tmp_path):
-    source = sessions_file(tmp_path / "in.jsonl", "ua", "x")
+    source = sessions_file(tmp_path / "in.jsonl", "ua", "y")
     code, out, err = rlenv("import", "jsonl", source, tmp_path / "o.jsonl", "--skip-bad")
     assert (code, counts(out)["sessions"]) == (0, 1)
     assert "1 problem in 1 place (left out of" in err

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlenv.core.errors import DataError
-from rlenv.data.importers import ImportOptions, import_annomi, import_esconv, import_jsonl
+from rlenv.data.importers import ChatOptions, ImportOptions, import_annomi, import_chat, import_esconv
 from rlenv.data.importers.annomi import COLUMNS
 from rlenv.data.sessions import read_sessions, session_dict, write_sessions
 
@@ -212,6 +212,7 @@ def test_a_csv_of_another_kind_is_a_problem(tmp_path):
 # -------------------------------------------------------------------------------------- neutral form
 
 
+SEEKERS = ChatOptions(roles={"seeker": "user"})
 NEUTRAL = {
     "session_id": 12,
     "user_id": None,
@@ -230,7 +231,7 @@ NEUTRAL = {
 
 def test_the_neutral_form_keeps_unknown_fields_and_counts_them(tmp_path):
     path = json_file(tmp_path / "n.jsonl", NEUTRAL)
-    (session,), report = import_jsonl(path, roles={"seeker": "user"})
+    (session,), report = import_chat(path, chat=SEEKERS)
     assert (session.session_id, session.user_id) == ("12", "12")
     assert session.model_extra == {"domain": "test", "split": "train", "outcome": {"score": 1}}
     assert session.messages[0].model_extra == {"votes": {"O": 1}}
@@ -245,7 +246,7 @@ def test_the_neutral_form_keeps_unknown_fields_and_counts_them(tmp_path):
 
 def test_the_neutral_form_loses_unknown_fields_only_if_requested_and_counts_them(tmp_path):
     path = json_file(tmp_path / "n.jsonl", NEUTRAL)
-    (session,), report = import_jsonl(path, ImportOptions(drop_unknown=True), roles={"seeker": "user"})
+    (session,), report = import_chat(path, ImportOptions(drop_unknown=True), SEEKERS)
     assert session.model_extra == {"domain": "test", "outcome": {"score": 1}}
     assert report.dropped == {"split": 1, "context.topic": 1, "messages[].votes": 1}
     assert len(session.messages) == 3
@@ -253,10 +254,10 @@ def test_the_neutral_form_loses_unknown_fields_only_if_requested_and_counts_them
 
 def test_roles_are_never_guessed_and_ids_never_shared(tmp_path):
     with pytest.raises(DataError, match="did you mean 'user'"):
-        import_jsonl(json_file(tmp_path / "n.jsonl", NEUTRAL))
+        import_chat(json_file(tmp_path / "n.jsonl", NEUTRAL))
     (tmp_path / "two.jsonl").write_text(2 * '{"session_id": "a", "messages": []}\n')
     with pytest.raises(DataError, match="a unique id"):
-        import_jsonl(tmp_path / "two.jsonl")
+        import_chat(tmp_path / "two.jsonl")
 
 
 # ------------------------------------------------------------------------- the authors' files, if here

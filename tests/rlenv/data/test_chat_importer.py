@@ -1,0 +1,194 @@
+"""Chats in the forms of other tools: what was said is kept, and all that is left out, renamed or made is counted."""
+
+import csv
+import gzip
+import json
+
+import pytest
+
+from rlenv.core.errors import ConfigError, DataError
+from rlenv.data.importers import ChatOptions, ImportOptions, import_chat
+from rlenv.data.sessions import read_sessions, write_sessions
+
+FLAT, TIRED, RAIN = "My flat is damp.", "That sounds tiring.", "Since the rain."
+SHORT = [("user", FLAT), ("assistant", TIRED)]
+LONG = [*SHORT, ("user", RAIN)]
+SECRET = "secret words"
+
+
+def openai(said=SHORT, role="role", content="content"):
+    return [{role: who, content: text} for who, text in said]
+
+
+def sharegpt(said=SHORT):
+    names = {"user": "human", "assistant": "gpt"}
+    return [{"from": names[who], "value": text} for who, text in said]
+
+
+def chats(path, **options):
+    """Imports a file; returns (id, what was said) of each session, and the report."""
+    sessions, report = import_chat(path, chat=ChatOptions(**options))
+    write_sessions(path.with_name("round.jsonl"), sessions)
+    assert read_sessions(path.with_name("round.jsonl"), neighbours="keep") == sessions
+    return [(s.session_id, [(m.role, m.content) for m in s.messages]) for s in sessions], report
+
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+FORMS = {
+    "sharegpt": {"id": "c1", "conversations": [{"from": "system", "value": "x"}, *sharegpt()]},
+    "openai": {"id": "c1", "messages": [SYSTEM, *openai()]},
+    "system in the middle": {"id": "c1", "messages": [openai()[0], SYSTEM, openai()[1]]},
+    "hash": {"conversation_hash": "c1", "model": "m", "conversation": openai()},
+    "text": {"id": "c1", "messages": json.dumps(openai())},
+    "python": {"id": "c1", "messages": repr(openai())},
+    "prompt": {"id": "c1", "prompt": FLAT, "completion": TIRED},
+    "prompt of messages": {"id": "c1", "prompt": openai()[:1], "completion": openai()[1:]},
+    "parts": {
+        "id": "c1",
+        "messages": [{"role": r, "content": [{"type": "text", "text": t}, {"type": "image_url"}]} for r, t in SHORT],
+    },
+    "gemini": {
+        "id": "c1",
+        "messages": [{"role": r, "parts": [{"text": t}]} for r, t in (("user", FLAT), ("model", TIRED))],
+    },
+    "tools": {
+        "id": "c1",
+        "messages": [
+            openai()[0],
+            {"role": "assistant", "content": None, "tool_calls": [{"id": "t"}]},
+            {"role": "tool", "tool_call_id": "t", "content": "10:00"},
+            openai()[1],
+        ],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("layout", ["lines", "list", "pretty", "gzip", "bom"])
+def test_a_chat_of_any_form_is_imported_from_any_layout(tmp_path, form, layout):
+    path = tmp_path / "x.json"
+    text = {"list": json.dumps([FORMS[form]]), "pretty": json.dumps([FORMS[form]], indent=2)}.get(
+        layout, "\n" + json.dumps(FORMS[form]) + "\r\n\n"
+    )
+    raw = text.encode("utf-8-sig" if layout == "bom" else "utf-8")
+    path.write_bytes(gzip.compress(raw) if layout == "gzip" else raw)
+    assert chats(path)[0] == [("c1", SHORT)]
+
+
+def test_what_is_left_out_and_what_is_made_is_counted(tmp_path):
+    path = tmp_path / "talk.jsonl"
+    path.write_text("\n".join(json.dumps({k: v for k, v in FORMS[f].items() if k != "id"}) for f in ("tools", "parts")))
+    found, report = chats(path)
+    assert [session_id for session_id, _ in found] == ["talk-1", "talk-2"]
+    assert report.dropped == {
+        "messages of role 'tool'": 1, "messages[].tool_calls": 1, "messages without text": 1,
+        "parts of messages: 'image_url'": 2,
+    }  # fmt: skip
+    assert report.changed == {"session_id: made from the file's name and the position": 2}
+
+
+def test_lists_of_messages_are_chats_of_their_own(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps([openai(), sharegpt(LONG)]))
+    assert [said for _, said in chats(path)[0]] == [SHORT, LONG]
+    path.write_text(json.dumps(openai(LONG)))
+    assert [said for _, said in chats(path)[0]] == [LONG]
+
+
+def test_both_chats_of_an_arena_are_imported_with_their_chatbots(tmp_path):
+    path = tmp_path / "x.jsonl"
+    value = {
+        "question_id": "q",
+        "model_a": "m1",
+        "model_b": "m2",
+        "conversation_a": openai(),
+        "conversation_b": openai(),
+    }
+    path.write_text(json.dumps(value))
+    sessions, _ = import_chat(path, chat=ChatOptions(names={"question_id": "session_id"}))
+    assert [(s.session_id, s.chatbot) for s in sessions] == [("q-a", "m1"), ("q-b", "m2")]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_csv_with_a_row_a_message_or_a_row_a_chat_is_imported(tmp_path, delimiter):
+    path = tmp_path / "x.csv"
+
+    def write(rows):
+        with path.open("w", encoding="utf-8-sig", newline="") as file:
+            writer = csv.DictWriter(file, [*rows[0]], delimiter=delimiter)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write([{"conversation_id": i, "role": who, "text": text} for i in "ab" for who, text in LONG])
+    assert chats(path)[0] == [("a", LONG), ("b", LONG)]
+    write([{"id": "a", "messages": repr(openai())}])
+    assert chats(path)[0] == [("a", SHORT)]
+    write([{"prompt": FLAT, "response": TIRED}])
+    assert chats(path)[0] == [("x-1", SHORT)]
+    write([{"who": who, "text": text} for who, text in LONG])
+    with pytest.raises(DataError, match="--map COLUMN=session_id"):
+        chats(path, names={"who": "role"})
+    path.write_text(f"role{delimiter}text\nuser\n")
+    with pytest.raises(DataError, match="too few cells"):
+        chats(path)
+
+
+def test_parquet_and_a_saved_data_set_are_imported(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = [FORMS["sharegpt"], {**FORMS["sharegpt"], "id": "c2"}]
+    table = pyarrow.Table.from_pylist(rows)
+    parquet.write_table(table, tmp_path / "x.parquet")
+    assert [i for i, _ in chats(tmp_path / "x.parquet")[0]] == ["c1", "c2"]
+    folder = tmp_path / "saved" / "train"  # as Dataset.save_to_disk of datasets 5 writes it
+    folder.mkdir(parents=True)
+    with pyarrow.ipc.new_stream(str(folder / "data-00000-of-00001.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    (folder / "state.json").write_text('{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
+    assert chats(folder)[0] == [("c1", SHORT), ("c2", SHORT)]
+    (folder.parent / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    with pytest.raises(DataError, match=r"give one of .*train"):
+        import_chat(folder.parent)
+    cut = tmp_path / "cut.parquet"
+    cut.write_bytes((tmp_path / "x.parquet").read_bytes()[:200])
+    with pytest.raises(DataError, match="a complete Parquet file"):
+        import_chat(cut)
+
+
+def test_names_of_roles_that_are_not_known_are_never_guessed(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps({"id": "c", "messages": openai([*SHORT, ("moderator", SECRET)])}))
+    with pytest.raises(DataError, match=r"messages\[2\]\.role.*--drop-role") as caught:
+        import_chat(path)
+    assert SECRET not in str(caught.value)
+    found, report = chats(path, drop_roles=["moderator"])
+    assert found == [("c", SHORT)] and report.dropped == {"messages of role 'moderator'": 1}
+    assert chats(path, roles={"moderator": "user"})[0][0][1][2] == ("user", SECRET)
+    assert import_chat(path, ImportOptions(), ChatOptions(roles={"system": "assistant", "moderator": "user"}))
+
+
+NO_CHATS = [
+    "{}", '{"id": "c", "title": "x", "score": 3}', '"x"', "3", '{"messages": {"a": 1}}', '{"messages": ["a"]}',
+    '{"messages": "[{"}', "[]", "", "[1", '{"messages": [{"role": "user", "content": 3}]}', "{a: 1}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NO_CHATS)
+def test_what_is_no_chat_is_refused_and_no_hint_leads_back_here(tmp_path, text):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(DataError) as caught:
+        import_chat(path)
+    assert "x.json" in str(caught.value) and "rlenv import" not in str(caught.value)
+
+
+def test_a_folder_that_is_no_data_set_and_a_missing_file_are_told(tmp_path):
+    for path in (tmp_path, tmp_path / "none.json"):
+        with pytest.raises(DataError, match=path.name):
+            import_chat(path)
+
+
+def test_fields_are_renamed_only_to_fields_that_there_are():
+    with pytest.raises(ConfigError, match="did you mean 'content'"):
+        ChatOptions(names={"words": "contents"})
