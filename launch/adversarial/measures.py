@@ -49,7 +49,8 @@ def measure(
 
     metrics: Metrics = json.loads((run.directory.once(f"{version}/measures", make) / "metrics.json").read_text())
     metrics |= phase_metrics(run.training, version)
-    tracker.log(step, version, metrics)
+    tracker.log(step, version, metrics, {"adapter": run.directory.path(f"{version}/adapter")})
+    tracker.log_phases()
     return metrics
 
 

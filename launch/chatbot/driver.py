@@ -34,12 +34,16 @@ def train_chatbot(config: ChatbotRunConfig) -> ChatbotEvaluation:
         raise ConfigError("\n".join(problems))
     with ChatbotRun.of(config).opened() as run:
         run = prepare_chatbot_model(run)
-        with Tracker(run.directory.root, config.settings.tracking, config.name, to_dict(run.config)) as tracker:
+        settings, root = to_dict(run.config), run.directory.root
+        with Tracker(root, config.settings.tracking, config.name, settings, axis="update") as tracker:
             curve = LearningCurve(run, tracker)
             start, chatbot = _train(run, curve)
-        for version in (start, chatbot):
-            rejudge(run, version)
-        return report(run, start, chatbot, *curve.write())
+            for version in (start, chatbot):
+                rejudge(run, version)
+            evaluation = report(run, start, chatbot, *curve.write())
+            artifacts = {"adapter": run.directory.path(f"{chatbot}/adapter"), "report": run.directory.path("report")}
+            tracker.log_artifacts(chatbot, artifacts)
+        return evaluation
 
 
 def _train(run: ChatbotRun, curve: LearningCurve) -> tuple[str, str]:

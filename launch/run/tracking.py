@@ -1,7 +1,12 @@
 """Logs a run's metrics to JSON lines and, if configured, to Weights & Biases. Numbers only, never message text.
 
 ``metrics.jsonl`` is rebuilt from the metrics of the finished versions, one row each, so a resumed run leaves the same
-file as an uninterrupted one. W&B receives each row once.
+file as an uninterrupted one. W&B receives each row once, and whatever goes wrong there is a warning: it never stops a
+run.
+
+In W&B a run is one group: a run of job type ``run`` with the rows, on an axis of their own, and a run for each training
+or simulation phase (job types ``sft``, ``discriminator``, ``dpo``, ...) with its curve. Adapters and reports are
+artifacts by reference: the files stay where they are.
 """
 
 from __future__ import annotations
@@ -10,8 +15,10 @@ import json
 import logging
 import math
 import os
+import re
 import secrets
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any, Literal
@@ -19,9 +26,13 @@ from urllib.parse import urlsplit
 
 from rlenv.core.errors import ConfigError, there_are
 from rlenv.core.files import write_text
+from rlenv.core.progress import Line, read_progress
 from rlenv.core.settings import Settings, settings
 
 log = logging.getLogger(__name__)
+PATIENCE_S = 120.0
+"""Seconds that the run waits for W&B in one call."""
+NOT_SENT = {"phase", "step", "total", "time"}
 
 
 @settings
@@ -70,58 +81,35 @@ def _logged_in() -> bool:
 
 
 class Tracker:
-    """One run's metrics. ``log`` takes flat keys ``phase/quantity`` and numbers."""
+    """One run's metrics. ``log`` takes flat keys ``phase/quantity`` and numbers.
 
-    def __init__(self, folder: Path, config: TrackingConfig, run_name: str, settings: Mapping[str, Any]) -> None:
-        self.path = folder / "metrics.jsonl"
-        self._rows: list[dict[str, Any]] = []
-        self._run: Any = None
-        mode = wandb_mode() if config.wandb else "disabled"
-        if mode != "disabled":
-            self._sent = _WandbState(folder / "wandb.json")
-            self._begin(folder, config, run_name, settings, mode)
+    Args:
+        folder: the run directory.
+        config: where the metrics go.
+        run_name: the run's name in W&B.
+        settings: the run's settings, which W&B shows.
+        axis: what a row's step counts.
+    """
 
-    def _begin(
-        self, folder: Path, config: TrackingConfig, run_name: str, settings: Mapping[str, Any], mode: Mode
+    def __init__(
+        self, folder: Path, config: TrackingConfig, run_name: str, settings: Mapping[str, Any], axis: str = "iteration"
     ) -> None:
-        """Begins the W&B run. Where the server cannot be reached or refuses the key, its files stay offline."""
-        import wandb
+        self.path = folder / "metrics.jsonl"
+        self._folder = folder
+        self._rows: list[dict[str, Any]] = []
+        mode = wandb_mode() if config.wandb else "disabled"
+        self._wandb = None if mode == "disabled" else _Wandb(folder, config, run_name, settings, axis, mode)
 
-        quiet: dict[str, Any] = {"console": "off", "silent": True}
-        if "WANDB_INIT_TIMEOUT" not in os.environ:
-            quiet["init_timeout"] = INIT_TIMEOUT_S
-        try:
-            self._run = wandb.init(
-                project=config.project,
-                entity=config.entity,
-                name=run_name,
-                id=self._sent.run_id,
-                dir=str(folder),
-                mode=mode,
-                config=dict(settings),
-                resume="allow",
-                reinit="create_new",
-                settings=wandb.Settings(**quiet),
-            )
-        except Exception as error:  # W&B raises many kinds, and none is worth a run
-            if mode == "online":
-                log.warning(
-                    "Weights & Biases does not answer or refuses the key (%s); its files stay in %s, to be sent with "
-                    "wandb sync",
-                    type(error).__name__,
-                    folder / "wandb",
-                )
-                wandb.teardown()  # its own process still has the run that failed
-                self._begin(folder, config, run_name, settings, "offline")
-            else:
-                log.warning(
-                    "Weights & Biases cannot write its files (%s); metrics.jsonl has them", type(error).__name__
-                )
-            return
-        log.info("Weights & Biases: %s", self._run.url or f"offline files in {folder / 'wandb'}")
-
-    def log(self, step: int, version: str, metrics: Mapping[str, float | None]) -> None:
+    def log(
+        self, step: int, version: str, metrics: Mapping[str, float | None], artifacts: Mapping[str, Path] | None = None
+    ) -> None:
         """Logs one row.
+
+        Args:
+            step: the row's place on the axis.
+            version: the version that it is about.
+            metrics: numbers; those that are None or not finite are left out.
+            artifacts: folders and files of this version by type, such as ``adapter``; W&B gets references to them.
 
         Raises:
             ConfigError: a value is not a number; text never leaves the run directory.
@@ -132,47 +120,182 @@ class Tracker:
         finite = {k: v for k, v in metrics.items() if v is not None and math.isfinite(v)}
         self._rows.append({"step": step, "version": version, **dict(sorted(finite.items()))})
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in self._rows))
-        if self._run is not None and step not in self._sent.steps:
-            try:
-                self._run.log(finite, step=step)
-            except Exception as error:  # as in _begin
-                log.warning("Weights & Biases did not take a row (%s); metrics.jsonl has it", type(error).__name__)
-            else:
-                self._sent.add(step)
+        if self._wandb is not None:
+            self._wandb.log(step, version, finite, artifacts or {})
+
+    def log_phases(self) -> None:
+        """Sends the curves of phases that have ended, from their progress files. Call it while none is under way."""
+        if self._wandb is not None:
+            for path in sorted((self._folder / "logs").glob("*.jsonl")):
+                self._wandb.log_phase(path)
+
+    def log_artifacts(self, version: str, artifacts: Mapping[str, Path]) -> None:
+        """Sends references to files that belong to no row, such as a report."""
+        if self._wandb is not None:
+            self._wandb.log_artifacts(version, artifacts)
 
     def __enter__(self) -> Tracker:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.log_phases()
         self.close()
 
     def close(self) -> None:
         """Ends the W&B run, if there is one."""
+        if self._wandb is not None:
+            self._wandb.close()
+
+
+class _Wandb:
+    """A group of W&B runs. No method raises: what fails is a warning, and after that W&B is left alone."""
+
+    def __init__(
+        self, folder: Path, config: TrackingConfig, run_name: str, settings: Mapping[str, Any], axis: str, mode: Mode
+    ) -> None:
+        self._folder, self._config, self._axis, self._mode = folder, config, axis, mode
+        self._sent = _WandbState(folder / "wandb.json")
+        self._name = run_name
+        self._group = os.environ.get("WANDB_RUN_GROUP") or f"{run_name}-{self._sent.run_id[:8]}"
+        self._run: Any = None
+        self._broken = False
+        self._safely(lambda: self._start(settings))
+
+    def _start(self, settings: Mapping[str, Any]) -> None:
+        """Begins the group's own run. Where the server cannot be reached or refuses the key, files stay offline."""
+        import wandb
+
+        try:
+            self._run = self._init(self._sent.run_id, self._name, "run", settings)
+        except Exception as error:
+            if self._mode != "online":
+                raise
+            log.warning(
+                "Weights & Biases does not answer or refuses the key (%s); its files stay in %s, to be sent with "
+                "wandb sync",
+                type(error).__name__,
+                self._folder / "wandb",
+            )
+            wandb.teardown()  # its own process still has the run that failed
+            self._mode = "offline"
+            self._run = self._init(self._sent.run_id, self._name, "run", settings)
+        self._run.define_metric(self._axis)
+        self._run.define_metric("*", step_metric=self._axis)
+        where = self._run.url if self._mode == "online" else f"offline files in {self._folder / 'wandb'}"
+        log.info("Weights & Biases: %s", where)
+
+    def _init(self, run_id: str, name: str, job_type: str, settings: Mapping[str, Any]) -> Any:
+        import wandb
+
+        quiet: dict[str, Any] = {"console": "off", "silent": True}
+        if "WANDB_INIT_TIMEOUT" not in os.environ:
+            quiet["init_timeout"] = INIT_TIMEOUT_S
+        return wandb.init(
+            project=self._config.project,
+            entity=self._config.entity,
+            name=name,
+            group=self._group,
+            job_type=job_type,
+            id=run_id,
+            dir=str(self._folder),
+            mode=self._mode,
+            config=dict(settings),
+            resume="allow",
+            reinit="create_new",
+            settings=wandb.Settings(**quiet),
+        )
+
+    def log(self, step: int, version: str, metrics: Mapping[str, float], artifacts: Mapping[str, Path]) -> None:
+        """Sends a row that was not sent before."""
+        if step not in self._sent.steps:
+            self._safely(lambda: self._run.log({self._axis: step, **metrics}, step=step))
+            self.log_artifacts(version, artifacts)
+            if not self._broken:
+                self._sent.add("steps", step)
+
+    def log_artifacts(self, version: str, artifacts: Mapping[str, Path]) -> None:
+        """Sends references to the files that exist."""
+        for kind, path in artifacts.items():
+            if path.exists():
+                self._safely(lambda kind=kind, path=path: self._log_artifact(kind, version, path))  # type: ignore[misc]
+
+    def _log_artifact(self, kind: str, version: str, path: Path) -> None:
+        import wandb
+
+        name = re.sub(r"[^\w.-]", "-", f"{self._group}-{version}-{kind}")
+        artifact = wandb.Artifact(name, type=kind, metadata={"version": version})
+        artifact.add_reference(path.absolute().as_uri())
+        self._run.log_artifact(artifact)
+
+    def log_phase(self, path: Path) -> None:
+        """Sends a phase's progress lines as a run of their own, unless it was sent."""
+        if path.stem in self._sent.phases:
+            return
+        job_type, _, version = path.stem.partition("-")
+        lines = read_progress(path)
+        if lines:
+            self._safely(lambda: self._log_lines(f"{self._sent.run_id}-{path.stem}", job_type, version, lines))
+        if not self._broken:
+            self._sent.add("phases", path.stem)
+
+    def _log_lines(self, run_id: str, job_type: str, version: str, lines: Sequence[Line]) -> None:
+        axis = f"{job_type}/step"
+        run = self._init(run_id, f"{self._name} {job_type} {version}".strip(), job_type, {"version": version})
+        run.define_metric(axis)
+        run.define_metric("*", step_metric=axis)
+        for line in {int(line["step"]): line for line in lines}.values():  # a repeated step counts with its last line
+            numbers = {k: v for k, v in line.items() if k not in NOT_SENT and isinstance(v, int | float)}
+            named = {f"{job_type}/{k.removeprefix(f'{job_type}/')}": v for k, v in numbers.items()}
+            run.log({axis: line["step"], **named})
+        run.finish()
+
+    def close(self) -> None:
+        """Ends the group's own run."""
         if self._run is not None:
+            self._safely(lambda: self._run.finish())
+            self._run = None
+
+    def _safely(self, call: Callable[[], Any]) -> None:
+        """Makes a call to W&B; waits no longer than ``PATIENCE_S``, and after a failure makes no further one."""
+        if self._broken:
+            return
+        errors: list[BaseException] = []
+
+        def attempt() -> None:
             try:
-                self._run.finish()
-            except Exception as error:  # as in _begin
-                log.warning("Weights & Biases did not take everything (%s); metrics.jsonl has it", type(error).__name__)
+                call()
+            except BaseException as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=attempt, name="wandb", daemon=True)
+        thread.start()
+        thread.join(PATIENCE_S)
+        if errors or thread.is_alive():
+            self._broken = True
+            cause = type(errors[0]).__name__ if errors else f"no answer within {PATIENCE_S:.0f} s"
+            log.warning("Weights & Biases failed (%s); the run goes on without it, its numbers are in %s", cause,
+                        self._folder / "metrics.jsonl")  # fmt: skip
 
 
 class _WandbState:
-    """The W&B run of this run directory, and the steps that were sent to it; kept on disk for resuming."""
+    """The W&B run of this run directory, and what was sent to it; kept on disk for resuming."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        new: dict[str, Any] = {"id": secrets.token_hex(8), "steps": []}
-        known = json.loads(path.read_text()) if path.exists() else new
-        self.run_id: str = known["id"]
-        self.steps: list[int] = known["steps"]
+        known = json.loads(path.read_text()) if path.exists() else {}
+        self.run_id: str = known.get("id") or secrets.token_hex(8)
+        self.steps: list[int] = known.get("steps", [])
+        self.phases: list[str] = known.get("phases", [])
         self._write()
 
-    def add(self, step: int) -> None:
-        """Records that the row of ``step`` was sent."""
-        self.steps.append(step)
+    def add(self, what: Literal["steps", "phases"], value: Any) -> None:
+        """Records that the row of a step, or the curve of a phase, was sent."""
+        getattr(self, what).append(value)
         self._write()
 
     def _write(self) -> None:
-        write_text(self._path, json.dumps({"id": self.run_id, "steps": self.steps}) + "\n")
+        write_text(self._path, json.dumps({"id": self.run_id, "steps": self.steps, "phases": self.phases}) + "\n")
 
 
 def read_metrics(path: str | Path) -> Sequence[dict[str, Any]]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from launch.run import tracking
 from launch.run.tracking import Tracker, TrackingConfig, read_metrics, wandb_mode
 from rlenv.core.errors import ConfigError
+from rlenv.core.progress import Progress
 from tests.local_endpoint import serve
 
 ROWS = [
@@ -47,9 +51,13 @@ def wandb_history(folder: Path) -> list[dict[str, float]]:
     for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
         for record in wandb_records(path):
             if record.WhichOneof("record_type") == "history":
-                items = {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in record.history.item}
-                rows.append(items)
+                rows.append(json_items(record.history))
     return rows
+
+
+def json_items(history: Any) -> dict[str, float]:
+    """Returns the numbers of a history record."""
+    return {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in history.item}
 
 
 def log_all(folder: Path, wandb: bool) -> None:
@@ -149,7 +157,95 @@ def test_wandb_offline_files_have_each_row_once_even_after_a_resume(tmp_path, mo
         time.sleep(0.2)  # W&B's own process may write a little later
     assert [row["_step"] for row in rows] == [0, 1], sorted(p.name for p in tmp_path.glob("wandb/*/*.wandb"))
     for row, (_, _, metrics) in zip(rows, ROWS, strict=True):
+        assert row.pop("iteration") == row["_step"]
         assert {k: v for k, v in row.items() if not k.startswith("_")} == metrics
+
+
+def wandb_runs(folder: Path) -> dict[str, list[Any]]:
+    """Returns the records of W&B's offline files by job type, once each file has ended."""
+    runs: dict[str, list[Any]] = {}
+    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
+        records = list(wandb_records(path))
+        begun = [r.run for r in records if r.WhichOneof("record_type") == "run"]
+        if begun and any(r.WhichOneof("record_type") == "exit" for r in records):
+            runs.setdefault(begun[0].job_type, []).append((begun[0], records))
+    return runs
+
+
+@pytest.mark.slow
+def test_wandb_has_one_group_a_job_type_for_each_phase_and_adapters_by_reference(tmp_path, monkeypatch):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_RUN_GROUP"):
+        monkeypatch.delenv(name, raising=False)
+    adapter = tmp_path / "base" / "adapter"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    (tmp_path / "logs").mkdir()
+    for step, loss in ((1, 3.0), (2, 2.5), (1, 2.9), (2, 2.4)):  # an interrupted attempt, and the one after it
+        Progress(str(tmp_path / "logs" / "sft-base.jsonl"), "sft").write(step, 2, loss=loss)
+    with Tracker(tmp_path, TrackingConfig(wandb=True), "a/run", {"seed": 0}) as tracker:
+        tracker.log(0, "base", {"disc/accuracy": 0.75}, {"adapter": adapter, "report": tmp_path / "none"})
+        tracker.log_phases()
+        tracker.log_phases()  # nothing is sent twice
+    deadline = time.monotonic() + 30
+    while len(runs := wandb_runs(tmp_path)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert runs.keys() == {"run", "sft"} and all(len(each) == 1 for each in runs.values())
+    (main, records), (sft, curve) = runs["run"][0], runs["sft"][0]
+    assert main.run_group == sft.run_group and main.run_group.startswith("a/run-")
+    assert sft.display_name == "a/run sft base"
+    rows = [json_items(r.history) for r in curve if r.WhichOneof("record_type") == "history"]
+    assert [(row["sft/step"], row["sft/loss"]) for row in rows] == [(1, 2.9), (2, 2.4)]
+    metrics = [r.metric for r in records if r.WhichOneof("record_type") == "metric"]
+    axes = {metric.name or metric.glob_name: metric.step_metric for metric in metrics}
+    assert axes["*"] == "iteration"
+    logged = [r.request.log_artifact.artifact for r in records if r.WhichOneof("record_type") == "request"]
+    logged += [r.artifact for r in records if r.WhichOneof("record_type") == "artifact"]
+    (artifact,) = [one for one in logged if one.type == "adapter"]
+    (entry,) = artifact.manifest.contents
+    assert entry.ref.startswith("file://") and entry.ref.endswith("adapter_model.safetensors")
+    assert entry.size == 7 and not entry.local_path
+
+
+class BrokenWandb:
+    """A W&B whose ``init``, or whose runs, fail."""
+
+    Settings = dict
+
+    def __init__(self, fails_at: str) -> None:
+        self.fails_at, self.modes = fails_at, []
+
+    def init(self, **arguments: object) -> BrokenWandb:
+        self.modes.append(arguments["mode"])
+        if self.fails_at == "init" or (self.fails_at == "online" and arguments["mode"] == "online"):
+            raise RuntimeError("a message of the network's")
+        return self
+
+    url = None
+
+    def __getattr__(self, name: str):
+        def call(*_: object, **__: object) -> None:
+            if name == self.fails_at:
+                raise RuntimeError("a message of the network's")
+            if f"hangs in {name}" == self.fails_at:
+                time.sleep(5)
+
+        return call
+
+
+@pytest.mark.parametrize("fails_at", ["init", "online", "log", "define_metric", "finish", "hangs in log"])
+def test_a_wandb_that_fails_never_stops_a_run(fails_at, tmp_path, monkeypatch, caplog):
+    broken = BrokenWandb(fails_at)
+    monkeypatch.setitem(sys.modules, "wandb", broken)
+    monkeypatch.setenv("WANDB_API_KEY", "k")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(tracking, "PATIENCE_S", 0.2)
+    log_all(tmp_path, wandb=True)
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1]
+    assert "Weights & Biases" in caplog.text and "network's" not in caplog.text
+    state = json.loads((tmp_path / "wandb.json").read_text())
+    assert state["steps"] == ([0, 1] if fails_at in ("online", "finish") else [])
+    if fails_at == "online":
+        assert broken.modes == ["online", "offline"]
 
 
 @pytest.mark.slow
