@@ -1,18 +1,15 @@
 #!/usr/bin/env bash
 # Submits a run to a Ray cluster and follows it: launch/submit.sh CONFIG [key=value ...]
 #
-# The job contains only code and the configuration: no data, no models, no environment variables, no secrets. Relative
+# The job contains only code and the configuration: no data, no models, no secrets, and of the environment only W&B's
+# settings WANDB_MODE, WANDB_BASE_URL, WANDB_RUN_GROUP, WANDB_TAGS and WANDB_NOTES. Relative
 # paths (out_dir, data.path, model folders) are relative to the current directory, and every node of the cluster must
 # see them, for example on a shared file system. Ctrl-C stops following the job, not the job. The same command resumes
 # an interrupted run. Set keys (WANDB_API_KEY, those of endpoints) in the environment in which the head node starts.
 #
-# A cluster, from the activated environment (source .venv/bin/activate) on every machine:
-#   export RAY_AUTH_MODE=token                     # Ray refuses requests without the token
-#   ray get-auth-token --generate                  # once; copy ~/.ray/auth_token to the other machines, mode 600
-#   ray start --head --port 6379                   # the first machine
-#   ray start --address HEAD:6379                  # each further machine
-#   launch/submit.sh conf/paper.yaml data.path=/shared/sessions.jsonl.gz out_dir=/shared/runs/paper
-#   ray stop                                       # on every machine, at the end
+# launch/cluster/ starts clusters: one_node.sh, node.sh for several nodes, slurm.sbatch, kuberay.yaml.
+# The driver runs on the head node unless it asks for resources that another has: ENTRYPOINT_CPUS, ENTRYPOINT_GPUS,
+# ENTRYPOINT_MEMORY (bytes) and ENTRYPOINT_RESOURCES (JSON, such as '{"driver": 1}') are passed on to Ray.
 # RAY_ADDRESS is the address of the dashboard (default http://127.0.0.1:8265). PYTHON is the local interpreter, which
 # checks the configuration; JOB_PYTHON is the one on the head node, which runs the job (default python). The exit code
 # is 0 only if the job succeeds.
@@ -30,7 +27,18 @@ export RAY_AUTH_MODE="${RAY_AUTH_MODE:-token}"
 ray="$(dirname "$(command -v "$python")")/ray"
 address="${RAY_ADDRESS:-http://127.0.0.1:8265}"
 job="rlenv-$(date +%Y%m%d-%H%M%S)-$$"
-"$ray" job submit --address "$address" --submission-id "$job" --working-dir "$staging" \
+options=()
+[ -z "${ENTRYPOINT_CPUS:-}" ] || options+=(--entrypoint-num-cpus "$ENTRYPOINT_CPUS")
+[ -z "${ENTRYPOINT_GPUS:-}" ] || options+=(--entrypoint-num-gpus "$ENTRYPOINT_GPUS")
+[ -z "${ENTRYPOINT_MEMORY:-}" ] || options+=(--entrypoint-memory "$ENTRYPOINT_MEMORY")
+[ -z "${ENTRYPOINT_RESOURCES:-}" ] || options+=(--entrypoint-resources "$ENTRYPOINT_RESOURCES")
+environment="$("$python" -c 'import json, os
+names = "WANDB_MODE", "WANDB_BASE_URL", "WANDB_RUN_GROUP", "WANDB_TAGS", "WANDB_NOTES"
+found = {name: os.environ[name] for name in names if os.environ.get(name)}
+print(json.dumps({"env_vars": found}) if found else "")')"
+[ -z "$environment" ] || options+=(--runtime-env-json "$environment")
+echo "job: $job (stop it with: ray job stop --address $address $job)"
+"$ray" job submit --address "$address" --submission-id "$job" --working-dir "$staging" ${options[@]+"${options[@]}"} \
   -- "${JOB_PYTHON:-python}" -m launch adversarial run.yaml
 # When the connection is lost, Ray stops following the job and exits with 0 although it still runs; so poll its status.
 while true; do

@@ -17,6 +17,8 @@ import pytest
 import yaml
 
 from launch.cli.submission import absolute_paths, stage
+from launch.plan.hardware import GIB, parse_gpus
+from launch.plan.plan import plan_run
 from launch.run.settings import load_config
 from rlenv.core.errors import ConfigError
 from rlenv.data.sessions import read_sessions, write_sessions
@@ -93,23 +95,108 @@ def test_a_wrong_configuration_is_reported_before_anything_is_submitted(tmp_path
     assert usage.returncode == 2 and "usage" in usage.stderr
 
 
+def stand_ins(folder: Path, ray_code: str) -> dict[str, str]:
+    """Returns an environment whose interpreter has a shell script beside it in place of ``ray``."""
+    python, ray = folder / "python", folder / "ray"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    ray.write_text(f"#!/bin/sh\n{ray_code}")
+    for file in (python, ray):
+        file.chmod(0o755)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "ENTRYPOINT_", "RAY_"))}
+    return environment | {"PYTHON": str(python), "RAY": str(ray), "POLL_S": "0"}
+
+
+def test_resources_of_the_driver_and_settings_of_wandb_are_passed_on_but_no_key(tmp_path):
+    code = f"""for word in "$@"; do echo "$word" >> {tmp_path}/calls; done
+if [ "$2" = status ]; then echo "Job 'x' succeeded"; fi
+"""
+    environment = stand_ins(tmp_path, code) | {
+        "ENTRYPOINT_CPUS": "2", "ENTRYPOINT_GPUS": "0.5", "ENTRYPOINT_RESOURCES": '{"driver": 1}',
+        "WANDB_MODE": "offline", "WANDB_TAGS": 'a,"b" c', "WANDB_API_KEY": "a-secret",
+    }  # fmt: skip
+    command = [ROOT / "launch" / "submit.sh", ROOT / "conf" / "quickstart.yaml"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    words = (tmp_path / "calls").read_text().splitlines()
+
+    def after(option: str) -> str:
+        return words[words.index(option) + 1]
+
+    assert (after("--entrypoint-num-cpus"), after("--entrypoint-num-gpus")) == ("2", "0.5")
+    assert json.loads(after("--entrypoint-resources")) == {"driver": 1} and "--entrypoint-memory" not in words
+    passed = json.loads(after("--runtime-env-json"))
+    assert passed == {"env_vars": {"WANDB_MODE": "offline", "WANDB_TAGS": 'a,"b" c'}}
+    assert "a-secret" not in (tmp_path / "calls").read_text()
+    assert "ray job stop --address http://127.0.0.1:8265 rlenv-" in done.stdout
+
+
+CLUSTER = ROOT / "launch" / "cluster"
+
+
+@pytest.mark.parametrize("script", sorted(p.name for p in CLUSTER.iterdir() if p.suffix in (".sh", ".sbatch")))
+def test_the_scripts_of_a_cluster_are_shell_and_say_how_to_use_them(script):
+    assert subprocess.run(["bash", "-n", CLUSTER / script]).returncode == 0
+    usage = subprocess.run(["bash", CLUSTER / script], capture_output=True, text=True)
+    assert usage.returncode == 2 and f"launch/cluster/{script}" in usage.stderr
+
+
+def test_a_node_starts_as_the_head_or_joins_with_token_authentication(tmp_path):
+    environment = stand_ins(tmp_path, f'echo "$RAY_AUTH_MODE $@" >> {tmp_path}/calls\n') | {
+        "RAY_OPTIONS": "--num-gpus 8"
+    }
+    for argument in ("head", "10.0.0.7:6379"):
+        subprocess.run(["bash", CLUSTER / "node.sh", argument], env=environment, check=True)
+    assert (tmp_path / "calls").read_text().splitlines() == [
+        "token get-auth-token --generate",
+        "token start --head --block --port 6379 --dashboard-host 127.0.0.1 --num-gpus 8",
+        "token start --block --address 10.0.0.7:6379 --num-gpus 8",
+    ]
+
+
+def test_a_head_that_does_not_start_is_an_error_with_its_output(tmp_path):
+    environment = stand_ins(tmp_path, "[ $1 = start ] || exit 0; echo the port is taken; exit 1\n")
+    command = ["bash", CLUSTER / "one_node.sh", ROOT / "conf" / "quickstart.yaml"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "the port is taken" in done.stderr and "Set PORT" in done.stderr
+
+
+@pytest.mark.parametrize("result", ["succeeded", "failed"])
+def test_one_node_ends_the_head_that_it_started_and_returns_the_jobs_result(result, tmp_path):
+    code = f"""case "$1 $2" in
+"start --head") echo $$ > {tmp_path}/head; echo "Ray runtime started."; exec sleep 60 ;;
+"job status") echo "Job 'x' {result}" ;;
+esac
+"""
+    command = ["bash", CLUSTER / "one_node.sh", ROOT / "conf" / "quickstart.yaml"]
+    environment = stand_ins(tmp_path, code)
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=50)
+    assert done.returncode == (result == "failed"), done.stderr
+    assert not psutil.pid_exists(int((tmp_path / "head").read_text()))
+
+
+def test_the_kuberay_file_asks_for_the_gpus_and_the_host_memory_of_its_configuration():
+    cluster = yaml.safe_load((CLUSTER / "kuberay.yaml").read_text())["spec"]
+    (group,) = cluster["workerGroupSpecs"]
+    (container,) = group["template"]["spec"]["containers"]
+    config = load_config(ROOT / "conf" / "gpus" / "llama_2x8x80.yaml", ["data.path=x"])
+    plan = plan_run(config, parse_gpus("2x8x80"))
+    requests = container["resources"]["requests"]
+    assert group["replicas"] * int(requests["nvidia.com/gpu"]) == plan.gpus.total
+    assert int(requests["memory"].removesuffix("Gi")) * GIB > max(map(plan.host_bytes, plan.phases))
+    assert group["replicas"] * int(requests["cpu"]) >= plan.num_cpus
+    assert cluster["authOptions"] == {"mode": "token"}
+
+
 @pytest.mark.parametrize(
     ("last", "code"), [("Job 'x' succeeded", 0), ("Job 'x' failed", 1), ("Job 'x' was stopped", 1)]
 )
 def test_after_a_lost_connection_the_jobs_status_decides_the_exit_code(last, code, tmp_path):
-    python, ray = tmp_path / "python", tmp_path / "ray"
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    ray.write_text(
-        f"""#!/bin/sh
-echo "$@" >> {tmp_path}/calls
+    code_of_ray = f"""echo "$@" >> {tmp_path}/calls
 if [ "$2" = submit ]; then echo "Job is currently running."; exit 0; fi
 if [ "$(grep -c 'job status' {tmp_path}/calls)" -lt 3 ]; then echo "Status for job 'x': RUNNING"; else echo "{last}"; fi
 """
-    )
-    for file in (python, ray):
-        file.chmod(0o755)
     command = [ROOT / "launch" / "submit.sh", ROOT / "conf" / "quickstart.yaml"]
-    environment = {**os.environ, "PYTHON": str(python), "POLL_S": "0", "RAY_ADDRESS": "http://h:1"}
+    environment = stand_ins(tmp_path, code_of_ray) | {"RAY_ADDRESS": "http://h:1"}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     calls = (tmp_path / "calls").read_text().splitlines()
     assert done.returncode == code and len(calls) == 4
