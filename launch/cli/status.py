@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from launch.run.status import Status, read_status
+from launch.reports.status import Status, read_status
 
 
 def status(

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 
 from launch.cli.main import app
 from launch.cli.status import sentences
+from launch.reports.status import expected_phases, read_status
 from launch.run.directory import RunDirectory
 from launch.run.progress import counting
 from launch.run.settings import load_config, to_dict
-from launch.run.status import expected_phases, read_status
 from rlenv.core.errors import ConfigError, PhaseError
 from rlenv.core.progress import Progress
 
