@@ -166,6 +166,7 @@ class _Wandb:
         """Begins the group's own run. Where the server cannot be reached or refuses the key, files stay offline."""
         import wandb
 
+        os.environ.setdefault("WANDB_SILENT", "true")  # its notices would garble our progress bars
         try:
             self._run = self._init(self._sent.run_id, self._name, "run", settings)
         except Exception as error:

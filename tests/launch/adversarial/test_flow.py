@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from launch.reports.status import expected_phases, read_status
+from launch.run.contents import run_settings
+from rlenv.core.progress import read_progress
 from rlenv.data.sessions import read_sessions
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.xdist_group("tiny run")]
@@ -100,6 +103,15 @@ def test_a_whole_run_writes_sessions_pairs_adapters_and_metrics(undisturbed):
     assert weights["base"] != weights["it1"]
     counts = json.loads((undisturbed / "base" / "preferences" / "counts.json").read_text())
     assert counts["kept"] == len((undisturbed / "base" / "preferences" / "pairs.jsonl").read_text().splitlines()) > 0
+
+
+def test_the_status_of_a_finished_run_knows_the_phases_that_it_made(undisturbed):
+    status = read_status(undisturbed)
+    assert (status.driver.state, status.remaining) == ("finished", ())
+    assert list(status.finished) == PHASES == expected_phases(run_settings(undisturbed))
+    for name in ("conversations-base", "preferences-base", "conversations-it1"):
+        last = read_progress(undisturbed / "logs" / f"{name}.jsonl")[-1]
+        assert last["step"] == last["total"]
 
 
 def test_no_user_is_in_two_parts(undisturbed):
