@@ -21,9 +21,8 @@ from ray._private.services import canonicalize_bootstrap_address
 
 from actors.pool import EnginePool
 from actors.scoring import DiscriminatorPool
-from launch.run import room
-from launch.run.config import RayConfig, RunConfig
-from launch.run.room import Beside
+from launch.run import config as settings
+from launch.run.config import Beside, RayConfig, RunConfig
 from rlenv.core.errors import ConfigError, PhaseError
 from rlenv.prompting.chat_format import ChatFormat, chat_format
 
@@ -35,7 +34,7 @@ CONNECT_TIMEOUT_S = 5.0
 def has_room(config: RunConfig, beside: Beside) -> bool:
     """Returns whether the cluster has room for all engines and, beside them, for training and scoring."""
     total = ray.cluster_resources()
-    return room.has_room(config, total.get("CPU", 0), total.get("GPU", 0), beside)
+    return settings.has_room(config, total.get("CPU", 0), total.get("GPU", 0), beside)
 
 
 @contextmanager
@@ -154,7 +153,7 @@ class Serving:
     def keeps_engines(self) -> bool:
         """Whether engines stay up during training and scoring: as configured, or where there is room for both."""
         total = ray.cluster_resources()
-        return room.keeps_engines(self.config, total.get("CPU", 0), total.get("GPU", 0))
+        return settings.keeps_engines(self.config, total.get("CPU", 0), total.get("GPU", 0))
 
     @contextmanager
     def engines(self, *names: str) -> Iterator[dict[str, EnginePool]]:
