@@ -72,7 +72,7 @@ def import_data(
         list[str] | None,
         typer.Option(
             "--map",
-            help="maps a field's name, as topic=context.situation (chat), or, without =, the labels' names by a YAML "
+            help="maps a field's name, as utterance=content (chat), or, without =, the labels' names by a YAML "
             "file, dbdc3 or annomi; may be repeated",
         ),
     ] = None,

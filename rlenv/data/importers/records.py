@@ -126,13 +126,14 @@ def _saved_data_set(folder: Path, problems: list[Problem]) -> Iterator[tuple[str
         return
     state = parse_json(state_file.read_bytes(), str(state_file), problems)
     files = state.get("_data_files") if isinstance(state, dict) else None
-    names = [f.get("filename") if isinstance(f, dict) else None for f in files] if isinstance(files, list) else [None]
-    if not all(isinstance(name, str) for name in names):
+    given = [f.get("filename") if isinstance(f, dict) else None for f in files] if isinstance(files, list) else [None]
+    arrow_files = [name for name in given if isinstance(name, str)]
+    if len(arrow_files) < len(given):
         if state is not None:
             problems.append(Problem(str(state_file), None, "_data_files", "a list of files", describe(files)))
         return
     number = 0
-    for name in names:
+    for name in arrow_files:
         file = folder / Path(name).name
         try:
             with pyarrow.memory_map(str(file)) as mapped, pyarrow.ipc.open_stream(mapped) as reader:
