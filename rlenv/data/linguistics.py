@@ -1,11 +1,15 @@
 """Lexical statistics of a session's user messages: word entropy, type-token ratio, bigram diversity (Section 4.3.1).
 
-Words are ``\\w+(?:'\\w+)?`` of the lower-cased text; entropy is in bits. Bigrams do not cross the end of a message.
+A word, in all of rlenv, is letters, digits and ``_`` with their combining marks, and at most one apostrophe inside.
+Typographic apostrophes are the typewriter's, and equal letters are equal however they are encoded (NFC). In scripts
+without blanks (Chinese, hiragana, Thai, Lao, Burmese, Khmer) each letter is a word, as in Unicode's rule without a
+dictionary (UAX #29). Words are lower-cased for figures; entropy is in bits. Bigrams do not cross the end of a message.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -13,16 +17,67 @@ import numpy as np
 
 from rlenv.core.types import Session
 
-_WORD = re.compile(r"\w+(?:'\w+)?")
+APOSTROPHES = "\u2019\u2018\u02bc\uff07\u00b4\u2032"
+"""Characters that people and phones write for the apostrophe inside a word."""
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3005\u3007\u3021-\u3029\u3041-\u309f\u3400-\u4dbf\u4e00-\u9fff"
+    "\uaa60-\uaa7f\uf900-\ufaff\U00020000-\U0003ffff"
+)
+"""Ranges of the scripts that are written without blanks."""
+_ASCII_WORD = re.compile(r"\w+(?:'\w+)?")
+_INSIDE = re.compile(rf"(?<=\w)[{APOSTROPHES}](?=\w)")
+
+
+def _word_pattern() -> re.Pattern[str]:
+    marks = [c for c in map(chr, range(0x300, 0x20000)) if unicodedata.category(c)[0] == "M"]
+    joined = re.escape("".join([*marks, "\u200c\u200d"])) + "\U000e0100-\U000e01ef"
+    letter = rf"(?![{UNSPACED}])\w[{joined}]*"
+    return re.compile(rf"(?=[{UNSPACED}])\w[{joined}]*|(?:{letter})+(?:['{APOSTROPHES}](?:{letter})+)?")
+
+
+WORD = _word_pattern()
+"""One word, in text as it is written."""
+
+
+def plain(text: str) -> str:
+    """Returns a text with equal letters encoded equally, and the typewriter's apostrophe inside words.
+
+    >>> plain("I can’t, she said ‘no’")
+    "I can't, she said ‘no’"
+    """
+    return text if text.isascii() else _INSIDE.sub("'", unicodedata.normalize("NFC", text))
 
 
 def words(text: str) -> list[str]:
-    """Returns the words of a text.
+    """Returns the words of a text, in lower case.
 
-    >>> words("I can't. I CAN'T!")
+    >>> words("I can't. I CAN’T!")
     ['i', "can't", 'i', "can't"]
+    >>> words("मैं ठीक हूँ"), words("我睡不着。")
+    (['मैं', 'ठीक', 'हूँ'], ['我', '睡', '不', '着'])
     """
-    return _WORD.findall(text.lower())
+    if text.isascii():
+        return _ASCII_WORD.findall(text.lower())
+    return WORD.findall(plain(text).lower())
+
+
+def spaced(text: str) -> str:
+    """Returns a text with blanks around the words of scripts that are written without them, for tools that need blanks.
+
+    >>> spaced("我睡不着, sorry")
+    ' 我  睡  不  着 , sorry'
+    """
+    if text.isascii():
+        return text
+    return re.sub(rf"(?=[{UNSPACED}])(?:{WORD.pattern})", lambda found: f" {found[0]} ", plain(text))
+
+
+def unspaced_share(sessions: Sequence[Session]) -> float:
+    """Returns the share of the users' words that are single letters of a script without blanks; 0 without words."""
+    letter = re.compile(f"[{UNSPACED}]")
+    tokens = [w for s in sessions for text in s.user_messages() if not text.isascii() for w in words(text)]
+    total = len(tokens) + sum(len(words(t)) for s in sessions for t in s.user_messages() if t.isascii())
+    return sum(bool(letter.match(w)) for w in tokens) / total if total else 0.0
 
 
 def word_entropy(tokens: Sequence[str]) -> float:

@@ -14,15 +14,13 @@ The paper has none of these. We read accuracies like those of Table 2 together w
 from __future__ import annotations
 
 import random
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 from rlenv.core.seeds import derive_seed
 from rlenv.core.types import Message, Record, Session
+from rlenv.data.linguistics import WORD, plain
 from rlenv.discriminator.labelled import LabelledSession
-
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 
 def shuffle_words_within_user(sessions: Sequence[Session], seed: int = 0) -> list[Session]:
@@ -146,7 +144,7 @@ def referee_accuracy(
     return RefereeScore(accuracy=sum(correct) / len(correct), num_train=len(train), num_validation=len(validation))
 
 
-FUNCTION_WORDS = (
+FUNCTIONWORDS = (
     "i", "me", "my", "you", "he", "she", "it", "we", "they", "this", "that", "a", "an", "the", "and", "but", "or", "if",
     "so", "because", "when", "then", "not", "no", "just", "really", "very", "to", "of", "in", "on", "at", "for", "with",
     "about", "from", "as", "is", "am", "are", "was", "were", "be", "been", "have", "has", "had", "do", "did", "can",
@@ -174,9 +172,9 @@ def style_referee_accuracy(
 def style(session: Session) -> list[float]:
     """Returns the numbers that describe how a session's user writes, [F]."""
     texts = session.user_messages()
-    words = [word.lower() for text in texts for word in _WORD.findall(text)]
+    words = [word.lower() for text in texts for word in WORD.findall(plain(text))]
     counts, total = Counter(words), max(1, len(words))
-    sizes = [len(_WORD.findall(text)) for text in texts] or [0]
+    sizes = [len(WORD.findall(text)) for text in texts] or [0]
     spread = max(sizes) - min(sizes)
     return [
         *(feature(session) for feature in FEATURES.values()),
@@ -186,7 +184,7 @@ def style(session: Session) -> list[float]:
         len(counts) / total,
         sum(count == 1 for count in counts.values()) / total,
         *(sum(text.count(mark) for text in texts) / total for mark in ",.?!'’…-"),
-        *(counts[word] / total for word in FUNCTION_WORDS),
+        *(counts[word] / total for word in FUNCTIONWORDS),
     ]
 
 
@@ -247,11 +245,11 @@ FEATURES: dict[str, Callable[[Session], float]] = {
 
 
 def _shuffled(session: Session, rng: random.Random) -> Session:
-    words = [word for text in session.user_messages() for word in _WORD.findall(text)]
+    words = [word for text in session.user_messages() for word in WORD.findall(text)]
     rng.shuffle(words)
     shuffled = iter(words)
     messages = tuple(
-        Message(role="user", content=_WORD.sub(lambda _: next(shuffled), m.content)) if m.role == "user" else m
+        Message(role="user", content=WORD.sub(lambda _: next(shuffled), m.content)) if m.role == "user" else m
         for m in session.messages
     )
     return session.model_copy(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rlenv.core.types import Record, Session
-from rlenv.data.linguistics import distinct_n, ngrams, session_diversity, words
+from rlenv.data.linguistics import distinct_n, ngrams, session_diversity, spaced, words
 from rlenv.discriminator.controls import cut_after_turn
 from rlenv.evaluation.statistics.intervals import Estimate, estimate
 
@@ -138,7 +138,7 @@ def self_bleu(
     """
     from sacrebleu.metrics import BLEU
 
-    texts = [" ".join(session.user_messages()) for session in sessions]
+    texts = [spaced(" ".join(session.user_messages())) for session in sessions]
     texts = [text for text in texts if text.strip()]
     if len(texts) < 2:
         return Estimate(value=None, num=len(texts))

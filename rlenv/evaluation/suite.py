@@ -17,6 +17,7 @@ from rlenv.core.settings import Settings, settings
 from rlenv.core.taxonomy import Taxonomy, load_taxonomy
 from rlenv.core.types import Record, Session
 from rlenv.data.labels import foreign_label_notes, foreign_labels, with_known_actions
+from rlenv.data.linguistics import unspaced_share
 from rlenv.discriminator.classification import TABLE_2_TURNS
 from rlenv.evaluation.ab_tests import AbTable, AbTest, ab_table
 from rlenv.evaluation.actions import ActionTable, action_table
@@ -36,6 +37,9 @@ from rlenv.evaluation.subjects import (
     left_out_empty,
     same_sessions,
 )
+
+MIN_UNSPACED = 0.05
+"""Share of words in scripts without blanks from which on a note tells of them."""
 
 
 @settings
@@ -123,6 +127,12 @@ def evaluate(
     if ab_tests:
         ab = ab_table(ab_tests, simulators, real, effect=config.effect, alpha=config.alpha)
     notes = [*notes, *empty, *foreign]
+    notes += [
+        f"{name}: {share:.0%} of the words are single letters of a script without blanks; figures of words count "
+        "letters there, and are comparable only within one language"
+        for name, sessions in [(REAL, real), *((s.name, s.sessions) for s in simulators)]
+        if (share := unspaced_share(sessions)) >= MIN_UNSPACED
+    ]
     notes += [f"{s.name}: no discriminator was trained against it" for s in simulators if not s.discriminator]
     notes += [f"no Figure 3: {embeddings}"] if isinstance(embeddings, str) else embeddings.notes
     if real_halves is None:

@@ -14,9 +14,15 @@ import numpy as np
 
 from rlenv.core.errors import ConfigError
 from rlenv.core.types import Annotation, Session
+from rlenv.data.linguistics import plain, spaced
 
 MIN_MESSAGES = 5
 """An action with fewer messages is not learnt and never predicted."""
+
+
+def _read(text: str) -> str:
+    """Returns a message in the form in which its words are counted."""
+    return spaced(plain(text)).lower()
 
 
 class ActionClassifier:
@@ -49,7 +55,7 @@ class ActionClassifier:
             )
         self.name = f"action classifier of {len(messages)} messages"
         self._features: Any = CountVectorizer(
-            ngram_range=(1, 3), min_df=2, binary=True, token_pattern=r"[a-z0-9']+|[?!.]"
+            ngram_range=(1, 3), min_df=2, binary=True, preprocessor=_read, token_pattern=r"[\w']+|[?!.]"
         )
         rows = self._features.fit_transform(m.content for m in messages)
         fitted = [

@@ -38,7 +38,7 @@ def content(text: str) -> frozenset[str]:
 @lru_cache(maxsize=16384)
 def all_words(text: str) -> frozenset[str]:
     """Returns the set of words, in lower case."""
-    return frozenset(_WORD.findall(text[:MAX_CHARS].lower()))
+    return frozenset(_WORD.findall(text[:MAX_CHARS].lower().replace("’", "'")))
 
 
 @lru_cache(maxsize=8192)

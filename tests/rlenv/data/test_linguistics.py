@@ -15,7 +15,9 @@ from rlenv.data.linguistics import (
     distinct_n,
     diversity,
     session_diversity,
+    spaced,
     type_token_ratio,
+    unspaced_share,
     word_entropy,
     words,
 )
@@ -84,3 +86,48 @@ def test_means_medians_and_sample_deviations_are_over_sessions_and_skip_those_wi
     assert figures["entropy_mean"] == pytest.approx((0 + 1 + 2) / 3)
     assert figures["turns_mean"] == 1.0 and figures["words_mean"] == 10 / 4
     assert math.isnan(diversity([])["ttr_mean"]) and math.isnan(diversity(sessions[:1])["ttr_sd"])
+
+
+@pytest.mark.parametrize("apostrophe", "'’‘ʼ＇´′")
+def test_an_apostrophe_is_one_however_it_is_typed(apostrophe):
+    text = "I can't say, don't ask. It isn't so."
+    assert words(text.replace("'", apostrophe)) == words(text)
+    assert session_diversity(said(text.replace("'", apostrophe))) == session_diversity(said(text))
+
+
+def test_typographic_quotation_marks_are_no_apostrophes():
+    assert words("‘so’ she’s ‘so’") == ["so", "she's", "so"]
+
+
+def test_ascii_text_has_the_same_words_with_and_without_other_letters_beside_it():
+    text = "rock'n'roll_1 'quoted' x' a--b isn't 3.5 don''t"
+    assert words(f"{text} é") == [*words(text), "é"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("मैं सो नहीं पाता।", ["मैं", "सो", "नहीं", "पाता"]),  # Hindi: vowel signs are marks
+        ("த\u0bc2க்கம் இல்லை", ["த\u0bc2க்கம்", "இல்லை"]),  # Tamil
+        ("أنا لا أَنامُ", ["أنا", "لا", "أَنامُ"]),  # Arabic, with vowels
+        ("نمی\u200cتوانم بخوابم", ["نمی\u200cتوانم", "بخوابم"]),  # Persian: joined without a blank
+        ("我睡不着。OK?", ["我", "睡", "不", "着", "ok"]),
+        ("ねむれない コーヒー", ["ね", "む", "れ", "な", "い", "コーヒー"]),
+        ("나는 잠을 못 자요", ["나는", "잠을", "못", "자요"]),  # Korean has blanks
+        ("นอนไม่หลับ", ["น", "อ", "น", "ไ", "ม่", "ห", "ลั", "บ"]),
+        ("Ça m'énerve, l’été", ["ça", "m'énerve", "l'été"]),
+        ("\U0001f642 ok\ufe0f", ["ok\ufe0f"]),
+    ],
+)
+def test_words_of_any_script_are_those_of_the_rule(text, expected):
+    assert words(text) == expected
+
+
+def test_equal_letters_are_equal_words_however_they_are_encoded():
+    assert words("cafe\u0301 nai\u0308ve") == words("café naïve") == ["café", "naïve"]
+
+
+def test_a_script_without_blanks_is_told_and_split_for_tools_that_need_blanks():
+    assert unspaced_share([said("我睡 ok ok")]) == 0.5
+    assert unspaced_share([said("I can’t, हूँ"), said("all ascii")]) == unspaced_share([said("")]) == 0
+    assert spaced("can’t 睡着").split() == ["can't", "睡", "着"]

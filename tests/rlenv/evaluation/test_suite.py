@@ -113,6 +113,13 @@ def test_sessions_without_labels_give_gaps_and_not_zeros(real):
     assert sum("annotated" in note for note in found.notes) >= 3
 
 
+def test_sessions_in_a_script_without_blanks_get_a_note_on_their_words(real):
+    text = Message(role="user", content="我睡不着。")
+    chinese = Session(session_id="zh", messages=(text, Message(role="assistant", content="嗯。"), text))
+    found = evaluate([Simulator(name="zh", sessions=(chinese,))], real, QUICK)
+    assert next(note for note in found.notes if "without blanks" in note).startswith("zh: 100% of the words")
+
+
 def test_one_session_has_values_and_no_intervals(real):
     found = evaluate([Simulator(name="one", sessions=(real[0],))], real[:1], QUICK)
     entropy = found.linguistic.rows[0].features["entropy"]
