@@ -77,7 +77,7 @@ def _relabelled(
 
 
 def _labelled(episode: EvaluationEpisode, annotation: Annotation | None) -> EvaluationEpisode:
-    """Returns the episode with the judge's issues; as a failed one where it is too long for the judge."""
+    """Returns the episode with the judge's issues; as a failed one where the judge could not label it."""
     if annotation is None:
         return episode.model_copy(update={"failure": "overlong", "messages": (), "rewards": (), "reply_tokens": ()})
     messages = tuple(

@@ -99,11 +99,12 @@ def annotate(
         answers = {"answers requested": cached.num_asked, "answers from the cache": cached.num_cached}
     rows = {
         "sessions": report.num_sessions,
-        "  too long for the judge, unchanged": report.num_too_long,
+        "  too long, or no usable reply; unchanged": report.num_not_judged,
         "messages labelled": report.num_labelled,
         "  with a label": report.num_with_label,
         "  labelled before": report.num_replaced,
         "labels given by people, kept": report.num_kept,
+        "labels that the taxonomy does not have, left out": report.num_unknown,
         **answers,
         **{f"  {label}": n for label, n in report.labels.most_common()},
     }

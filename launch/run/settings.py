@@ -18,10 +18,9 @@ from launch.run.config import RunConfig
 from launch.run.directory import RunDirectory
 from launch.run.readers import Readers
 from launch.run.token_budgets import token_problems
-from launch.run.values import read_overrides
 from rlenv.core.errors import ConfigError
 from rlenv.core.files import describe
-from rlenv.core.plain_yaml import read_yaml
+from rlenv.core.plain_yaml import read_overrides, read_yaml
 from rlenv.core.settings import Settings, defaults, read, to_dict
 
 __all__ = ["load_config", "open_run", "read_settings", "renamed", "to_dict", "typed"]

@@ -95,6 +95,10 @@ class EngineError(RlenvError):
     """A language model's engine or endpoint failed and could not be restarted."""
 
 
+class UnusableReplyError(EngineError):
+    """A language model answers, but not in the form that was asked for, however often it is asked."""
+
+
 class OverlongError(RlenvError):
     """A prompt and its reply exceed a model's maximum length."""
 

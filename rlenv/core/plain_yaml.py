@@ -1,17 +1,19 @@
-"""Reads YAML as it is written: of its unquoted values, only true, false, null and ordinary numbers are not text.
+"""Reads YAML and ``key.sub=value`` as they are written: nothing is cut, converted or taken as empty without a word.
 
-``007``, ``yes``, ``1_000`` and ``12:30`` are text. Independent of what the values mean.
+Of unquoted values, only true, false, null and ordinary numbers are not text. ``007``, ``yes``, ``1_000`` and ``12:30``
+are text, which the type of a setting may still read as a number or as true. Independent of what the values mean.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from rlenv.core.errors import Problem
+from rlenv.core.errors import ConfigError, Problem
 from rlenv.core.files import unreadable
 
 PLAIN = {
@@ -61,3 +63,40 @@ def unreadable_yaml(path: str | Path, error: Exception) -> Problem:
     where = f"{path}:{mark.line + 1}" if mark else str(path)
     came = getattr(error, "problem", None) or "other bytes" if isinstance(error, yaml.YAMLError) else "other bytes"
     return Problem(where, None, "", "a YAML file in UTF-8", came)
+
+
+def read_overrides(overrides: Iterable[str]) -> list[tuple[str, Any]]:
+    """Returns the dotted key and the value of each ``key.sub=value``, in order.
+
+    A value is plain text to its end, with ``#`` and ``:`` in it, or a number, true, false or null; one that begins with
+    a bracket or a quotation mark is YAML.
+
+    >>> read_overrides(["out_dir=runs/exp #1", "seed=7", "data.path=null", "name='7'"])
+    [('out_dir', 'runs/exp #1'), ('seed', 7), ('data.path', None), ('name', '7')]
+
+    Raises:
+        ConfigError: a key or a value is missing, or a value in brackets or quotation marks is not closed; all of them.
+    """
+    read, problems = [], []
+    for override in overrides:
+        key, _, text = (part.strip() for part in override.partition("="))
+        if not all(key.split(".")):
+            problems.append(f"{override}: expected key=value, such as seed=1")
+        elif not text:
+            problems.append(f"{key}: {NO_VALUE}: {key}=VALUE or {key}=null (is a variable of the shell unset?)")
+        elif text[0] in "[{\"'":
+            try:
+                read.append((key, read_yaml(text)))
+            except yaml.YAMLError as error:
+                problem = getattr(error, "problem", None) or type(error).__name__
+                problems.append(f"{key}: a value in brackets or quotation marks is read as YAML: {problem}")
+        else:
+            read.append((key, _plain(text)))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return read
+
+
+def _plain(text: str) -> Any:
+    is_special = any(re.fullmatch(form, text) for kind, form in PLAIN.items() if kind != "merge")
+    return read_yaml(text) if is_special else text

@@ -204,6 +204,8 @@ class Annotation(Record):
     """One entry per message, in order: actions of a user message (Appendix D), issues of a chatbot message (E)."""
     score: float | None = None
     """Score of the whole conversation, if the judge gives one."""
+    num_unknown: int = 0
+    """Categories that the judge named and the taxonomy does not have; they are not among the labels."""
 
 
 # ---------------------------------------------------------------------------------- adversarial parts

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from rlenv.core.aio import all_of
-from rlenv.core.errors import EngineError, OverlongError, PhaseError
+from rlenv.core.errors import EngineError, OverlongError, PhaseError, UnusableReplyError
 from rlenv.core.protocols import Judge
 from rlenv.core.types import Annotation, Message, Session
 from rlenv.data.labels import KIND_OF_ROLE
@@ -41,8 +41,10 @@ class AnnotationReport:
     """The counts of an annotation."""
 
     num_sessions: int = 0
-    num_too_long: int = 0
-    """Sessions too long for the judge, which are left unchanged."""
+    num_not_judged: int = 0
+    """Sessions too long for the judge, or to which it gave no usable reply; they are left unchanged."""
+    num_unknown: int = 0
+    """Labels that the judge named and the taxonomy does not have; they are left out."""
     num_labelled: int = 0
     """Messages that were labelled, including those with an empty list of labels."""
     num_with_label: int = 0
@@ -62,31 +64,36 @@ async def judged(
     concurrency: int = 8,
     advance: Callable[[], None] = lambda: None,
 ) -> list[Annotation | None]:
-    """Returns the judge's annotation of each session, or None if the session is too long for it.
+    """Returns the judge's annotation of each session, or None if it is too long or gets no usable reply.
 
     ``concurrency`` sessions are judged at the same time; ``advance`` is called after each.
 
     Raises:
-        PhaseError: the judge failed on some sessions, or all are too long; has the number and the first reason.
+        PhaseError: the judge failed on some sessions, or could label none; has the number and the first reason.
         ConfigError: none of the judge's requests can succeed.
     """
     failures: list[str] = []
-    too_long: list[str] = []
+    left_out: list[str] = []
+    num_judged = 0
 
     async def one(session: Session) -> Annotation | None:
+        nonlocal num_judged
         annotation = None
-        if len(failures) < MAX_FAILURES:
+        if len(failures) < MAX_FAILURES and (num_judged or len(left_out) < MAX_FAILURES):
             try:
                 annotation = await judge.annotate(session)
+                num_judged += 1
             except (EngineError, OverlongError) as error:
-                (too_long if isinstance(error, OverlongError) else failures).append(str(error))
+                is_of_session = isinstance(error, OverlongError | UnusableReplyError)
+                (left_out if is_of_session else failures).append(str(error))
                 log.warning("a session was not judged: %s", error)
         advance()
         return annotation
 
     annotations = await all_of(one, sessions, concurrency)
-    if too_long and len(too_long) == len(sessions):
-        raise PhaseError(f"none of {len(sessions)} sessions fits the judge; the first: {too_long[0]}")
+    if left_out and not num_judged and not failures:
+        tried = f"the first {len(left_out)}" if len(left_out) < len(sessions) else "all"
+        raise PhaseError(f"none of {len(sessions)} sessions was judged ({tried} tried); the first: {left_out[0]}")
     if failures:
         stopped = f" (stopped after {MAX_FAILURES})" if len(failures) >= MAX_FAILURES else ""
         raise PhaseError(
@@ -111,9 +118,10 @@ def with_labels(
     done = []
     for session, annotation in zip(sessions, annotations, strict=True):
         if annotation is None:
-            report.num_too_long += 1
+            report.num_not_judged += 1
             done.append(session)
             continue
+        report.num_unknown += annotation.num_unknown
         messages = tuple(
             _labelled(message, labels, judge, replace, report)
             for message, labels in zip(session.messages, annotation.labels, strict=True)

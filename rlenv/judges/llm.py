@@ -13,11 +13,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from rlenv.core.errors import EngineError, OverlongError
+from rlenv.core.errors import EngineError, OverlongError, UnusableReplyError
 from rlenv.core.settings import Settings, settings
 from rlenv.core.taxonomy import Taxonomy
 from rlenv.core.types import Annotation, Session
 from rlenv.judges.questions import (
+    Answer,
     MalformedReply,
     Question,
     action_question,
@@ -28,7 +29,7 @@ from rlenv.judges.questions import (
 from rlenv.speakers.completers import CachedCompleter, ChatMessages
 
 Kind = Literal["actions", "issues"]
-Reader = Callable[[str, Question, Taxonomy], dict[int, tuple[str, ...]]]
+Reader = Callable[[str, Question, Taxonomy], Answer]
 
 
 @settings
@@ -76,7 +77,8 @@ class LLMJudge:
         """Returns the labels of every message; kinds that were not requested have none. See ``Judge``.
 
         Raises:
-            EngineError: the model failed, or all of its replies were malformed.
+            EngineError: the model failed.
+            UnusableReplyError: all replies to one question were malformed.
             OverlongError: the session does not fit the model.
         """
         asked = self._questions(session)
@@ -89,10 +91,11 @@ class LLMJudge:
             if isinstance(error, EngineError | OverlongError):
                 raise type(error)(f"session {session.session_id}: {error}") from None
             raise error from None
-        for task in tasks:
-            for place, found in task.result().items():
+        answers = [task.result() for task in tasks]
+        for answer in answers:
+            for place, found in answer.labels.items():
                 labels[place] = found
-        return Annotation(labels=tuple(labels))
+        return Annotation(labels=tuple(labels), num_unknown=sum(answer.num_unknown for answer in answers))
 
     def _questions(self, session: Session) -> list[tuple[Question, Reader]]:
         asked: list[tuple[Question, Reader]] = []
@@ -106,7 +109,7 @@ class LLMJudge:
             ]
         return asked
 
-    async def _ask(self, question: Question, read: Reader) -> dict[int, tuple[str, ...]]:
+    async def _ask(self, question: Question, read: Reader) -> Answer:
         """Returns the labels in the reply.
 
         Malformed replies stay in the cache if a later one is usable, so that a re-run sends no request. If none is
@@ -128,4 +131,4 @@ class LLMJudge:
                 wrong = str(error)
         for messages, seed in tried:
             self._completer.forget(messages, self._config.max_tokens, seed, question.schema)
-        raise EngineError(f"{self.name}: no usable reply in {len(tried)} tries; the last: {wrong}")
+        raise UnusableReplyError(f"{self.name}: no usable reply in {len(tried)} tries; the last: {wrong}")

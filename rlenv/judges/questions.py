@@ -1,13 +1,17 @@
-"""The prompts of a language model as a judge, the schemas of its replies, and their strict parsing.
+"""The prompts of a language model as a judge, the schemas of its replies, and their reading.
 
 Issues are requested for a whole session (Appendix E), actions for a single user message (Appendix D). A reply is always
-checked, even if sampling was constrained by the schema: an unknown category or message number makes it malformed.
+checked, even if sampling was constrained by the schema. Its form is read leniently: thoughts and sentences around the
+JSON, display names of categories, numbers as text. Unknown categories beside known ones are left out and counted; a
+reply with no other, or with an unknown message number, is malformed.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +20,7 @@ from rlenv.core.taxonomy import GROUP_NAMES, Action, Issue, Taxonomy
 from rlenv.core.types import Message, Session
 from rlenv.prompting.cutting import encodable
 from rlenv.speakers.completers import ChatMessages, Schema
+from rlenv.speakers.thoughts import without_thoughts
 
 ISSUE_PROMPT = """\
 You review a mental health support chatbot. Below are the categories of issues that its messages can have, and then \
@@ -31,6 +36,9 @@ before it only helps to understand it.
 Reply with JSON alone: {"actions": [id, ...]}, and {"actions": []} if none applies."""
 MAX_ACTIONS = 8
 """The most categories per message that the schema allows."""
+NOTHING = {"none", "n_a", "null"}
+"""What models name where no category applies."""
+CUT = "; it seems to be cut off: raise max_tokens"
 
 
 class MalformedReply(RlenvError):
@@ -89,28 +97,42 @@ def action_question(session: Session, place: int, taxonomy: Taxonomy, num_before
     return Question(_chat(ACTION_PROMPT, taxonomy.actions, shown), schema, (place,))
 
 
-def read_issues(reply: str, question: Question, taxonomy: Taxonomy) -> dict[int, tuple[str, ...]]:
-    """Returns the issues of each message that has some, by its index in the session.
+@dataclass(frozen=True)
+class Answer:
+    """What a reply says."""
+
+    labels: dict[int, tuple[str, ...]]
+    """The categories of each message that the reply names, by its index in the session."""
+    num_unknown: int = 0
+    """Categories that the taxonomy does not have, and that are left out."""
+
+
+def read_issues(reply: str, question: Question, taxonomy: Taxonomy) -> Answer:
+    """Returns the issues of each message that has some.
 
     Raises:
-        MalformedReply: the reply is not JSON of this form, or has an unknown category or message number.
+        MalformedReply: the reply has no JSON of this form, only unknown categories, or an unknown message number.
     """
     found: dict[int, list[str]] = {}
+    ids = _Ids(taxonomy.issues)
     for entry in _items(reply, "issues"):
-        if not isinstance(entry, dict) or not isinstance(entry.get("messages"), list):
+        if not isinstance(entry, dict) or not isinstance(entry.get("messages"), list | int | str):
             raise MalformedReply('an entry of "issues" is not {"category": ..., "messages": [...]}')
-        (category,) = _known_ids([entry.get("category")], taxonomy.issue_ids())
-        for number in entry["messages"]:
-            if type(number) is not int or not 1 <= number <= len(question.places):
-                raise MalformedReply(f"a message number is not in 1 to {len(question.places)}")
-            found.setdefault(question.places[number - 1], []).append(category)
-    return {place: tuple(dict.fromkeys(issues)) for place, issues in found.items()}
+        numbers = entry["messages"] if isinstance(entry["messages"], list) else [entry["messages"]]
+        places = [question.places[_number(number, len(question.places)) - 1] for number in numbers]
+        for category in ids.known([entry.get("category")]):
+            for place in places:
+                found.setdefault(place, []).append(category)
+    ids.check()
+    return Answer({place: tuple(dict.fromkeys(issues)) for place, issues in found.items()}, ids.num_unknown)
 
 
-def read_actions(reply: str, question: Question, taxonomy: Taxonomy) -> dict[int, tuple[str, ...]]:
-    """Returns the actions of the question's message, by its index in the session; raises as ``read_issues``."""
-    actions = _known_ids(_items(reply, "actions"), taxonomy.action_ids())
-    return {question.places[0]: tuple(dict.fromkeys(actions))}
+def read_actions(reply: str, question: Question, taxonomy: Taxonomy) -> Answer:
+    """Returns the actions of the question's message; raises as ``read_issues``."""
+    ids = _Ids(taxonomy.actions)
+    actions = ids.known(_items(reply, "actions"))
+    ids.check()
+    return Answer({question.places[0]: tuple(dict.fromkeys(actions))}, ids.num_unknown)
 
 
 def _chat(prompt: str, categories: Sequence[Action | Issue], shown: str) -> ChatMessages:
@@ -146,21 +168,68 @@ def _known(session: Session) -> Iterable[str]:
 
 
 def _items(reply: str, name: str) -> list[Any]:
-    """Returns the list under ``name``; text around the outermost braces, such as code fences, is ignored."""
-    start, end = reply.find("{"), reply.rfind("}") + 1
-    try:
-        value = json.loads(reply[start:end]) if 0 <= start < end else None
-    except (ValueError, RecursionError):
-        value = None
-    if value is None:
-        raise MalformedReply(f"a reply of {len(reply)} characters is not a JSON object (if cut off, raise max_tokens)")
-    if not isinstance(value, dict) or not isinstance(value.get(name), list):
+    """Returns the list under ``name`` of the last JSON object that has one, whatever stands around it."""
+    text = without_thoughts(reply)
+    objects = list(_objects(text))
+    for value in reversed(objects):
+        items = {str(key).strip().lower(): item for key, item in value.items()}.get(name)
+        if isinstance(items, list | dict | str):
+            return items if isinstance(items, list) else [items]
+    if objects:
         raise MalformedReply(f'a reply has no list "{name}"')
-    return list(value[name])
+    is_cut = bool(reply.strip() and not text) or text.count("{") > text.count("}")
+    raise MalformedReply(f"a reply of {len(reply)} characters has no JSON object" + (CUT if is_cut else ""))
 
 
-def _known_ids(ids: Sequence[Any], known: Sequence[str]) -> list[str]:
-    wrong = sum(not isinstance(i, str) or i not in known for i in ids)
-    if wrong:
-        raise MalformedReply(f"{wrong} of {len(ids)} categories named are not in the taxonomy")
-    return list(ids)
+def _objects(text: str) -> Iterator[dict[str, Any]]:
+    """Yields the JSON objects in a text, outermost and in order."""
+    decoder, start = json.JSONDecoder(), text.find("{")
+    while start >= 0:
+        try:
+            value, end = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            end = start + 1
+        else:
+            yield value
+        start = text.find("{", end)
+
+
+def _number(value: Any, most: int) -> int:
+    """Returns the number of a message, which a model may write as ``"2"`` or ``"Chatbot [2]"``."""
+    digits = re.fullmatch(r"\D*(\d{1,6})\D*", value) if isinstance(value, str) else None
+    number = int(digits[1]) if digits else value
+    if type(number) is not int or not 1 <= number <= most:
+        raise MalformedReply(f"a message number is not in 1 to {most}")
+    return number
+
+
+class _Ids:
+    """Reads the categories of a reply as ids, and counts the unknown ones."""
+
+    def __init__(self, categories: Sequence[Action | Issue]) -> None:
+        names = Counter(_folded(c.name) for c in categories)
+        self._ids = {_folded(c.name): c.id for c in categories if names[_folded(c.name)] == 1}
+        self._ids |= {_folded(c.id): c.id for c in categories} | {c.id: c.id for c in categories}
+        self.num_named = self.num_unknown = 0
+
+    def known(self, named: Sequence[Any]) -> list[str]:
+        """Returns the ids of the categories named by id or by display name, without the unknown ones."""
+        texts = [name if isinstance(name, str) else "" for name in named]
+        texts = [text for text in texts if _folded(text) not in NOTHING - self._ids.keys()]
+        found = [self._ids.get(text) or self._ids.get(_folded(text)) or self._before_colon(text) for text in texts]
+        self.num_named += len(found)
+        self.num_unknown += found.count(None)
+        return [each for each in found if each is not None]
+
+    def _before_colon(self, text: str) -> str | None:
+        head, colon, _ = text.partition(":")
+        return self._ids.get(_folded(head)) if colon else None
+
+    def check(self) -> None:
+        """Checks that the reply named a category of the taxonomy, if any."""
+        if self.num_unknown and self.num_unknown == self.num_named:
+            raise MalformedReply(f"{self.num_unknown} of {self.num_named} categories named are not in the taxonomy")
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[\W_]+", "_", name.casefold()).strip("_")

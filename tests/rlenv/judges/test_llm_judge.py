@@ -14,7 +14,7 @@ from rlenv.core.taxonomy import load_taxonomy
 from rlenv.core.types import Generation, Message, Session, SessionContext
 from rlenv.judges.annotate import judged, with_labels
 from rlenv.judges.llm import LLMJudge, LLMJudgeConfig
-from rlenv.judges.questions import MalformedReply, issue_question, read_issues
+from rlenv.judges.questions import Answer, MalformedReply, issue_question, read_issues
 from rlenv.speakers.completers import CachedCompleter, EndpointCompleter, EngineCompleter
 from tests.local_endpoint import serve
 
@@ -111,6 +111,60 @@ MALFORMED = (
 )
 
 
+GOOD = issues(("unempathetic_responses", [2]))
+READ = (
+    f"<think>Maybe {issues(('premature_wrap_up', [1]))}? No.</think>\n{GOOD}",
+    f"{GOOD}\nThe second message answers {{nothing}}.",
+    f"A draft: {issues()}\nThe answer: ```json\n{GOOD}\n```",
+    issues(("Unempathetic responses", [2])),
+    issues(("unempathetic-responses", [2])),
+    issues(("unempathetic_responses: Unempathetic responses", [2])),
+    GOOD.replace("[2]", '["2"]'),
+    GOOD.replace("[2]", '["Chatbot [2]"]'),
+    GOOD.replace("[2]", "2"),
+    GOOD.replace('"issues"', '"Issues"'),
+    '{"issues": {"category": "unempathetic_responses", "messages": [2]}}',
+)
+
+
+@pytest.mark.parametrize("reply", READ)
+def test_the_usual_forms_of_a_reply_are_read(reply):
+    assert read_issues(reply, issue_question(SESSION, TAXONOMY), TAXONOMY) == Answer({2: ("unempathetic_responses",)})
+
+
+def test_a_category_called_none_is_no_category():
+    question = issue_question(SESSION, TAXONOMY)
+    assert read_issues(issues(("None", [1])), question, TAXONOMY) == Answer({})
+
+
+def test_an_unknown_category_among_known_ones_is_left_out_and_counted(tmp_path):
+    reply = issues(("unempathetic_responses", [2]), ("rude_tone", [1]))
+    with serve(lambda body: reply if wants(body, "issues") else '{"actions": ["greets", "is_tired"]}') as endpoint:
+        who = judge(endpoint, tmp_path)
+        done, report = with_labels([SESSION], aio.run(judged([SESSION], who)), who)
+    assert report.num_unknown == 2
+    assert [m.actions or m.issues for m in done[0].messages[:3]] == [(), ("greets",), ("unempathetic_responses",)]
+
+
+def test_only_a_reply_that_seems_cut_is_told_so():
+    question = issue_question(SESSION, TAXONOMY)
+    for reply, cut in (("I would rather not.", False), ('{"issues": [', True), ("<think>Well", True), ("{a}", False)):
+        with pytest.raises(MalformedReply) as caught:
+            read_issues(reply, question, TAXONOMY)
+        assert ("max_tokens" in str(caught.value)) is cut
+
+
+def test_a_session_without_a_usable_reply_is_left_as_it_was_and_the_others_are_labelled(tmp_path):
+    sessions = [SESSION.model_copy(update={"session_id": f"s{i}", "messages": greeting(i)}) for i in range(4)]
+    with serve(lambda body: SECRET if "hi 2" in str(body["messages"]) else answer_first(body)) as endpoint:
+        who = judge(endpoint, tmp_path)
+        found = aio.run(judged(sessions, who))
+        done, report = with_labels(sessions, found, who)
+        assert report.num_not_judged == 1 and done[2] == sessions[2] and done[3].messages[1].issues == ()
+        with pytest.raises(PhaseError, match=r"none of 1 sessions was judged.*no usable reply"):
+            aio.run(judged(sessions[2:3], who))
+
+
 @pytest.mark.parametrize("reply", MALFORMED)
 def test_a_malformed_reply_is_reported_without_its_text(reply):
     question = issue_question(SESSION, TAXONOMY)
@@ -178,9 +232,9 @@ def test_a_session_too_long_for_the_judge_is_left_as_it_was_and_counted(tmp_path
         found = aio.run(judged(sessions, who))
         assert [i for i, annotation in enumerate(found) if annotation is None] == [3]
         done, report = with_labels(sessions, found, who)
-        assert (report.num_sessions, report.num_too_long, report.num_labelled) == (5, 1, 8)
+        assert (report.num_sessions, report.num_not_judged, report.num_labelled) == (5, 1, 8)
         assert done[3] == sessions[3] and all(done[i].messages[1].issues == () for i in (0, 1, 2, 4))
-        with pytest.raises(PhaseError, match="none of 1 sessions fits the judge; the first: session s3") as caught:
+        with pytest.raises(PhaseError, match=r"none of 1 sessions was judged .*; the first: session s3") as caught:
             aio.run(judged(sessions[3:4], who))
         assert SECRET not in str(caught.value)
 
