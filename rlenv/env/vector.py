@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import inspect
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -44,6 +45,8 @@ class ConversationVectorEnv(VectorEnv[tuple[Observation, ...], Sequence[str], np
         num_envs: the number of conversations.
         autoreset_mode: what follows the end of an episode, Gymnasium's ``AutoresetMode`` or its value; also in
             ``metadata["autoreset_mode"]``.
+        max_episode_steps: steps after which an episode is truncated, as in ``gym.make``; None is no limit but that of
+            ``limits``.
         settings: arguments of ``ConversationEnv``, equal for all.
     """
 
@@ -53,10 +56,19 @@ class ConversationVectorEnv(VectorEnv[tuple[Observation, ...], Sequence[str], np
     }
 
     def __init__(
-        self, num_envs: int = 1, autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP, **settings: Any
+        self,
+        num_envs: int = 1,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        max_episode_steps: int | None = None,
+        **settings: Any,
     ) -> None:
         if num_envs < 1:
             raise EnvError(f"num_envs: expected 1 or more, got {num_envs}")
+        if max_episode_steps is not None and (type(max_episode_steps) is not int or max_episode_steps < 1):
+            raise EnvError(f"max_episode_steps: expected a whole number of 1 or more, got {max_episode_steps!r}")
+        known = inspect.signature(ConversationEnv).parameters
+        if unknown := sorted(set(settings) - set(known)):
+            raise EnvError(f"no setting {unknown[0]!r}; {there_are(known, unknown[0])}, max_episode_steps")
         modes = [mode.value for mode in AutoresetMode]
         if autoreset_mode not in modes and not isinstance(autoreset_mode, AutoresetMode):
             raise EnvError(f"no autoreset_mode {autoreset_mode!r}; {there_are(modes, autoreset_mode)}")
@@ -70,6 +82,8 @@ class ConversationVectorEnv(VectorEnv[tuple[Observation, ...], Sequence[str], np
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._observations: list[Observation] = [()] * num_envs
+        self._max_episode_steps = max_episode_steps
+        self._num_steps = [0] * num_envs
 
     # Tuples, as in Gymnasium's own vector envs that have several generators.
     @property  # type: ignore[misc]
@@ -106,7 +120,7 @@ class ConversationVectorEnv(VectorEnv[tuple[Observation, ...], Sequence[str], np
         begun = self._together([begin(index) for index in chosen])
         infos: dict[str, Any] = {}
         for index, (observation, info) in zip(chosen, begun, strict=True):
-            self._observations[index] = observation
+            self._observations[index], self._num_steps[index] = observation, 0
             infos = self._add_info(infos, info, index)
         return tuple(self._observations), infos
 
@@ -118,7 +132,10 @@ class ConversationVectorEnv(VectorEnv[tuple[Observation, ...], Sequence[str], np
                 f"actions: expected a message for each of {self.num_envs} envs, got {len(messages)}"
             )
         autoreset = self.autoreset_mode != AutoresetMode.DISABLED
-        resets = [autoreset and env.core.begun and env.core.over for env in self.envs]
+        resets = [
+            autoreset and env.core.begun and (env.core.over or self._is_last(num))
+            for env, num in zip(self.envs, self._num_steps, strict=True)
+        ]
         for env, action, reset in zip(self.envs, messages, resets, strict=True):
             if not reset:
                 env.check_action(action)
@@ -126,6 +143,7 @@ class ConversationVectorEnv(VectorEnv[tuple[Observation, ...], Sequence[str], np
         infos: dict[str, Any] = {}
         for index, (step, final) in enumerate(results):
             self._observations[index] = step[0]
+            self._num_steps[index] = 0 if resets[index] or final else self._num_steps[index] + 1
             infos = self._add_info(infos, final, index)
             infos = self._add_info(infos, step[4], index)
         return (
@@ -145,11 +163,16 @@ class ConversationVectorEnv(VectorEnv[tuple[Observation, ...], Sequence[str], np
             observation, info = await env.reset_async()
             return (observation, 0.0, False, False, info), {}
         observation, reward, terminated, truncated, info = await env.step_async(action)
+        truncated = truncated or self._is_last(self._num_steps[index] + 1)
         if self.autoreset_mode != AutoresetMode.SAME_STEP or not (terminated or truncated):
             return (observation, reward, terminated, truncated, info), {}
         final = {"final_obs": observation, "final_info": info}
         observation, info = await env.reset_async()
         return (observation, reward, terminated, truncated, info), final
+
+    def _is_last(self, num_steps: int) -> bool:
+        """Returns whether an episode is truncated after so many steps."""
+        return self._max_episode_steps is not None and num_steps >= self._max_episode_steps
 
     def _together(self, work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
         """Returns the results of all coroutines, or restores every env and raises the first error."""
@@ -187,8 +210,9 @@ def _saved(env: ConversationEnv) -> tuple[dict[str, Any], Any]:
 
 def _restore(env: ConversationEnv, saved: tuple[dict[str, Any], Any]) -> None:
     attributes, generator_state = saved
+    vars(env).clear()  # what did not exist before, such as the generator of an env's first reset, is taken away
     vars(env).update(attributes)
-    if env._np_random is not None:
+    if env._np_random is not None and generator_state is not None:
         env._np_random.bit_generator.state = generator_state
 
 

@@ -14,7 +14,7 @@ import rlenv  # noqa: F401  registers the ids
 from rlenv.core.errors import EngineError
 from rlenv.core.types import SessionContext
 from rlenv.env.conversation import Limits
-from rlenv.env.gym import ConversationEnv
+from rlenv.env.gym import ConversationEnv, EnvError
 from rlenv.env.scenarios import Scenario
 from rlenv.env.vector import ConversationVectorEnv
 from rlenv.speakers.scripted import ScriptedChatbot, ScriptedUser
@@ -207,3 +207,54 @@ def test_invalid_calls_are_reported_and_change_no_conversation():
         ConversationVectorEnv(NUM, "samestep", **settings())
     with pytest.raises(gym.error.Error, match="num_envs: expected 1 or more, got 0"):
         ConversationVectorEnv(0, **settings())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"persona": "nobody"}, {"context_id": "nothing"}, {"split": "none"}, {"world": "none"}, {"user": "none"}],
+)
+def test_what_is_wrong_with_the_first_reset_is_told_as_by_the_single_env(options):
+    with pytest.raises(EnvError) as single_error:
+        single().reset(seed=1, options=options)
+    vector = ConversationVectorEnv(NUM, **settings())
+    with pytest.raises(EnvError) as error:
+        vector.reset(seed=1, options=options)
+    assert str(error.value) == str(single_error.value)
+    # and the env is as before: it draws as a new one
+    again, fresh = (v.reset(seed=1) for v in (vector, ConversationVectorEnv(NUM, **settings())))
+    assert again[0] == fresh[0] and list(again[1]["context_id"]) == list(fresh[1]["context_id"])
+
+
+def test_an_engine_that_fails_in_the_first_reset_is_told():
+    class Dead(ScriptedUser):
+        async def reply(self, state, seed):
+            raise EngineError("the engine died")
+
+    vector = ConversationVectorEnv(NUM, **settings(user=Dead(), opener="user"))
+    with pytest.raises(EngineError, match="the engine died"):
+        vector.reset(seed=1)
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_max_episode_steps_truncates_as_gymnasiums_own_wrapper_does(mode):
+    def limited():
+        return gym.wrappers.TimeLimit(single(), 3)
+
+    ours = ConversationVectorEnv(NUM, mode, max_episode_steps=3, **settings())
+    theirs = SyncVectorEnv([limited] * NUM, autoreset_mode=mode)
+    for vector in (ours, theirs):
+        vector.reset(seed=3)
+    for _ in range(3 if mode == AutoresetMode.DISABLED else 9):
+        results = [vector.step(["What happened?"] * NUM)[:4] for vector in (ours, theirs)]
+        assert all(same(one, two) for one, two in zip(*results, strict=True))
+        if mode == AutoresetMode.DISABLED and results[0][2].any():
+            break
+
+
+def test_make_vec_takes_max_episode_steps_and_names_settings_that_are_unknown():
+    envs = gym.make_vec(IDS[0], num_envs=2, max_episode_steps=1, counterparts=settings()["counterparts"])
+    envs.reset(seed=1)
+    assert envs.step(["Hello."] * 2)[3].all()
+    for wrong, said in (({"max_episode_steps": 0}, "1 or more, got 0"), ({"limit": 3}, "did you mean 'limits'")):
+        with pytest.raises(EnvError, match=said):
+            gym.make_vec(IDS[0], num_envs=2, **wrong)
