@@ -8,7 +8,6 @@ what the predecessor's discriminator said of the predecessor, context by context
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from launch.adversarial.discrimination import label_simulated
 from launch.adversarial.run import AdversarialRun
 from launch.adversarial.simulation import Simulated
 from launch.run.contents import MAIN, VERDICT
-from rlenv.core.files import write_json
+from rlenv.core.files import read_json, write_json
 from rlenv.core.types import Session
 from rlenv.discriminator.controls import referee_accuracy, style_referee_accuracy
 from rlenv.discriminator.labelled import LabelledSession, ScoredSession
@@ -78,7 +77,7 @@ def judge_version(
         write_json(folder / VERDICT, asdict(verdict))
 
     folder = run.directory.once(f"{version}/acceptance", make)
-    return Verdict(**json.loads((folder / VERDICT).read_text()))
+    return Verdict(**read_json(folder / VERDICT))
 
 
 def context_accuracy(scored: Sequence[ScoredSession]) -> dict[str, float]:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from launch.adversarial.simulation import Simulated
 from launch.run.contents import HALF, LEAK, MAIN, POWER, SWAPPED, VERDICT
 from launch.run.tracking import Tracker
 from launch.run.training import Training
-from rlenv.core.files import write_json
+from rlenv.core.files import read_json, write_json
 from rlenv.core.types import Session
 from rlenv.data.linguistics import diversity
 from rlenv.discriminator.classification import TurnTable, flat_metrics, turn_table
@@ -47,7 +46,7 @@ def measure(
         metrics |= realism_metrics(simulated, real, run.config.env.max_turns)
         write_json(folder / "metrics.json", metrics)
 
-    metrics: Metrics = json.loads((run.directory.once(f"{version}/measures", make) / "metrics.json").read_text())
+    metrics: Metrics = read_json(run.directory.once(f"{version}/measures", make) / "metrics.json")
     metrics |= phase_metrics(run.training, version)
     tracker.log(step, version, metrics, {"adapter": run.directory.path(f"{version}/adapter")})
     tracker.log_phases()
@@ -60,10 +59,10 @@ def phase_metrics(training: Training, version: str) -> Metrics:
     for prefix, name in (("collect", f"{version}/simulated"), ("prefs", f"{version}/preferences")):
         path = training.directory.path(name) / "counts.json"
         if path.exists():
-            metrics |= {f"{prefix}/{k}": v for k, v in json.loads(path.read_text()).items()}
+            metrics |= {f"{prefix}/{k}": v for k, v in read_json(path).items()}
     verdict = training.directory.path(f"{version}/acceptance/{VERDICT}")
     if verdict.exists():
-        found = json.loads(verdict.read_text())
+        found = read_json(verdict)
         metrics |= {f"accept/{key}": found[key] for key in ("accuracy", "difference", "standard_error")}
         metrics["accept/taken"] = int(found["taken"])
     phase = "sft" if version == "base" else "dpo"

@@ -12,6 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from launch.run.contents import check_run
 from launch.run.directory import RunDirectory
 from launch.run.tracking import read_metrics
 
@@ -145,7 +146,13 @@ def in_short(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def print_report(run: RunDirectory, console: Console | None = None) -> None:
-    """Prints the table, the controls' verdicts, and where the run's files are."""
+    """Prints the table, the controls' verdicts, and where the run's files are.
+
+    Raises:
+        ConfigError: the folder holds no run.
+        DataError: a file of the run is damaged.
+    """
+    check_run(run.root)
     console = console or Console()
     path = run.path("metrics.jsonl")
     rows = list(read_metrics(path)) if path.exists() else []

@@ -5,7 +5,6 @@ Only the evaluation users' sessions of a run are read, since nothing was trained
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +14,10 @@ import yaml
 
 from launch.adversarial.table import verdicts
 from launch.run.contents import LEAK, MAIN, POWER, simulated_versions
+from launch.run.settings import read_settings
 from launch.run.tracking import read_metrics
 from rlenv.core.errors import ConfigError
+from rlenv.core.files import read_json
 from rlenv.core.plain_yaml import read_yaml
 from rlenv.core.types import Session, SessionContext
 from rlenv.data.labels import LabelMap, with_mapped_labels
@@ -164,7 +165,7 @@ def _read(path: Path, label_map: LabelMap) -> Iterator[Session]:
 
 def _max_turns(root: Path) -> int | None:
     path = root / "config.yaml"
-    settings = yaml.safe_load(path.read_text()) if path.exists() else {}
+    settings = read_settings(path) if path.exists() else {}
     env = settings.get("env") if isinstance(settings, Mapping) else None
     return env.get("max_turns") if isinstance(env, Mapping) else None
 
@@ -174,7 +175,7 @@ def _judgement(version: Path) -> Judgement | None:
     if not (folder / MAIN).exists():
         return None
     measures = version / "measures/metrics.json"
-    metrics = json.loads(measures.read_text()) if measures.exists() else {}
+    metrics = read_json(measures) if measures.exists() else {}
     return Judgement(
         scored=_scored(folder / MAIN),
         leak=_scored(folder / LEAK),

@@ -5,7 +5,6 @@ The phases write them (``launch.adversarial``); environments and served users re
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from launch.run.directory import RunDirectory
 from launch.run.settings import read_settings
 from rlenv.core.adapters import adapter_at
 from rlenv.core.errors import ConfigError, there_are
+from rlenv.core.files import read_json
 from rlenv.core.types import Adapter, Session
 from rlenv.data.sessions import read_sessions
 from rlenv.models.named import load_smollm2, population_llama
@@ -62,10 +62,20 @@ def run_settings(root: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: the folder holds no run.
     """
-    path = Path(root) / "config.yaml"
-    if not path.is_file():
+    check_run(root)
+    return read_settings(Path(root) / "config.yaml")
+
+
+def check_run(root: str | Path) -> None:
+    """Checks that a folder holds a run.
+
+    Raises:
+        ConfigError: there is no such folder, or it holds no run.
+    """
+    if not Path(root).is_dir():
+        raise ConfigError(f"{root}: there is no such run directory")
+    if not (Path(root) / "config.yaml").is_file():
         raise ConfigError(f"{root}: this is not a run directory (it has no config.yaml); rlenv adversarial makes one")
-    return read_settings(path)
 
 
 def read_data(run: RunDirectory) -> dict[str, list[Session]]:
@@ -119,7 +129,7 @@ def simulator_versions(run: RunDirectory, config: RunConfig) -> dict[str, Adapte
 def was_taken(run: RunDirectory, version: str) -> bool:
     """Returns whether a simulator version was taken; true where the run accepts every version."""
     path = run.path(f"{version}/acceptance/{VERDICT}")
-    return not path.exists() or bool(json.loads(path.read_text())["taken"])
+    return not path.exists() or bool(read_json(path).get("taken", True))
 
 
 def newest_taken(run: RunDirectory, versions: Collection[str]) -> str:

@@ -21,8 +21,8 @@ from typing import Any, TextIO
 import yaml
 
 from launch.run.readers import Readers, readers_of
-from rlenv.core.errors import ConfigError, RlenvError
-from rlenv.core.files import new_folder, write_text
+from rlenv.core.errors import ConfigError, DataError, RlenvError
+from rlenv.core.files import damaged, new_folder, read_json_lines, write_text
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class RunDirectory:
         path = self.root / "config.yaml"
         text = yaml.safe_dump(config, sort_keys=False)
         if path.exists():
-            differing = sorted(_differences(upgrade(yaml.safe_load(path.read_text())), yaml.safe_load(text)))
+            differing = sorted(_differences(upgrade(_saved_settings(path)), yaml.safe_load(text)))
             if refused := [key for key in differing if readers is None or self._was_read(key, readers)]:
                 raise ConfigError(
                     f"{self.root} holds a run with other settings ({', '.join(refused)}); "
@@ -138,7 +138,7 @@ class RunDirectory:
         path = self.root / "timings.jsonl"
         if not path.exists():
             return {}
-        rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+        rows = read_json_lines(path)
         return {row["phase"]: row["seconds"] for row in rows}
 
     @contextmanager
@@ -213,6 +213,16 @@ def _taken(file: TextIO) -> bool:
         except OSError:
             time.sleep(0.05)
     return False
+
+
+def _saved_settings(path: Path) -> dict[str, Any]:
+    try:
+        saved = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError([damaged(path, error)]) from None
+    if not isinstance(saved, dict):
+        raise DataError([damaged(path, ValueError("no settings"))])
+    return saved
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:

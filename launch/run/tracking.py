@@ -25,7 +25,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from rlenv.core.errors import ConfigError, there_are
-from rlenv.core.files import write_text
+from rlenv.core.files import read_json_lines, write_text
 from rlenv.core.progress import Line, read_progress
 from rlenv.core.settings import Settings, settings
 
@@ -300,5 +300,5 @@ class _WandbState:
 
 
 def read_metrics(path: str | Path) -> Sequence[dict[str, Any]]:
-    """Returns the rows of a ``metrics.jsonl``."""
-    return [json.loads(line) for line in Path(path).read_text().splitlines() if line.strip()]
+    """Returns the rows of a ``metrics.jsonl``; raises a ``DataError`` if it is damaged."""
+    return read_json_lines(path)

@@ -15,15 +15,17 @@ import re
 import shutil
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from pydantic import BaseModel
 
-from rlenv.core.errors import PhaseError, Problem, RlenvError
+from rlenv.core.errors import DataError, PhaseError, Problem, RlenvError
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
+T = TypeVar("T")
+RESTORE = "restore it from a copy, or remove the folder of its phase and start the run again, which makes it anew"
 _BOM = b"\xef\xbb\xbf"
 _GZIP_MAGIC = b"\x1f\x8b"
 _SHORT_NAME = re.compile(r"[A-Za-z][A-Za-z_-]{0,19}")
@@ -111,10 +113,52 @@ def read_records(path: str | Path, kind: type[RecordT]) -> list[RecordT]:
     """Returns the records of a file that rlenv itself wrote, one per line, plain or gzipped.
 
     Raises:
-        pydantic.ValidationError: a line is not such a record. For users' files, use ``read_objects``.
+        DataError: the file is missing or damaged. For users' files, use ``read_objects``.
     """
-    with open_binary(path) as file:
-        return [kind.model_validate_json(line) for line in file if line.strip()]
+    return _read_own(path, kind.model_validate_json)
+
+
+def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
+    """Returns the objects of a file that rlenv itself wrote, one per line; raises as ``read_records``."""
+    return _read_own(path, _object)
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Returns the object of a JSON file that rlenv itself wrote; raises as ``read_records``."""
+    try:
+        return _object(Path(path).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError([damaged(path, error)]) from None
+
+
+def _read_own(path: str | Path, read: Callable[[bytes], T]) -> list[T]:
+    rows: list[T] = []
+    where = str(path)
+    try:
+        with open_binary(path) as file:
+            for number, line in enumerate(file, start=1):
+                where = f"{path}:{number}"
+                if line.strip():
+                    rows.append(read(line))
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+        raise DataError([damaged(path, error, where if isinstance(error, ValueError) else "")]) from None
+    return rows
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError("no object")
+    return value
+
+
+def damaged(path: str | Path, error: Exception, where: str = "") -> Problem:
+    """Returns the problem of a file that rlenv wrote and cannot read any more."""
+    if isinstance(error, OSError | EOFError | zlib.error):
+        came = unreadable(path, error).came
+    else:
+        came = "a broken or truncated one"
+    return Problem(where or str(path), None, "", "a file as rlenv wrote it", came, RESTORE)
 
 
 def to_line(value: Any) -> bytes:

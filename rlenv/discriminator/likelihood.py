@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from rlenv.core.errors import ConfigError
+from rlenv.core.files import read_json
 from rlenv.core.log_odds import PRIOR_LOG_ODDS
 from rlenv.core.types import Branch, Session, SessionScores
 from rlenv.discriminator.reading import Reader, Reading, ReadRow, TokenStatistics, read_row
@@ -231,7 +232,7 @@ class LikelihoodDiscriminator:
             ConfigError: the simulator that it reads with is missing.
         """
         root = Path(path)
-        card = json.loads((root / CARD).read_text())
+        card = read_json(root / CARD)
         adapter = Path(card["adapter"])
         if not adapter.exists():  # a copied run: VERSION/discriminator/main was fitted on VERSION/adapter
             adapter = root.parents[1] / "adapter"

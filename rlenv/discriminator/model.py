@@ -25,6 +25,7 @@ from torch import nn
 
 from rlenv.core.adapters import tidy_adapter
 from rlenv.core.errors import ConfigError
+from rlenv.core.files import read_json
 from rlenv.core.log_odds import PRIOR_LOG_ODDS
 from rlenv.core.types import Branch, Session, SessionScores
 from rlenv.discriminator.rows import (
@@ -333,7 +334,7 @@ def _read_card(root: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{root}: expected a discriminator's folder, but {CARD} is missing; train a discriminator first"
         )
-    return json.loads((root / CARD).read_text())
+    return read_json(root / CARD)
 
 
 def _from_pretrained(path: str, dtype: str) -> Any:

@@ -20,6 +20,7 @@ import gymnasium as gym
 
 from rlenv.core.aio import run
 from rlenv.core.errors import ConfigError, there_are
+from rlenv.core.files import short_name
 from rlenv.core.protocols import Reward, Speaker
 from rlenv.core.seeds import derive_seed
 from rlenv.core.types import Seat
@@ -147,7 +148,11 @@ class ConversationEnv(gym.Env[Observation, str]):
         """Returns the options as arguments of the core's ``reset``."""
         partner = _PARTNER[self.core.seat]
         known = ("context_id", "persona", "split", "counterpart", partner)
-        problems = [f"no reset option {o!r}; {there_are(known, o)}" for o in options if o not in known]
+        problems = [
+            f"no reset option {o!r} (for {short_name(value)}); {there_are(known, o)}"
+            for o, value in options.items()
+            if o not in known
+        ]
         problems += [
             f"reset option {o!r}: expected a name (str), got {type(value).__name__}"
             for o, value in options.items()

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-from rlenv.core.errors import PhaseError
+from rlenv.core.errors import DataError, PhaseError
+from rlenv.core.files import damaged
 from rlenv.core.types import Session
 from rlenv.discriminator.labelled import LabelledSession, ScoredSession
 from trainers.backend.fit import TrainOptions, train_to_folder
@@ -76,7 +77,11 @@ def fit_discriminators(
 
 def read_validation(path: str | Path, name: str = VALIDATION) -> tuple[ScoredSession, ...]:
     """Returns the validation log-odds saved in a discriminator's folder, or those out of fold."""
-    return tuple(ScoredSession.model_validate(row) for row in json.loads((Path(path) / name).read_text()))
+    file = Path(path) / name
+    try:
+        return tuple(ScoredSession.model_validate(row) for row in json.loads(file.read_bytes()))
+    except (OSError, TypeError, ValueError) as error:
+        raise DataError([damaged(file, error)]) from None
 
 
 def _check(jobs: Sequence[DiscriminatorJob]) -> None:

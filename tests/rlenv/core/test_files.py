@@ -1,12 +1,12 @@
-"""Folders that appear complete or not at all."""
+"""Folders that appear complete or not at all, and damaged files of a run."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from rlenv.core.errors import PhaseError
-from rlenv.core.files import new_folder
+from rlenv.core.errors import DataError, PhaseError
+from rlenv.core.files import new_folder, read_json, read_json_lines, write_atomic
 
 
 def test_a_folder_gets_its_name_only_when_it_is_completely_written(tmp_path):
@@ -57,3 +57,25 @@ def test_everything_in_a_folder_is_on_disk_before_it_gets_its_name(tmp_path, mon
         (folder / "sub").mkdir()
         (folder / "sub" / "a").write_text("a")
     assert sorted(synced[:3]) == ["part", "part/sub", "part/sub/a"] and synced[3:] == ["."]
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"[1]", b"\xff", b"null", b"{}" * 2])
+def test_a_damaged_file_of_a_run_is_told_with_its_name_and_what_to_do(tmp_path, content):
+    path = tmp_path / "metrics.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"metrics\.json: .*restore it from a copy"):
+        read_json(path)
+    lines = tmp_path / "rows.jsonl"
+    lines.write_bytes(b'{"a": 1}\n' + (content or b"{"))
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: .*restore it from a copy"):
+        read_json_lines(lines)
+
+
+def test_a_missing_and_a_truncated_file_of_a_run_are_told(tmp_path):
+    with pytest.raises(DataError, match=r"none\.json: .*no file with this name"):
+        read_json(tmp_path / "none.json")
+    path = tmp_path / "rows.jsonl.gz"
+    write_atomic(path, [b'{"a": 1}\n'] * 500)
+    path.write_bytes(path.read_bytes()[:-12])
+    with pytest.raises(DataError, match=r"rows\.jsonl\.gz: .*broken or truncated"):
+        read_json_lines(path)
