@@ -1,8 +1,9 @@
 """Rule-based detectors of issues: functions of the messages alone that report only what they are sure of.
 
 A detector reports nothing where it is not sure, so its rate is a lower bound of the category's rate. Whether a
-repetition annoyed the user or a cut-off sentence mattered is left to other judges. ``DETECTORS`` has them by issue id;
-``detects`` adds one. Detectors that depend on words (repetition, leaving, incomplete messages) read English; the others
+repetition annoyed the user or a cut-off sentence mattered is left to other judges. Where the user asked for a text,
+such as a letter or a program, its placeholders are the user's to fill. ``DETECTORS`` has the detectors by issue id;
+``detects`` adds one. Those that depend on words (repetition, leaving, incomplete messages) read English; the others
 read any language.
 """
 
@@ -18,7 +19,7 @@ from rlenv.data.linguistics import words
 from rlenv.population.reading.act_patterns import UNFINISHED
 from rlenv.population.reading.similarity import content, likeness, sentences
 
-VERSION = "1"
+VERSION = "2"
 """Raised whenever a detector's results change; part of the judge's name."""
 Detector = Callable[[Sequence[Message], int], bool]
 """Takes a session's messages and the index of a chatbot message; returns whether that message has the issue."""
@@ -55,13 +56,39 @@ _LETS_GO = re.compile(
     r"nice (talking|chatting|to meet)|glad)\b",
     re.IGNORECASE,
 )
-_GLITCH = re.compile(
-    r"\{\{.*?\}\}|\{[a-z]+(_[a-z]+)+\}|\[(insert|your|user|client)[ _]?\w*\]"
-    r"|\$\{\w+\}|%\(\w+\)s|%[sd]\b"  # placeholders, to here
-    r"|<\|\w+\|>|</?s>|\[/?INST\]|<</?SYS>>|<(unk|pad|eos|bos)>"  # a model's special tokens
+_PLACEHOLDER = re.compile(
+    r"\{\{.*?\}\}|(?<![_^\w\\])\{[a-z]+(_[a-z]+)+\}|\[(insert|your|user|client)[ _]?\w*\]"
+    r"|\$\{\w+\}|%\(\w+\)s|%[sd]\b"
     r"|</?(br|p|div|span|b|i|a|li|ul|html|body)( [^<>]*)?/?>|&(nbsp|amp|quot|lt|gt|#\d+);"  # HTML
-    r"|\\n(?![a-z])|\ufffd|â€|Ã[©¨¤¶¼]|\[object Object\]|^\W*(undefined|null|none)\W*$",  # program text
+    r"|\\n(?![a-z])",
     re.IGNORECASE,
+)
+"""What a program should have replaced, unless the user wants a program or a text to fill."""
+_GLITCH = re.compile(
+    r"<\|\w+\|>|</?s>|\[/?INST\]|<</?SYS>>|<(unk|pad|eos|bos)>"  # a model's special tokens
+    r"|\ufffd|â€|Ã[©¨¤¶¼]|\[object Object\]|\A\s*(undefined|null|none)\s*\Z",  # program text
+    re.IGNORECASE,
+)
+_ASKS_FOR_TEXT = re.compile(
+    r"\b((re)?write|draft|compose|create|generate|prepare|revise|proofread|translate|edit|make|give|show|need|help)\b"
+    r"[^.!?\n]*\b(letters?|e-?mails?|messages?|drafts?|essays?|articles?|poems?|stor(y|ies)|speech|r[eé]sum[eé]s?|cvs?|"
+    r"blog|posts?|reports?|summar(y|ies)|documents?|proposals?|plans?|notes?|scripts?|code|functions?|programs?)\b"
+    r"|\b(templates?|html|css|python|javascript|sql|latex|markdown|json|regex|jinja)\b",
+    re.IGNORECASE,
+)
+"""What users say who want a text or a program."""
+_CODE = re.compile(r"```.*?(```|\Z)|`[^`\n]+`", re.DOTALL)
+_CORRECTS = re.compile(
+    r"\b(not (quite|exactly|right|correct)|incorrect|try (it |that |this )?again|double.?check|check your)\b"
+    r"|(^|[.!\n])\s*(so |very )?(almost|close|nearly)\b",
+    re.IGNORECASE,
+)
+"""What a chatbot says that asks again because the answer was wrong."""
+_NUMBER_WORDS = frozenset(
+    words(
+        "zero one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty hundred "
+        "thousand half first second third fourth fifth sixth seventh eighth ninth tenth next last other another"
+    )
 )
 
 
@@ -125,21 +152,23 @@ def duplicate(messages: Sequence[Message], i: int) -> bool:
 def repetitive(messages: Sequence[Message], i: int) -> bool:
     """Returns whether the message repeats an earlier question of the chatbot, or a whole earlier message.
 
-    A question counts if it has at least three content words and shares ``SAME_QUESTION`` of them; a whole message if it
-    has at least six words. Not counted: repetitions that the user asked for or after they did not understand, "anything
-    else?", and what ``duplicate`` detects. A rephrased question is not detected, and a good reason for a repetition is
-    seen only in the message just before.
+    A question counts if it has at least three content words, shares ``SAME_QUESTION`` of them, and has the same
+    numbers, names and single letters; a whole message if it has six words or more. Not counted: repetitions that the
+    user asked for or after they did not understand, a question that is asked again because the answer was wrong,
+    "anything else?", and what ``duplicate`` detects. A rephrased question is not detected, and a good reason for a
+    repetition is seen only in the message just before.
     """
     if _wanted_again(messages, i) or duplicate(messages, i):
         return False
     text = words(messages[i].content)
-    asked = _questions(messages[i].content)
+    asked = [] if _CORRECTS.search(messages[i].content) else _questions(messages[i].content)
     for earlier in messages[:i]:
         if earlier.role != "assistant":
             continue
         if len(text) >= 6 and text == words(earlier.content):
             return True
-        if any(likeness(q, a) >= SAME_QUESTION for q in asked for a in _questions(earlier.content)):
+        before = _questions(earlier.content)
+        if any(n == m and likeness(q, a) >= SAME_QUESTION for q, n in asked for a, m in before):
             return True
     return False
 
@@ -158,9 +187,13 @@ def incomplete(messages: Sequence[Message], i: int) -> bool:
     if len(tokens) < 4 or continued:
         return False
     if text[-1] in ",-–—([{":
+        if _wants_text(messages, i) or "```" in text:  # a letter ends with "Yours," and a program with a bracket
+            return False
         return not (text.endswith("--") or _EMOTICON.search(text))
     punctuated = len(sentences(text)) > 1
-    return text[-1].isalnum() and tokens[-1] in (_SELDOM_LAST if punctuated else _UNFINISHED)
+    return (
+        text[-1].isalnum() and not text.endswith(" A") and tokens[-1] in (_SELDOM_LAST if punctuated else _UNFINISHED)
+    )
 
 
 @detects("ignoring_request_to_end_session")
@@ -186,10 +219,12 @@ def blank(messages: Sequence[Message], i: int) -> bool:
 def glitch(messages: Sequence[Message], i: int) -> bool:
     """Returns whether the message has text that only a software fault can have left there.
 
-    Unfilled placeholders, special tokens, HTML, broken encodings, or "undefined" alone. Markdown is not counted: the
-    text does not show whether the app renders it.
+    Unfilled placeholders, special tokens, HTML, broken encodings, or "undefined" alone. Markdown is not counted,
+    since the text does not show whether the app renders it, nor is code. Placeholders and HTML do not count where the
+    user has asked for a text or a program.
     """
-    return bool(_GLITCH.search(messages[i].content))
+    text = _CODE.sub(" ", messages[i].content)
+    return bool(_GLITCH.search(text)) or (bool(_PLACEHOLDER.search(text)) and not _wants_text(messages, i))
 
 
 def _chatbot_before(messages: Sequence[Message], i: int) -> int | None:
@@ -202,6 +237,21 @@ def _wanted_again(messages: Sequence[Message], i: int) -> bool:
     return any(m.role == "user" and bool(_ASKS_TO_REPEAT.search(m.content)) for m in since)
 
 
-def _questions(text: str) -> list[frozenset[str]]:
-    asked = [content(s) for s in sentences(text) if s.endswith("?") and not _OFFER.search(s)]
-    return [question for question in asked if len(question) >= 3]
+def _questions(text: str) -> list[tuple[frozenset[str], frozenset[str]]]:
+    """Returns the content words of each question, and what it is about in particular."""
+    asked = [(content(s), _particulars(s)) for s in sentences(text) if s.endswith("?") and not _OFFER.search(s)]
+    return [question for question in asked if len(question[0]) >= 3]
+
+
+def _particulars(sentence: str) -> frozenset[str]:
+    """Returns the numbers, single letters and names in a sentence: with others, it is another question."""
+    found = re.findall(r"\w*\d[\w.,/]*\w|\d|[-+*/=^%]", sentence)
+    tokens = re.findall(r"[^\W\d_]+", sentence)
+    names = [t for t in tokens[1:] if t[0].isupper() and t != "I"] if not sentence.isupper() else []
+    letters = [t for t in tokens if len(t) == 1 and t not in "aAiI"]
+    return frozenset((*found, *names, *letters, *(_NUMBER_WORDS & set(words(sentence)))))
+
+
+def _wants_text(messages: Sequence[Message], i: int) -> bool:
+    """Returns whether the user has asked for a text or a program before."""
+    return any(m.role == "user" and bool(_ASKS_FOR_TEXT.search(m.content)) for m in messages[:i])

@@ -114,3 +114,39 @@ def test_on_the_population_every_detection_is_right():
         right = sum(issue in a and issue in b for a, b in pairs)
         assert right == agreement.num_second, issue
     assert sum(map(len, said)) >= 5
+
+
+ADD = "What do you get if you add {} to 28, halve the whole sum and subtract the {} number from it?"
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ("u: Can you write a letter to my landlord?", "a: Dear [Landlord's Name],\nit is cold.\n[Your Name]"),
+        ("u: draft an email please", "a: Hello [insert name],\nI am ill today.\nKind regards,"),
+        ("u: how do I print a name in python?", "a: Use print('%s' % name) or {user_name}."),
+        ("u: what is jinja", "a: It replaces `{{ name }}` by the name."),
+        ("u: what is jinja", "a: Like this:\n```\n<b>{{ name }}</b>\n```"),
+        ("u: how many are left?", "a: None."),
+        ("u: what is 1/0?", "a: Undefined."),
+        ("u: show me the formula", "a: The largest is x_{max_value} then."),
+        ("u: hm", f"a: {ADD.format(14, 'first')}", "u: 21", f"a: Right. {ADD.format(16, 'first')}"),
+        ("u: hm", f"a: {ADD.format('four', 'first')}", "u: 16", f"a: Right. {ADD.format('six', 'first')}"),
+        ("u: hm", f"a: {ADD.format(14, 'first')}", "u: 20", f"a: Not quite. {ADD.format(14, 'first')}"),
+        ("u: hm", "a: What is the value of x in the second equation of this system?", "u: 2",
+         "a: And what is the value of y in the second equation of this system?"),
+        ("u: which plan?", "a: You should take plan A"),
+    ],
+)  # fmt: skip
+def test_nothing_is_found_where_people_write_texts_count_and_program(texts):
+    assert last(*texts) == ()
+
+
+def test_failures_are_found_beside_numbers_and_names():
+    again = "a: Did Anna call you at 8 this morning?"
+    assert last(again, "u: yes she did", f"{again[:3]}Hm. {again[3:]}") == ("repetitive_questions",)
+    assert last("u: I feel low", "a: Hello {{user_name}}, welcome.") == ("formatting_glitch",)
+    close = "Are you and your sister still close these days?"
+    assert last(f"a: {close}", "u: yes", f"a: I see. {close}") == ("repetitive_questions",)
+    assert last("u: He broke the code of trust, I write about it", "a: Hello [insert name]!") == ("formatting_glitch",)
+    assert last("u: write a letter", "a: Dear landlord<|im_end|>") == ("formatting_glitch",)
