@@ -20,6 +20,7 @@ from rlenv.core.types import Session
 from rlenv.data.linguistics import diversity
 from rlenv.discriminator.classification import TurnTable, flat_metrics, turn_table
 from rlenv.discriminator.controls import cut_after_turn, leak_report, referee_accuracy, style_referee_accuracy
+from rlenv.discriminator.labelled import ScoredSession
 from rlenv.evaluation.discriminators import calibration
 from trainers.discriminator.fit import read_validation
 
@@ -77,21 +78,22 @@ def discrimination_metrics(folder: Path, data: Labelled, seed: int) -> Metrics:
         data: the sessions that they were trained and validated on.
         seed: the referee's seed.
     """
-    table = _table(folder / MAIN)
+    scored = read_validation(folder / MAIN)
+    table = _table(scored)
     metrics: Metrics = dict(flat_metrics(table))
-    leak = _table(folder / LEAK)
+    leak = _table(read_validation(folder / LEAK))
     metrics["disc/leak_accuracy"] = leak.overall.accuracy
     metrics["disc/leak_se"] = _standard_error(0.5, leak.session.num)
     for name in (POWER, SWAPPED, HALF):
         if (folder / name).exists():
-            power = _table(folder / name)
+            power = _table(read_validation(folder / name))
             key = "power" if name == POWER else f"power_{name}"
             metrics[f"disc/{key}_accuracy"] = power.overall.accuracy
             metrics[f"disc/{key}_accuracy_session"] = power.session.accuracy
     items = data.train.items, data.validation.items, seed
     metrics["disc/referee_accuracy"] = referee_accuracy(*items).accuracy
     metrics["disc/style_referee_accuracy"] = style_referee_accuracy(*items).accuracy
-    decided = [(s.real, value) for s in read_validation(folder / MAIN) for value in s.log_odds[1:]]
+    decided = [(s.real, value) for s in scored for value in s.log_odds[1:]]
     metrics["disc/ece"] = calibration([real for real, _ in decided], [value for _, value in decided]).expected_error
     metrics["disc/accuracy_session_se"] = _standard_error(table.session.accuracy, table.session.num)
     aucs = leak_report(data.validation.items)
@@ -109,8 +111,7 @@ def realism_metrics(simulated: Sequence[Simulated], real: Mapping[str, Sequence[
     return metrics | {f"real/{k}": v for k, v in diversity(real_sessions).items()}
 
 
-def _table(folder: Path) -> TurnTable:
-    scored = read_validation(folder)
+def _table(scored: Sequence[ScoredSession]) -> TurnTable:
     return turn_table([s.real for s in scored], [s.log_odds for s in scored])
 
 

@@ -24,6 +24,7 @@ from launch.run.training import Training
 from rlenv.core.adapters import adapter_at
 from rlenv.core.aio import run as run_async
 from rlenv.core.files import read_records, to_line, write_atomic, write_json
+from rlenv.core.protocols import Speaker
 from rlenv.core.types import Adapter, Alternatives, PreferencePair, Record, Seat, Session
 from rlenv.data.sessions import read_with_report, split_by_user, with_messages, write_sessions
 from rlenv.learning.preferences import build_preferences
@@ -137,33 +138,19 @@ def collect_sessions(
     ``simulator`` is the current adapter version, or the name of a zero-shot model.
     """
     version = simulator if isinstance(simulator, str) else simulator.name
-    config = run.config
 
     def make(folder: Path) -> None:
-        title = f"{version}: conversations"
         with run.speakers(simulator) as (user, chatbots):
-            progress = run.directory.path(f"logs/conversations-{version}.jsonl")
-            simulate(
-                folder, title, version, user, chatbots, contexts, config.collect, config.env, config.seed, progress
-            )
+            _simulate(run, folder, version, user, chatbots, contexts)
 
     return read_simulated(run.directory.once(f"{version}/simulated", make))
-
-
-@dataclass(frozen=True)
-class Preferences:
-    """What the next simulator is trained on."""
-
-    pairs: list[PreferencePair]
-    alternatives: list[Alternatives]
-    """All alternatives of the turns that were compared; read only for targets that use them."""
 
 
 def collect_resampled(
     run: AdversarialRun, adapter: Adapter, checkpoint: Path, n: int, contexts: Mapping[str, Sequence[Session]]
 ) -> list[Simulated]:
     """Returns conversations in which each user message is drawn from ``n`` candidates by a discriminator."""
-    version, config = f"{adapter.name}_of_{n}", run.config
+    version = f"{adapter.name}_of_{n}"
 
     def make(folder: Path) -> None:
         with (
@@ -171,13 +158,22 @@ def collect_resampled(
             run.serving.discriminator(checkpoint) as discriminator,
         ):
             assert isinstance(user, EngineSpeaker)
-            drawn, title = ResampledSpeaker(user, discriminator, n), f"{version}: conversations"
-            progress = run.directory.path(f"logs/conversations-{version}.jsonl")
-            simulate(
-                folder, title, version, drawn, chatbots, contexts, config.collect, config.env, config.seed, progress
-            )
+            _simulate(run, folder, version, ResampledSpeaker(user, discriminator, n), chatbots, contexts)
 
     return read_simulated(run.directory.once(f"{version}/simulated", make))
+
+
+def _simulate(
+    run: AdversarialRun,
+    folder: Path,
+    version: str,
+    user: Speaker,
+    chatbots: Mapping[str, Speaker],
+    contexts: Mapping[str, Sequence[Session]],
+) -> None:
+    config, title = run.config, f"{version}: conversations"
+    progress = run.directory.path(f"logs/conversations-{version}.jsonl")
+    simulate(folder, title, version, user, chatbots, contexts, config.collect, config.env, config.seed, progress)
 
 
 def further_sft(run: AdversarialRun, sessions: Sequence[Session]) -> Adapter:
@@ -189,6 +185,15 @@ def further_sft(run: AdversarialRun, sessions: Sequence[Session]) -> Adapter:
     return _fit_sft(
         run.training, config.sft, _examples(sessions, text, "user"), model, f"{name}/adapter", name, base, run.serving
     )
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """What the next simulator is trained on."""
+
+    pairs: list[PreferencePair]
+    alternatives: list[Alternatives]
+    """All alternatives of the turns that were compared; read only for targets that use them."""
 
 
 def make_preferences(

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 
-from launch.run.config import RunConfig, SpeakerConfig
+from launch.run.config import RunConfig, SpeakerConfig, has_room
 from launch.run.contents import chatbot_adapters, model_folder
 from launch.run.directory import TRAINING, RunDirectory
 from launch.run.readers import ADVERSARIAL
 from launch.run.roster import make_speaker, roster
-from launch.run.serving import Serving, cluster, has_room
+from launch.run.serving import Serving, cluster, cluster_size
 from launch.run.settings import open_run
 from launch.run.training import Training
 from rlenv.core.protocols import Engine, Speaker
@@ -51,7 +51,7 @@ class AdversarialRun:
         with self.directory.locked():
             open_run(self.directory, self.config, ADVERSARIAL)
             with cluster(self.config.ray):
-                if self.config.train.keep_workers and has_room(self.config, operator.add):
+                if self.config.train.keep_workers and has_room(self.config, *cluster_size(), operator.add):
                     workers = WorkerGroup(self.config.train, self.directory.path(TRAINING))
                     self.training = replace(self.training, workers=workers)
                 try:

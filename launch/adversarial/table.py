@@ -133,11 +133,7 @@ def in_short(rows: list[dict[str, Any]]) -> list[str]:
     ]
     closed = [
         f"{name} {(last[f'realism/{key}'] - first[f'realism/{key}']) / gap:.0%}"
-        for name, key in (
-            ("word entropy", "entropy_mean"),
-            ("type-token ratio", "ttr_mean"),
-            ("bigrams", "bigram_mean"),
-        )
+        for name, key in DIVERSITY
         if (gap := (first.get(f"real/{key}") or 0.0) - (first.get(f"realism/{key}") or 0.0))
     ]
     if closed:

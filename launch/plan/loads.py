@@ -22,8 +22,6 @@ from launch.run.config import RunConfig
 from rlenv.core.types import Sampling
 from trainers.backend.config import AdapterTraining
 
-READ_TOKENS = 16384
-"""Tokens that a ``likelihood`` discriminator reads at once while it is trained (``rlenv.discriminator.reading``)."""
 MESSAGE_OVERHEAD = 8
 """Tokens of a chat template around a message, at most."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from launch.plan.shapes import ModelShape
+from rlenv.discriminator.reading import READ_LOGITS
 
 FLOAT32, BFLOAT16 = 4, 2
 ADAM_BYTES = 8
@@ -17,8 +18,6 @@ LOGIT_BYTES = 14
 """Per kept logit in a training step: bfloat16 2, and in float32 the copy, its log-softmax and its gradient."""
 MASK_BYTES = 3
 """Per pair of tokens of an explicit attention mask: a boolean, and its bfloat16 form."""
-READ_LOGITS = 2**26
-"""The most logits that a reading discriminator computes at once."""
 READ_BYTES = 18
 """Per kept logit where a discriminator reads: bfloat16 2, and in float32 four copies."""
 TILE_BYTES = 4096 * 8192 * 4 * 2

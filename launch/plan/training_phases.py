@@ -11,6 +11,7 @@ from launch.plan.phases import Phase, Planner
 from launch.plan.placement import Process
 from launch.plan.shapes import ModelShape
 from launch.plan.work import Work, reading_work, training_work
+from rlenv.discriminator.reading import READ_TOKENS
 from trainers.backend.config import AdapterTraining
 
 SFT = "SFT of the base"
@@ -44,7 +45,7 @@ def discriminators(planner: Planner) -> Phase:
 def _reading(planner: Planner) -> tuple[Memory, Work]:
     disc, shape = planner.config.discriminator, planner.models.simulator.shape
     tokens = min(disc.max_tokens, loads.longest_conversation(planner.config))
-    memory = reading_memory(shape, tokens, loads.READ_TOKENS, loads.bytes_of(disc.dtype), planner.runtime)
+    memory = reading_memory(shape, tokens, READ_TOKENS, loads.bytes_of(disc.dtype), planner.runtime)
     if planner.config.train.num_gpus and memory.total > planner.usable:
         what = f"kind 'likelihood' reads {tokens:,} tokens with the whole simulator on each GPU"
         way = "set discriminator.kind to 'classifier', or use a smaller model"

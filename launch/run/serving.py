@@ -21,8 +21,7 @@ from ray._private.services import canonicalize_bootstrap_address
 
 from actors.pool import EnginePool
 from actors.scoring import DiscriminatorPool
-from launch.run import config as settings
-from launch.run.config import Beside, RayConfig, RunConfig
+from launch.run.config import RayConfig, RunConfig, keeps_engines
 from rlenv.core.errors import ConfigError, PhaseError
 from rlenv.prompting.chat_format import ChatFormat, chat_format
 
@@ -31,10 +30,10 @@ STARTS = 3
 CONNECT_TIMEOUT_S = 5.0
 
 
-def has_room(config: RunConfig, beside: Beside) -> bool:
-    """Returns whether the cluster has room for all engines and, beside them, for training and scoring."""
+def cluster_size() -> tuple[float, float]:
+    """Returns the numbers of CPUs and GPUs of the cluster."""
     total = ray.cluster_resources()
-    return settings.has_room(config, total.get("CPU", 0), total.get("GPU", 0), beside)
+    return total.get("CPU", 0), total.get("GPU", 0)
 
 
 @contextmanager
@@ -152,8 +151,7 @@ class Serving:
     @property
     def keeps_engines(self) -> bool:
         """Whether engines stay up during training and scoring: as configured, or where there is room for both."""
-        total = ray.cluster_resources()
-        return settings.keeps_engines(self.config, total.get("CPU", 0), total.get("GPU", 0))
+        return keeps_engines(self.config, *cluster_size())
 
     @contextmanager
     def engines(self, *names: str) -> Iterator[dict[str, EnginePool]]:

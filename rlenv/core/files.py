@@ -26,7 +26,7 @@ from rlenv.core.errors import DataError, PhaseError, Problem, RlenvError
 RecordT = TypeVar("RecordT", bound=BaseModel)
 T = TypeVar("T")
 RESTORE = "restore it from a copy, or remove the folder of its phase and start the run again, which makes it anew"
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 _GZIP_MAGIC = b"\x1f\x8b"
 _SHORT_NAME = re.compile(r"[A-Za-z][A-Za-z_-]{0,19}")
 
@@ -41,7 +41,7 @@ def read_objects(path: str | Path, problems: list[Problem]) -> Iterator[tuple[st
     try:
         with open_binary(path) as file:
             for number, line in enumerate(file, start=1):
-                raw = line.removeprefix(_BOM).strip() if number == 1 else line.strip()
+                raw = line.removeprefix(BOM).strip() if number == 1 else line.strip()
                 if not raw:
                     continue
                 num_lines += 1

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 
 from rlenv.core.seeds import derive_seed
 from rlenv.core.types import Message, Record, Session
-from rlenv.data.linguistics import WORD, plain
+from rlenv.data.linguistics import WORD, words
 from rlenv.discriminator.labelled import LabelledSession
 
 
@@ -172,15 +172,16 @@ def style_referee_accuracy(
 def style(session: Session) -> list[float]:
     """Returns the numbers that describe how a session's user writes, [F]."""
     texts = session.user_messages()
-    words = [word.lower() for text in texts for word in WORD.findall(plain(text))]
-    counts, total = Counter(words), max(1, len(words))
-    sizes = [len(WORD.findall(text)) for text in texts] or [0]
+    messages = [words(text) for text in texts]
+    said = [word for message in messages for word in message]
+    counts, total = Counter(said), max(1, len(said))
+    sizes = [len(message) for message in messages] or [0]
     spread = max(sizes) - min(sizes)
     return [
         *(feature(session) for feature in FEATURES.values()),
         sum(sizes) / len(sizes),
         float(spread),
-        sum(map(len, words)) / total,
+        sum(map(len, said)) / total,
         len(counts) / total,
         sum(count == 1 for count in counts.values()) / total,
         *(sum(text.count(mark) for text in texts) / total for mark in ",.?!'’…-"),

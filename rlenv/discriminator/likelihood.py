@@ -23,7 +23,7 @@ from rlenv.core.errors import ConfigError
 from rlenv.core.files import read_json
 from rlenv.core.log_odds import PRIOR_LOG_ODDS
 from rlenv.core.types import Branch, Session, SessionScores
-from rlenv.discriminator.reading import Reader, Reading, ReadRow, TokenStatistics, read_row
+from rlenv.discriminator.reading import READ_TOKENS, Reader, Reading, ReadRow, TokenStatistics, read_row
 from rlenv.discriminator.rows import cut_error
 from rlenv.prompting.chat_format import ChatFormat
 
@@ -225,7 +225,7 @@ class LikelihoodDiscriminator:
         return self.reader.chat
 
     @classmethod
-    def load(cls, path: str | Path, *, device: str = "cpu", batch_tokens: int = 16384) -> LikelihoodDiscriminator:
+    def load(cls, path: str | Path, *, device: str = "cpu", batch_tokens: int = READ_TOKENS) -> LikelihoodDiscriminator:
         """Returns the discriminator saved in the folder ``path``; ``batch_tokens`` is that of ``Reader``.
 
         Raises:

@@ -107,7 +107,9 @@ class Reading:
 Texts = Sequence[tuple[int, Sequence[str]]]
 """(turn, from 1; texts that replace its message)."""
 
-CHUNK = 2**26
+READ_TOKENS = 16384
+"""Tokens in one forward pass, including padding, unless another number is given."""
+READ_LOGITS = 2**26
 """The most logits that are computed at once."""
 
 
@@ -121,7 +123,7 @@ class Reader:
             are no faster there, and sums would depend on who is in them.
     """
 
-    def __init__(self, model: Any, chat: ChatFormat, batch_tokens: int = 16384) -> None:
+    def __init__(self, model: Any, chat: ChatFormat, batch_tokens: int = READ_TOKENS) -> None:
         self.model = model.eval()
         self.chat = chat
         self.batch_tokens = batch_tokens
@@ -134,7 +136,7 @@ class Reader:
         *,
         device: str = "cpu",
         dtype: str = "float32",
-        batch_tokens: int = 16384,
+        batch_tokens: int = READ_TOKENS,
     ) -> Reader:
         """Returns the model in ``base_model`` with the LoRA ``adapter`` merged into it."""
         import torch
@@ -144,10 +146,6 @@ class Reader:
         model: Any = AutoModelForCausalLM.from_pretrained(base_model, dtype=getattr(torch, dtype))
         model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
         return cls(model.to(device), chat_format(AutoTokenizer.from_pretrained(base_model)), batch_tokens)
-
-    def statistics(self, row: ReadRow) -> TokenStatistics:
-        """Returns the statistics of the row's ``targets``."""
-        return self.read([row])[0].own
 
     def read(self, rows: Sequence[ReadRow], branches: Sequence[Texts] | None = None) -> list[Reading]:
         """Returns the statistics of sessions and of texts that replace some of their messages.
@@ -191,8 +189,6 @@ class Reader:
         batch, device = tree_batch(trees), self.model.device
         inputs = batch.inputs(device)
         del inputs["logits_to_keep"]
-        if not any(tree.branches for tree in trees):
-            del inputs["attention_mask"]  # rows are padded on the right: a causal mask is enough
         own_rows = [i for i, row in enumerate(rows) for _ in row.targets]
         own_columns = [target - 1 for row in rows for target in row.targets]
         wanted = [row.ids[target] for row in rows for target in row.targets]
@@ -202,7 +198,7 @@ class Reader:
         with torch.no_grad():
             hidden = self.model.get_decoder()(**inputs).last_hidden_state[at_row, at_column]
             head = self.model.get_output_embeddings()
-            size = max(1, CHUNK // head.weight.shape[0])
+            size = max(1, READ_LOGITS // head.weight.shape[0])
             parts = [
                 _statistics(head(hidden[i : i + size]), hidden[i : i + size], targets[i : i + size])
                 for i in range(0, len(targets), size)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class TreeBatch:
     """[B, n], padded on the right."""
     position_ids: torch.Tensor
     """[B, n]"""
-    attention_mask: torch.Tensor
-    """[B, 1, n, n], True where a token (row) sees another (column)."""
+    attention_mask: torch.Tensor | None
+    """[B, 1, n, n], True where a token (row) sees another (column); None without branches: a causal mask is enough."""
     kept: torch.Tensor
     """[K] columns of the batch whose logits are needed."""
     rows: torch.Tensor
@@ -60,10 +61,11 @@ class TreeBatch:
 
     def inputs(self, device: torch.device | str) -> dict[str, Any]:
         """Returns the arguments of the model's forward pass on ``device``; it gives logits [B, K, V]."""
+        mask = {} if self.attention_mask is None else {"attention_mask": self.attention_mask.to(device)}
         return {
+            **mask,
             "input_ids": self.input_ids.to(device),
             "position_ids": self.position_ids.to(device),
-            "attention_mask": self.attention_mask.to(device),
             "logits_to_keep": self.kept.to(device),
             "use_cache": False,
         }
@@ -86,6 +88,8 @@ def tree_batch(trees: Sequence[TokenTree]) -> TreeBatch:
     Raises:
         ValueError: a branch has no tokens, or leaves the trunk outside it.
     """
+    import torch
+
     for tree in trees:
         size = len(tree.trunk)
         if any(not branch.ids or not 1 <= branch.start <= size for branch in tree.branches):
@@ -93,7 +97,6 @@ def tree_batch(trees: Sequence[TokenTree]) -> TreeBatch:
     width = max(tree.num_tokens() for tree in trees)
     input_ids = torch.zeros((len(trees), width), dtype=torch.long)
     position_ids = torch.zeros((len(trees), width), dtype=torch.long)
-    mask = torch.eye(width, dtype=torch.bool).repeat(len(trees), 1, 1)  # padding sees itself: no row is empty
     rows: list[int] = []
     columns: list[int] = []
     targets: list[int] = []
@@ -103,15 +106,12 @@ def tree_batch(trees: Sequence[TokenTree]) -> TreeBatch:
         size = len(tree.trunk)
         input_ids[row, :size] = torch.tensor(tree.trunk)
         position_ids[row, :size] = torch.arange(size)
-        mask[row, :size, :size] = torch.ones((size, size), dtype=torch.bool).tril()
         end = size
         for branch in tree.branches:
             length = len(branch.ids) - 1
             here = slice(end, end + length)
             input_ids[row, here] = torch.tensor(branch.ids[:-1], dtype=torch.long)
             position_ids[row, here] = torch.arange(branch.start, branch.start + length)
-            mask[row, here, : branch.start] = True
-            mask[row, here, here] = torch.ones((length, length), dtype=torch.bool).tril()
             rows.extend([row] * (length + 1))
             columns.extend([branch.start - 1, *range(end, end + length)])
             targets.extend(branch.ids)
@@ -122,7 +122,7 @@ def tree_batch(trees: Sequence[TokenTree]) -> TreeBatch:
     return TreeBatch(
         input_ids=input_ids,
         position_ids=position_ids,
-        attention_mask=mask[:, None],
+        attention_mask=_mask(trees, width) if count else None,
         kept=kept,
         rows=torch.tensor(rows, dtype=torch.long),
         columns=index,
@@ -130,3 +130,23 @@ def tree_batch(trees: Sequence[TokenTree]) -> TreeBatch:
         branch_of=torch.tensor(branch_of, dtype=torch.long),
         num_branches=count,
     )
+
+
+def _mask(trees: Sequence[TokenTree], width: int) -> torch.Tensor:
+    """Returns which token sees which, [B, 1, width, width]."""
+    import torch
+
+    def causal(size: int) -> torch.Tensor:
+        return torch.ones((size, size), dtype=torch.bool).tril()
+
+    mask = torch.eye(width, dtype=torch.bool).repeat(len(trees), 1, 1)  # padding sees itself: no row is empty
+    for row, tree in enumerate(trees):
+        end = len(tree.trunk)
+        mask[row, :end, :end] = causal(end)
+        for branch in tree.branches:
+            length = len(branch.ids) - 1
+            here = slice(end, end + length)
+            mask[row, here, : branch.start] = True
+            mask[row, here, here] = causal(length)
+            end += length
+    return mask[:, None]

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from rlenv.core.errors import Problem
-from rlenv.core.files import describe, open_binary, parse_json, unreadable
+from rlenv.core.files import BOM, describe, open_binary, parse_json, unreadable
 
-BOM = b"\xef\xbb\xbf"
 PARQUET_MAGIC = b"PAR1"
 MAX_CELL = 1 << 30
 

@@ -52,7 +52,7 @@ def fitted(reader: Reader) -> LikelihoodModel:
         words = ("I", "feel", "low", "today") if number % 2 else ("and", "work", "is", "hard")
         talk = session(*(" ".join(rng.choice(words, 3)) for _ in range(5)))
         row = read_row(reader.chat, talk.messages, SYSTEM, 500)
-        x.append(turn_features(row, reader.statistics(row)))
+        x.append(turn_features(row, reader.read([row])[0].own))
         texts.append(prefix_texts(row.texts))
         real.append(bool(number % 2))
         contexts.append(str(number // 2))
@@ -88,7 +88,7 @@ def test_blanked_messages_leave_only_their_end_token(reader: Reader):
 
 def test_statistics_by_hand(reader: Reader):
     row = read_row(reader.chat, TALK.messages, SYSTEM, 500)
-    found = reader.statistics(row)
+    found = reader.read([row])[0].own
     with torch.no_grad():
         log_probs = reader.model(torch.tensor([row.ids])).logits[0].log_softmax(-1)
     for token, at in enumerate(row.targets):
@@ -102,8 +102,8 @@ def test_statistics_by_hand(reader: Reader):
 def test_features_are_of_the_messages_so_far(reader: Reader):
     whole = read_row(reader.chat, TALK.messages, SYSTEM, 500)
     part = read_row(reader.chat, TALK.messages[:3], SYSTEM, 500)
-    after_two = turn_features(whole, reader.statistics(whole))[1]
-    np.testing.assert_allclose(after_two, turn_features(part, reader.statistics(part))[1], rtol=1e-3, atol=1e-4)
+    after_two = turn_features(whole, reader.read([whole])[0].own)[1]
+    np.testing.assert_allclose(after_two, turn_features(part, reader.read([part])[0].own)[1], rtol=1e-3, atol=1e-4)
 
 
 def test_log_prob_plus_entropy_is_zero_on_average_for_what_the_model_sampled():
