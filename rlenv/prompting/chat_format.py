@@ -157,8 +157,7 @@ def _check_renders(render: Callable[..., str], name: str, system: str) -> None:
                 f"({type(error).__name__}); use another model or template"
             ) from None
         raise ConfigError(
-            f"the chat template of {name} takes no system message ({type(error).__name__}), which holds the user's "
-            f"context; {way_out}"
+            f"the chat template of {name} takes no system message, which holds the user's context; {way_out}"
         ) from None
     if system not in rendered:
         raise ConfigError(
