@@ -153,7 +153,8 @@ def _counterparts(
         versions, weights, others = {}, None, roster(config.chatbots or settings.chatbots)
     if missing := speaker_needs("users" if seat == "chatbot" else "chatbots", others, settings):
         raise ConfigError("\n".join(missing))
-    check_versions(config, [name for name in versions if weights and weights[name]])
+    if weights is not None:  # an agent in the user's seat needs no simulator
+        check_versions(config, [name for name in versions if weights[name]])
     names = {speaker.engine for speaker in others.values() if speaker.kind == "engine"}
     if unknown := sorted(names - settings.engines.keys()):
         raise ConfigError(f"chatbots: no engine {unknown[0]!r}; {there_are(settings.engines, unknown[0])}")

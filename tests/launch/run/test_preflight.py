@@ -162,6 +162,19 @@ def test_adapters_that_cannot_be_served_are_told_before_anything_starts(finished
     assert all("the file was cut off" in line for line in told)
 
 
+def test_an_agent_in_the_users_seat_needs_no_simulator(finished_run, tmp_path):
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    for version in ("base", "it1", "it2"):
+        shutil.rmtree(run / version / "adapter")
+    with pytest.raises(ConfigError, match="no simulator is trained yet"):
+        serve_env(run, [], "chatbot")
+    parts = serve_env(run, ["chatbots={warm: {kind: population}}"], "user")
+    try:
+        assert list(parts.counterparts) == ["warm"]
+    finally:
+        parts.close()
+
+
 # ------------------------------------------------------------------------------- corrected settings
 
 
