@@ -72,10 +72,9 @@ def check_run(root: str | Path) -> None:
     Raises:
         ConfigError: there is no such folder, or it holds no run.
     """
-    if not Path(root).is_dir():
-        raise ConfigError(f"{root}: there is no such run directory")
     if not (Path(root) / "config.yaml").is_file():
-        raise ConfigError(f"{root}: this is not a run directory (it has no config.yaml); rlenv adversarial makes one")
+        why = "it has no config.yaml" if Path(root).is_dir() else "there is no such folder"
+        raise ConfigError(f"{root}: this is not a run directory ({why}); rlenv adversarial makes one")
 
 
 def read_data(run: RunDirectory) -> dict[str, list[Session]]:

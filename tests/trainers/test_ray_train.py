@@ -242,6 +242,15 @@ def test_progress_lines_have_only_numbers(tmp_path) -> None:
     assert read_progress(tmp_path / "none") == [] and os.path.exists(tmp_path / "p.jsonl")
 
 
+@pytest.fixture
+def python_handles_ctrl_c():
+    """A shell's background jobs begin with SIGINT ignored, and so would a suite that runs there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("python_handles_ctrl_c")
 def test_ctrl_c_within_a_training_raises_and_after_it_is_as_before(tmp_path) -> None:
     before = signal.getsignal(signal.SIGINT)
 
