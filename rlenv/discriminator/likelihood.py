@@ -109,14 +109,15 @@ class LikelihoodModel:
     def load(cls, folder: Path) -> LikelihoodModel:
         """Returns what :meth:`save` wrote."""
         values = np.load(folder / "regressions.npz")
-        vectorizer = _vectorizer()
-        vocabulary = json.loads((folder / "words.json").read_text())
-        vectorizer.vocabulary_ = {word: i for i, word in enumerate(vocabulary)}
-        vectorizer.idf_ = values["idf"]
+        vectorizer = _vectorizer(json.loads((folder / "words.json").read_text()), values["idf"])
         reading = Linear(values["mean"], values["scale"], values["weights"], float(values["bias"]))
         words = Words(vectorizer, values["word_weights"], float(values["word_bias"]))
         one, other, bias = map(float, values["join"])
         return cls(reading, words, (one, other, bias))
+
+
+Fit = Callable[[float], tuple[Any, np.ndarray]]
+"""From a strength to a regression on some rows, and its log-odds of the other rows."""
 
 
 def fit_likelihood(
@@ -132,6 +133,7 @@ def fit_likelihood(
         real: [n]
         contexts: [n] a context's sessions are in the same fold.
     """
+    from sklearn.feature_extraction.text import TfidfTransformer
     from sklearn.linear_model import LogisticRegression
 
     sizes = [len(each) for each in x]
@@ -140,35 +142,51 @@ def fit_likelihood(
     order = {context: i for i, context in enumerate(dict.fromkeys(contexts))}
     folds = np.repeat([order[context] % min(NUM_FOLDS, len(order)) for context in contexts], sizes)
 
-    def reading(train: np.ndarray, strength: float) -> Linear:
+    counter = _counter()
+    counts = counter.fit_transform(
+        flat if any(map(str.strip, flat)) else ["-"] * len(flat)
+    )  # the leak control is empty
+
+    def reading(train: np.ndarray) -> Fit:
         part = rows[train]
         mean, scale = part.mean(axis=0), part.std(axis=0)
         scale[scale < 1e-6] = 1.0
-        fitted = LogisticRegression(C=strength, solver="newton-cholesky", max_iter=100)
-        fitted.fit((part - mean) / scale, labels[train], sample_weight=weights[train])
-        return Linear(mean, scale, fitted.coef_[0], float(fitted.intercept_[0]))
 
-    def words(train: np.ndarray, strength: float) -> Words:
-        vectorizer, part = _vectorizer(), [flat[i] for i in np.flatnonzero(train)]
-        vectorizer.fit(part if any(text.strip() for text in part) else ["-"])  # the leak control reads no word
-        counts = vectorizer.transform(part)
-        fitted = LogisticRegression(C=strength, solver="liblinear", max_iter=300)
-        fitted.fit(counts, labels[train], sample_weight=weights[train])
-        return Words(vectorizer, fitted.coef_[0], float(fitted.intercept_[0]))
+        def fit(strength: float) -> tuple[Linear, np.ndarray]:
+            fitted = LogisticRegression(C=strength, solver="newton-cholesky", max_iter=100)
+            fitted.fit((part - mean) / scale, labels[train], sample_weight=weights[train])
+            model = Linear(mean, scale, fitted.coef_[0], float(fitted.intercept_[0]))
+            return model, model(rows[~train])
 
-    def chosen(fit: Callable[[np.ndarray, float], Any], data: np.ndarray, strengths: Sequence[float]) -> Any:
+        return fit
+
+    def words(train: np.ndarray) -> Fit:
+        columns = np.flatnonzero(counts[train].getnnz(axis=0)) if counts[train].nnz else np.arange(1)
+        part, rest = counts[train][:, columns], counts[~train][:, columns]
+        tf_idf = TfidfTransformer(sublinear_tf=True).fit(part)
+        part, rest = tf_idf.transform(part), tf_idf.transform(rest) if rest.shape[0] else rest
+
+        def fit(strength: float) -> tuple[Words, np.ndarray]:
+            fitted = LogisticRegression(C=strength, solver="liblinear", max_iter=300)
+            fitted.fit(part, labels[train], sample_weight=weights[train])
+            names = counter.get_feature_names_out()[columns]
+            model = Words(_vectorizer(names, tf_idf.idf_), fitted.coef_[0], float(fitted.intercept_[0]))
+            return model, rest @ model.weights + model.bias
+
+        return fit
+
+    def chosen(prepared: Callable[[np.ndarray], Fit], strengths: Sequence[float]) -> tuple[Any, np.ndarray]:
         """Returns the regression with the best strength, and its log-odds out of fold."""
-        tried = {}
-        for strength in strengths:
-            found = np.zeros(len(rows))
-            for fold in np.unique(folds):
-                found[folds == fold] = fit(folds != fold, strength)(data[folds == fold])
-            tried[strength] = (float(np.average(_loss(found, labels), weights=weights)), found)
-        best = min(tried, key=lambda strength: tried[strength][0])
-        return fit(np.ones(len(rows), bool), best), tried[best][1]
+        tried = {strength: np.zeros(len(rows)) for strength in strengths}
+        for fold in np.unique(folds):
+            fit = prepared(folds != fold)
+            for strength, found in tried.items():
+                found[folds == fold] = fit(strength)[1]
+        best = min(strengths, key=lambda strength: np.average(_loss(tried[strength], labels), weights=weights))
+        return prepared(np.ones(len(rows), bool))(best)[0], tried[best]
 
-    by_reading, read_out_of_fold = chosen(reading, rows, STRENGTHS["reading"])
-    by_words, words_out_of_fold = chosen(words, np.array(flat, object), STRENGTHS["words"])
+    by_reading, read_out_of_fold = chosen(reading, STRENGTHS["reading"])
+    by_words, words_out_of_fold = chosen(words, STRENGTHS["words"])
     both = np.stack([read_out_of_fold, words_out_of_fold], axis=1)
     joined = LogisticRegression(C=1.0).fit(both, labels, sample_weight=weights)
     one, other = map(float, joined.coef_[0])
@@ -181,10 +199,22 @@ def _loss(log_odds: np.ndarray, real: np.ndarray) -> np.ndarray:
     return np.logaddexp(0, -np.where(real, log_odds, -log_odds))
 
 
-def _vectorizer() -> Any:
+WORDS = {"ngram_range": (1, 2), "lowercase": False, "token_pattern": r"\S+"}
+
+
+def _counter() -> Any:
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    return CountVectorizer(**WORDS)
+
+
+def _vectorizer(vocabulary: Sequence[str], idf: np.ndarray) -> Any:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    return TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, lowercase=False, token_pattern=r"\S+")
+    vectorizer = TfidfVectorizer(**WORDS, sublinear_tf=True)
+    vectorizer.vocabulary_ = {word: i for i, word in enumerate(vocabulary)}
+    vectorizer.idf_ = idf
+    return vectorizer
 
 
 def prefix_texts(texts: Sequence[str]) -> list[str]:
