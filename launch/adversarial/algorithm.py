@@ -67,7 +67,7 @@ def _iterate(run: AdversarialRun, tracker: Tracker) -> None:
         done = tries == config.most_tries or (config.stop == "at_chance" and verdict.at_chance)
         more = k < config.num_iterations and not done
         if more:  # the last simulator is evaluated like the others but not trained further
-            preferences = make_preferences(run, taken, newest[1], newest[0])  # lines 6 to 8
+            preferences = make_preferences(run, taken, newest[1], newest[0], contexts)  # lines 6 to 8
         measure(run, tracker, k, adapter.name, simulated, contexts)
         if not more:
             break

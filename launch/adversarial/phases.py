@@ -194,16 +194,23 @@ class Preferences:
     pairs: list[PreferencePair]
     alternatives: list[Alternatives]
     """All alternatives of the turns that were compared; read only for targets that use them."""
+    real: Mapping[str, Session]
+    """The real session that gave each simulated session its context, by the latter's id; see ``dpo.replay``."""
 
 
 def make_preferences(
-    run: AdversarialRun, adapter: Adapter, checkpoint: Path, simulated: Sequence[Simulated]
+    run: AdversarialRun,
+    adapter: Adapter,
+    checkpoint: Path,
+    simulated: Sequence[Simulated],
+    contexts: Mapping[str, Sequence[Session]],
 ) -> Preferences:
     """Returns the preferences on the adversarial users' conversations (lines 6 to 8).
 
     Lines 6 to 8 are rewards, critical turns, and alternatives; the folder holds the scores and counts too.
     """
-    conversations = [(s.session, s.state) for s in simulated if s.part == "adversarial"]
+    chosen = [s for s in simulated if s.part == "adversarial"]
+    conversations = [(s.session, s.state) for s in chosen]
 
     def make(folder: Path) -> None:
         progress = run.directory.path(f"logs/preferences-{adapter.name}.jsonl")
@@ -227,7 +234,9 @@ def make_preferences(
     uses_alternatives = run.config.dpo.targets != "hard"
     folder = run.directory.once(f"{adapter.name}/preferences", make)
     alternatives = read_records(folder / ALTERNATIVES, Alternatives) if uses_alternatives else []
-    return Preferences(read_pairs(folder / "pairs.jsonl"), list(alternatives))
+    session_of = {session.session_id: session for session in contexts["adversarial"]}
+    real = {s.session.session_id: session_of[s.context_id] for s in chosen}
+    return Preferences(read_pairs(folder / "pairs.jsonl"), list(alternatives), real)
 
 
 def read_pairs(path: Path) -> list[PreferencePair]:
@@ -251,9 +260,18 @@ def update_simulator(
         run.serving.make_room()
         settings, model = run.training.seeded(run.config.dpo), run.serving.engine_configs["simulator"].model
         settings = replace(settings, learning_rate=step * settings.learning_rate)
+        text = simulator_system_text(run.config.context, token_counter(run.serving.formats["simulator"]))
         with run.training.phase(f"DPO: {name}", f"dpo-{name}") as options:
             result = fit_dpo(
-                reference, preferences.pairs, preferences.alternatives, settings, model, folder, name, **options
+                reference,
+                preferences.pairs,
+                preferences.alternatives,
+                settings,
+                model,
+                folder,
+                name,
+                dict(zip(preferences.real, _examples(list(preferences.real.values()), text, "user"), strict=True)),
+                **options,
             )
         if result.rate_max == 0:
             log.warning(

@@ -16,9 +16,11 @@ from trainers.backend.worker import Worker
 from trainers.dpo.alternatives import (
     batch_loss,
     branch_log_probs,
+    real_nll,
     session_rows,
     split_rows,
     train_on_alternatives,
+    with_real,
     with_reference,
 )
 from trainers.dpo.config import DpoConfig
@@ -103,7 +105,9 @@ def test_the_policy_moves_as_the_rewards_ask(targets, tiny_llama: Path, referenc
     config = replace(CONFIG, targets=targets, held_out=0.25 if targets != "hard" else 0.0)
     (tmp_path / "scratch").mkdir()
     out = str(tmp_path / "out")
-    summary = train_on_alternatives((data, config, str(tiny_llama), str(reference), out), Worker(tmp_path / "scratch"))
+    summary = train_on_alternatives(
+        ((data, None), config, str(tiny_llama), str(reference), out), Worker(tmp_path / "scratch")
+    )
     assert summary["accuracy"] > 0.9
     assert summary["target"] == pytest.approx(1.5)
     if targets == "distill":
@@ -115,3 +119,37 @@ def test_the_policy_moves_as_the_rewards_ask(targets, tiny_llama: Path, referenc
         after, before = (branch_log_probs(policy(tiny_llama, a).eval(), rows) for a in (out, reference))
     moved = (after - before).reshape(-1, 3).mean(dim=0)
     assert moved[0] > moved[1]
+
+
+def real_sessions(make_session) -> dict[str, SftExample]:
+    return {
+        f"s{n}": SftExample(session_id=f"real {n}", system=f"context {n}", messages=make_session(str(n)).messages)
+        for n in range(8)
+    }
+
+
+def test_a_real_session_stands_beside_the_first_row_of_its_simulated_one(tiny_llama, chat: ChatFormat, make_session):
+    one, other = alternatives(chat, 1)
+    cut = one.model_copy(update={"prompt_ids": one.prompt_ids[1:]})
+    rows = with_real(session_rows([cut, other, *alternatives(chat, 9)]), real_sessions(make_session), str(tiny_llama))
+    assert [row.session_id for row in rows] == ["s1", "s1", "s9"]
+    assert [row.real is not None for row in rows] == [True, False, False]
+
+
+def test_replay_teaches_real_messages_beside_the_alternatives(
+    tiny_llama: Path, reference: Path, chat: ChatFormat, make_session, tmp_path
+):
+    data, real = [each for number in range(8) for each in alternatives(chat, number)], real_sessions(make_session)
+    rows = with_real(session_rows(data), real, str(tiny_llama))
+    summaries, nlls = {}, {}
+    for name, weight in (("without", 0.0), ("with", 2.0)):
+        (tmp_path / name).mkdir()
+        out, config = str(tmp_path / f"{name}_out"), replace(CONFIG, targets="listwise", replay=weight)
+        payload = ((data, real if weight else None), config, str(tiny_llama), str(reference), out)
+        summaries[name] = train_on_alternatives(payload, Worker(tmp_path / name))
+        with torch.no_grad():
+            nlls[name] = float(real_nll(policy(tiny_llama, out).eval(), [row.real for row in rows if row.real]))
+    assert nlls["with"] < nlls["without"] - 0.02
+    assert "replay_nll" not in summaries["without"]
+    assert summaries["with"]["replay_nll"] == pytest.approx(nlls["with"], abs=0.2)
+    assert summaries["with"]["accuracy"] > 0.9

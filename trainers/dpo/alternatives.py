@@ -6,7 +6,7 @@ log-probs are computed once, before the first step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import torch
 
 from rlenv.core.types import Alternatives
 from rlenv.models.tree_batch import TokenBranch, TokenTree, tree_batch
+from rlenv.prompting.chat_format import chat_format
 from trainers.backend.fit import last_tenth_mean
 from trainers.backend.huggingface import (
     callbacks,
@@ -26,9 +27,11 @@ from trainers.backend.huggingface import (
 )
 from trainers.backend.worker import Worker, seed_everything
 from trainers.dpo.targets import target_loss
+from trainers.sft.fit import own_positions, sft_rows
 
 if TYPE_CHECKING:
     from trainers.dpo.config import DpoConfig
+    from trainers.sft.config import SftExample
 
 
 FIGURES = ("margin", "target", "accuracy")
@@ -53,6 +56,8 @@ class SessionRow:
     session_id: str
     tree: TokenTree
     turns: tuple[TurnRow, ...]
+    real: dict[str, list[int]] | None = None
+    """``input_ids`` and ``labels`` of the real session beside it; see ``dpo.replay``."""
 
 
 def session_rows(alternatives: Sequence[Alternatives]) -> list[SessionRow]:
@@ -79,6 +84,15 @@ def _row(session_id: str, trunk: tuple[int, ...], group: Sequence[Alternatives])
     return SessionRow(session_id, TokenTree(trunk, branches), turns)
 
 
+def with_real(rows: Sequence[SessionRow], real: Mapping[str, SftExample], base_model: str) -> list[SessionRow]:
+    """Returns the rows, the first of each session with the real session in ``real`` under its id, as SFT trains it."""
+    from transformers import AutoTokenizer
+
+    chat = chat_format(AutoTokenizer.from_pretrained(base_model))
+    left = {session_id: sft_rows([example], chat, None)[0] for session_id, example in real.items()}
+    return [replace(row, real=next(iter(left.pop(row.session_id, ())), None)) for row in rows]
+
+
 def split_rows(rows: Sequence[SessionRow], held_out: float) -> tuple[list[SessionRow], list[SessionRow]]:
     """Returns (rows to train on, rows of the share ``held_out`` of the sessions); never without rows to train on."""
     sessions = list(dict.fromkeys(row.session_id for row in rows))
@@ -91,9 +105,9 @@ def train_on_alternatives(payload: tuple[Any, DpoConfig, str, str, str], worker:
     from peft import PeftModel
     from transformers import Trainer, TrainingArguments
 
-    alternatives, config, base_model, reference, out_dir = payload
-    rows = session_rows(alternatives)
-    require_positions(base_model, max(_last_position(row.tree) for row in rows), "dpo")
+    (alternatives, real), config, base_model, reference, out_dir = payload
+    rows = with_real(session_rows(alternatives), real, base_model) if real else session_rows(alternatives)
+    require_positions(base_model, max(map(_last_position, rows)), "dpo")
     seed_everything(config.seed)
     policy = PeftModel.from_pretrained(load_base(base_model, config.dtype, worker.device), reference, is_trainable=True)
     policy.to(worker.device)
@@ -105,15 +119,23 @@ def train_on_alternatives(payload: tuple[Any, DpoConfig, str, str, str], worker:
         ) -> Any:
             loss, figures = batch_loss(model, inputs["rows"], config)
             since_log.append(figures)
+            if real_rows := [row.real for row in inputs["rows"] if row.real is not None]:
+                nll = real_nll(model, real_rows)
+                since_log_nll.append(float(nll.detach()))
+                loss = loss + config.replay * nll
             return (loss, None) if return_outputs else loss
 
         def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
             if since_log:
                 logs |= dict(zip(FIGURES, np.mean(since_log, axis=0).tolist(), strict=True))
                 since_log.clear()
+            if since_log_nll:
+                logs["replay_nll"] = float(np.mean(since_log_nll))
+                since_log_nll.clear()
             super().log(logs, *args, **kwargs)
 
     since_log: list[tuple[float, float, float]] = []
+    since_log_nll: list[float] = []
     trainer = AlternativesTrainer(
         model=policy,
         args=TrainingArguments(**training_arguments(worker, config)),
@@ -132,6 +154,8 @@ def train_on_alternatives(payload: tuple[Any, DpoConfig, str, str, str], worker:
         **{name: last[name] for name in FIGURES},
         "rate_max": max(float(entry["learning_rate"]) for entry in history),
     }
+    if nlls := [float(entry["replay_nll"]) for entry in history if "replay_nll" in entry]:
+        summary["replay_nll"] = last_tenth_mean(nlls)
     if held_out:
         with torch.no_grad():
             held = [batch_loss(policy.eval(), [row], config)[1] for row in held_out]
@@ -161,6 +185,14 @@ def branch_log_probs(model: Any, rows: Sequence[SessionRow]) -> torch.Tensor:
     return batch.log_probs(model(**batch.inputs(device)).logits)
 
 
+def real_nll(model: Any, rows: Sequence[dict[str, list[int]]]) -> torch.Tensor:
+    """Returns the mean negative log-likelihood of the rows' labelled tokens, a scalar."""
+    batch = own_positions(rows)
+    labels = batch.pop("shift_labels").to(device := next(model.parameters()).device)
+    logits = model(**{key: value.to(device) for key, value in batch.items() if key != "labels"}, use_cache=False).logits
+    return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
+
+
 def batch_loss(
     model: Any, rows: Sequence[SessionRow], config: DpoConfig
 ) -> tuple[torch.Tensor, tuple[float, float, float]]:
@@ -179,5 +211,6 @@ def batch_loss(
     return torch.stack(losses).mean(), (margin, target, accuracy)
 
 
-def _last_position(tree: TokenTree) -> int:
-    return max(len(tree.trunk), *(branch.start + len(branch.ids) for branch in tree.branches))
+def _last_position(row: SessionRow) -> int:
+    ends = (branch.start + len(branch.ids) for branch in row.tree.branches)
+    return max(len(row.tree.trunk), *ends, len(row.real["input_ids"]) if row.real else 0)

@@ -33,6 +33,9 @@ class DpoConfig(AdapterTraining):
     chosen_nll: NonNegativeFloat = 0.0
     """Weight of the chosen reply's negative log-likelihood (mean per token), added to Eq. 5; 0 in the paper. DPO alone
     can lower its loss by making both replies unlikely, and does so with few pairs and a small model."""
+    replay: NonNegativeFloat = 0.0
+    """Weight of the negative log-likelihood (mean per token) of real messages, added to the loss; 0 in the paper. They
+    are those of the real session that gave a session's context. Not for ``hard``."""
 
     def problems(self) -> list[str]:
         """Returns the violated rules across fields, one line each."""
@@ -40,6 +43,8 @@ class DpoConfig(AdapterTraining):
             return [f"chosen_nll: only targets 'hard' has it, not {self.targets!r}; set dpo.chosen_nll to 0"]
         if self.targets == "hard" and self.held_out:
             return ["held_out: targets 'hard' trains on all pairs; set dpo.held_out to 0"]
+        if self.targets == "hard" and self.replay:
+            return ["replay: targets 'hard' trains on pairs only; set dpo.replay to 0"]
         return []
 
 
@@ -64,6 +69,8 @@ class DpoResult:
     target: float | None = None
     """Mean of what the margin is to be: the difference of the two rewards. None with ``hard``, which has no such
     optimum."""
+    replay_nll: float | None = None
+    """Mean negative log-likelihood per token of the real messages beside the alternatives; None without ``replay``."""
     held_out_margin: float | None = None
     """The margin at the turns of sessions that were not trained on; None if there are none."""
     held_out_target: float | None = None

@@ -8,7 +8,7 @@ None, because TRL's default cuts prompts from the right, and a row without compl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -26,6 +26,7 @@ from trainers.backend.huggingface import (
 )
 from trainers.backend.worker import Worker, seed_everything
 from trainers.dpo.config import DpoConfig, DpoResult
+from trainers.sft.config import SftExample
 
 KEYS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
@@ -38,6 +39,7 @@ def fit_dpo(
     base_model: str | Path,
     out_dir: str | Path,
     name: str,
+    real: Mapping[str, SftExample] | None = None,
     **options: Unpack[TrainOptions],
 ) -> DpoResult:
     """Returns the adapter after Eq. 5, or after another of ``dpo.targets``, written to ``out_dir`` (must not exist).
@@ -50,6 +52,7 @@ def fit_dpo(
         base_model: folder of the model that ``reference`` was trained on.
         out_dir: the adapter's folder; appears whole or not at all.
         name: the new version's name.
+        real: for ``dpo.replay``, the real session of each session with alternatives, by the latter's id.
         options: see ``TrainOptions``.
 
     Raises:
@@ -63,7 +66,9 @@ def fit_dpo(
     else:
         if not alternatives:
             raise PhaseError(f"dpo: no alternatives for targets {config.targets!r}; raise collect.num_contexts")
-        summary = train_to_folder(_train_on_alternatives, "dpo", (alternatives, *rest), out_dir, **options)
+        summary = train_to_folder(
+            _train_on_alternatives, "dpo", ((alternatives, real if config.replay else None), *rest), out_dir, **options
+        )
     return DpoResult(adapter=adapter_at(out_dir, name), **summary)
 
 
