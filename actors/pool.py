@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 
+from actors.adapter_proof import Proofs, Swap, prove, swaps_path
 from actors.engines.actor import EngineActor, actor_environment
 from actors.engines.config import EngineConfig
 from actors.engines.requests import check_prompt
@@ -47,6 +48,7 @@ class EnginePool:
     def __init__(self, config: EngineConfig) -> None:
         self.config = config = replace(config, log_dir=str(Path(config.log_dir).resolve()))
         self._replicas = [_replica(config, index) for index in range(config.replicas)]
+        self._proofs = Proofs(swaps_path(config.log_dir, config.name))
         self._homes: OrderedDict[str, Supervised] = OrderedDict()
         self._counts = {"requests": 0, "prompt_tokens": 0, "cached_tokens": 0, "sampled_tokens": 0}
         self._in_flight = 0
@@ -93,13 +95,17 @@ class EnginePool:
     ) -> Generation:
         """Returns one sampled continuation of ``token_ids``; see ``rlenv.core.protocols.Engine``.
 
-        If the replica dies, the request is repeated after its restart; with a seed, it gives the same tokens.
+        If the replica dies, the request is repeated after its restart; with a seed, it gives the same tokens. Before
+        the first words of a version, the replica is proved to serve it (``actors.adapter_proof``).
+
+        Raises:
+            PhaseError: it serves something else.
         """
         check_prompt(token_ids, sampling, self.config.max_model_len)
         self._enter()
         try:
             replica = self._route(conversation)
-            reply: Generation = await replica.call("generate", tuple(token_ids), sampling, adapter, conversation)
+            reply = await self._ask(replica, tuple(token_ids), sampling, adapter, conversation)
         finally:
             self._leave()
         for name, increment in (
@@ -110,6 +116,37 @@ class EnginePool:
         ):
             self._counts[name] += increment
         return reply
+
+    async def _ask(
+        self,
+        replica: Supervised,
+        token_ids: tuple[int, ...],
+        sampling: Sampling,
+        adapter: Adapter | None,
+        conversation: str | None,
+    ) -> Generation:
+        life = -1
+        if adapter is not None:
+            life = await self._proved(replica, adapter)
+        reply: Generation = await replica.call("generate", token_ids, sampling, adapter, conversation)
+        if adapter is not None and replica.restarts != life:  # another process has answered
+            await self._proved(replica, adapter)
+        return reply
+
+    async def _proved(self, replica: Supervised, adapter: Adapter) -> int:
+        """Returns the number of the replica's restarts, in which it is proved to serve the version."""
+        life = replica.restarts
+
+        async def ask(prompt: tuple[int, ...], sampling: Sampling, adapter: Adapter) -> Generation:
+            reply: Generation = await replica.call("generate", prompt, sampling, adapter, None)
+            return reply
+
+        async def make() -> Swap:
+            return await prove(ask, replica.name, adapter, self.config)
+
+        if self.config.backend != "scripted":
+            await self._proofs.require(replica.name, life, adapter, make)
+        return life
 
     def _route(self, conversation: str | None) -> Supervised:
         idlest = min(self._replicas, key=lambda replica: replica.in_flight)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from actors.engines.config import Backend, EngineConfig
-from rlenv.core.adapters import adapter_problems, model_shapes
+from rlenv.core.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_problems, folder_digest, model_shapes
 from rlenv.core.errors import ConfigError, OverlongError
 from rlenv.core.types import Adapter, Sampling
 
@@ -53,8 +53,32 @@ def check_adapter(adapter: Adapter | None, config: EngineConfig) -> None:
         return
     if config.max_loras == 0:
         raise ConfigError(f"adapter {adapter.name!r}: the engine was started with max_loras 0; set it to 1 or more")
+    if config.backend != "scripted":
+        check_unchanged(adapter)
     if problems := _problems(adapter, config.model, config.max_lora_rank, config.backend):
         raise ConfigError(f"the adapter {adapter.name!r} at {adapter.path} cannot be loaded: {'; '.join(problems)}")
+
+
+def check_unchanged(adapter: Adapter) -> None:
+    """Raises ``ConfigError`` unless the version's folder still holds what its digest says.
+
+    An engine holds the versions of the last requests in memory, up to ``max_loras``, and loads the others again. So a
+    version whose folder is gone, or holds other weights by now, must not be asked for.
+    """
+    root, version = Path(adapter.path), f"the adapter {adapter.name!r} ({adapter.digest[:12]})"
+    try:
+        files = [(root / name).stat() for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]
+    except OSError:
+        raise ConfigError(
+            f"{version}: expected its files in {root}, and they are gone; the engine cannot load it any more. Copy the "
+            "folder back, or train the version again"
+        ) from None
+    digest = _digest(adapter.path, tuple((file.st_size, file.st_mtime_ns) for file in files))
+    if digest != adapter.digest:
+        raise ConfigError(
+            f"{version}: {root} holds another version by now ({digest[:12]}), which the engine would load in its "
+            "place; every version needs a folder of its own"
+        )
 
 
 def adapter_id(adapter: Adapter) -> int:
@@ -69,6 +93,12 @@ def adapter_id(adapter: Adapter) -> int:
 def adapter_key(adapter: Adapter) -> str:
     """Returns the name of this version within an engine; unlike ``name`` it is unique to the digest."""
     return f"{adapter.name}-{adapter.digest[:16]}"
+
+
+@functools.lru_cache(maxsize=256)
+def _digest(path: str, stamps: tuple[tuple[int, int], ...]) -> str:
+    """Returns a folder's digest; it is computed again when the files' sizes or times (``stamps``) change."""
+    return folder_digest(path)
 
 
 @functools.lru_cache(maxsize=256)

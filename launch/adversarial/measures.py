@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from actors.adapter_proof import Swap, read_swaps
 from launch.adversarial.discrimination import Labelled, label_simulated
 from launch.adversarial.run import AdversarialRun
 from launch.adversarial.simulation import Simulated
@@ -24,6 +25,7 @@ from rlenv.discriminator.labelled import ScoredSession
 from rlenv.evaluation.discriminators import calibration
 from trainers.discriminator.fit import read_validation
 
+SIMULATOR = "simulator"
 Metrics = dict[str, float | int | None]
 
 
@@ -49,7 +51,15 @@ def measure(
 
     metrics: Metrics = read_json(run.directory.once(f"{version}/measures", make) / "metrics.json")
     metrics |= phase_metrics(run.training, version)
-    tracker.log(step, version, metrics, {"adapter": run.directory.path(f"{version}/adapter")})
+    swaps = read_swaps(run.directory.path("logs"), SIMULATOR, version)
+    metrics |= swap_metrics(swaps)
+    tracker.log(
+        step,
+        version,
+        metrics,
+        {"adapter": run.directory.path(f"{version}/adapter")},
+        {"swap/seconds_max": max(swap.seconds for swap in swaps)} if swaps else {},
+    )
     tracker.log_phases()
     return metrics
 
@@ -68,6 +78,18 @@ def phase_metrics(training: Training, version: str) -> Metrics:
         metrics["accept/taken"] = int(found["taken"])
     phase = "sft" if version == "base" else "dpo"
     return metrics | {f"{phase}/{k}": v for k, v in training.read_summary(f"{phase}-{version}").items()}
+
+
+def swap_metrics(swaps: Sequence[Swap]) -> Metrics:
+    """Returns how well the engines' log-probs under a version agree with its trainer's, over its swaps."""
+    compared = [swap for swap in swaps if swap.gap_mean is not None]
+    if not compared:
+        return {}
+    return {
+        "swap/gap_mean": max(swap.gap_mean for swap in compared if swap.gap_mean is not None),
+        "swap/gap_max": max(swap.gap_max for swap in compared if swap.gap_max is not None),
+        "swap/effect": compared[-1].effect,
+    }
 
 
 def discrimination_metrics(folder: Path, data: Labelled, seed: int) -> Metrics:

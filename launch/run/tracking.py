@@ -101,7 +101,12 @@ class Tracker:
         self._wandb = None if mode == "disabled" else _Wandb(folder, config, run_name, settings, axis, mode)
 
     def log(
-        self, step: int, version: str, metrics: Mapping[str, float | None], artifacts: Mapping[str, Path] | None = None
+        self,
+        step: int,
+        version: str,
+        metrics: Mapping[str, float | None],
+        artifacts: Mapping[str, Path] | None = None,
+        seconds: Mapping[str, float] | None = None,
     ) -> None:
         """Logs one row.
 
@@ -110,6 +115,7 @@ class Tracker:
             version: the version that it is about.
             metrics: numbers; those that are None or not finite are left out.
             artifacts: folders and files of this version by type, such as ``adapter``; W&B gets references to them.
+            seconds: wall times. They differ each time that a run is made, so they are left out of ``metrics.jsonl``.
 
         Raises:
             ConfigError: a value is not a number; text never leaves the run directory.
@@ -121,7 +127,7 @@ class Tracker:
         self._rows.append({"step": step, "version": version, **dict(sorted(finite.items()))})
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in self._rows))
         if self._wandb is not None:
-            self._wandb.log(step, version, finite, artifacts or {})
+            self._wandb.log(step, version, {**finite, **(seconds or {})}, artifacts or {})
 
     def log_phases(self) -> None:
         """Sends the curves of phases that have ended, from their progress files. Call it while none is under way."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rlenv.core.canary import CANARY
 from rlenv.core.errors import ConfigError
 from rlenv.core.types import Adapter
 
@@ -29,10 +30,13 @@ UNSUPPORTED = (
 
 
 def folder_digest(path: str | Path) -> str:
-    """Returns the SHA-256 of the names and contents of a folder's files, in sorted order, hexadecimal."""
+    """Returns the SHA-256 of the names and contents of a folder's files, in sorted order, hexadecimal.
+
+    An adapter's canary does not count: equal weights have equal digests, wherever their log-probs were computed.
+    """
     root = Path(path)
     digest = hashlib.sha256()
-    for file in sorted(p for p in root.rglob("*") if p.is_file()):
+    for file in sorted(p for p in root.rglob("*") if p.is_file() and p.name != CANARY):
         name = file.relative_to(root).as_posix().encode()
         digest.update(len(name).to_bytes(8, "big") + name + file.stat().st_size.to_bytes(8, "big"))
         with file.open("rb") as stream:

@@ -11,7 +11,8 @@ from datasets import Dataset, load_dataset
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlenv.core.adapters import adapter_at
+from rlenv.core.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_at
+from rlenv.core.canary import CANARY
 from rlenv.core.errors import PhaseError
 from rlenv.core.types import PreferencePair
 from rlenv.prompting.chat_format import ChatFormat, chat_format
@@ -162,7 +163,7 @@ def test_the_new_adapter_alone_is_saved_and_prefers_what_was_chosen(tiny_llama, 
     assert summary["loss_step0"] == pytest.approx(math.log(2), abs=1e-5)
     assert summary["loss_last"] < 0.3 and summary["accuracy"] == 1.0 and summary["margin"] > 1
     assert summary["num_pairs"] == 20
-    assert {p.name for p in out.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    assert {p.name for p in out.iterdir()} == {ADAPTER_CONFIG, ADAPTER_WEIGHTS, CANARY}
     new = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llama), str(out)).eval()
     old = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llama), str(reference)).eval()
     with torch.no_grad():

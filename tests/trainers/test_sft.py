@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlenv.core.adapters import adapter_at
+from rlenv.core.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_at
+from rlenv.core.canary import CANARY
 from rlenv.core.errors import ConfigError, PhaseError
 from rlenv.core.types import Message
 from rlenv.prompting.chat_format import chat_format
@@ -113,7 +114,7 @@ def test_the_saved_adapter_is_an_ordinary_peft_folder(tiny_llama: Path, scratch:
 
     examples = (SftExample(session_id="s", system="c", messages=MESSAGES),) * 4
     train_sft((examples, FAST, str(tiny_llama), str(scratch / "out")), Worker(scratch))
-    assert {p.name for p in (scratch / "out").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    assert {p.name for p in (scratch / "out").iterdir()} == {ADAPTER_CONFIG, ADAPTER_WEIGHTS, CANARY}
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llama), str(scratch / "out"))
     targets = model.peft_config["default"].target_modules
     assert targets == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}

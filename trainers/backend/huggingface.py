@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from rlenv.core.adapters import tidy_adapter
+from rlenv.core.canary import write_canary
 from rlenv.core.errors import PhaseError
 from rlenv.models.hardware import resolve_precision
+from trainers.backend.canary import make_canary
 from trainers.backend.config import AdapterTraining
 from trainers.backend.worker import Worker
 
@@ -164,16 +166,21 @@ def require_positions(base_model: str, longest: int, what: str) -> None:
         )
 
 
-def save_adapter(trainer: Any, worker: Worker, out_dir: str) -> None:
-    """Writes the adapter named ``default`` as an ordinary PEFT folder; equal weights give equal bytes.
+def save_adapter(trainer: Any, worker: Worker, tokenizer: Any, out_dir: str) -> None:
+    """Writes the adapter named ``default`` as an ordinary PEFT folder, with its canary; equal weights give equal bytes.
 
     Every rank must call it, because a sharded model is gathered first. The folder is complete when any rank returns.
+
+    Raises:
+        PhaseError: the weights are not numbers any more.
     """
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+    canary = make_canary(model, tokenizer, "bfloat16" if trainer.args.bf16 else "float32")
     if worker.rank == 0:
-        model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
         model.save_pretrained(out_dir, selected_adapters=["default"], state_dict=state)
         tidy_adapter(out_dir)
+        write_canary(canary, out_dir)
     trainer.accelerator.wait_for_everyone()
 
 

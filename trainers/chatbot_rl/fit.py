@@ -182,7 +182,7 @@ def train_chatbot(payload: tuple[Rollouts, ChatbotRlConfig, str, str, str], work
     seed_everything(config.seed)
     trainer = make_trainer(rollouts, config, base_model, start, worker)
     train_and_resume(trainer, worker, config)
-    save_adapter(trainer, worker, out_dir)
+    save_adapter(trainer, worker, trainer.processing_class, out_dir)
     if worker.rank > 0:  # only rank 0 logs the rounds' metrics
         return {}
     return _summary(trainer.state.log_history, config, trainer.state.global_step)

@@ -102,7 +102,7 @@ class ConversationRounds:
         partial = self.versions.root / ".partial"
         if self.worker.rank == 0:
             shutil.rmtree(partial, ignore_errors=True)
-        save_adapter(trainer, self.worker, str(partial))
+        save_adapter(trainer, self.worker, trainer.processing_class, str(partial))
         if self.worker.rank > 0:
             return partial
         self.versions.forget_before(number - self.max_staleness - 1)

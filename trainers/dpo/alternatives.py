@@ -103,7 +103,7 @@ def split_rows(rows: Sequence[SessionRow], held_out: float) -> tuple[list[Sessio
 def train_on_alternatives(payload: tuple[Any, DpoConfig, str, str, str], worker: Worker) -> dict[str, Any]:
     """Returns the summary of one run; the adapter is written on rank 0."""
     from peft import PeftModel
-    from transformers import Trainer, TrainingArguments
+    from transformers import AutoTokenizer, Trainer, TrainingArguments
 
     (alternatives, real), config, base_model, reference, out_dir = payload
     rows = with_real(session_rows(alternatives), real, base_model) if real else session_rows(alternatives)
@@ -144,7 +144,7 @@ def train_on_alternatives(payload: tuple[Any, DpoConfig, str, str, str], worker:
         callbacks=callbacks(worker),
     )
     train_and_resume(trainer, worker, config)
-    save_adapter(trainer, worker, out_dir)
+    save_adapter(trainer, worker, AutoTokenizer.from_pretrained(base_model), out_dir)
     history = [entry for entry in trainer.state.log_history if FIGURES[0] in entry and "loss" in entry]
     last = {key: last_tenth_mean([float(entry[key]) for entry in history]) for key in ("loss", *FIGURES)}
     summary: dict[str, Any] = {

@@ -133,7 +133,7 @@ def train_dpo(payload: tuple[Any, DpoConfig, str, str, str], worker: Worker) -> 
         callbacks=callbacks(worker),
     )
     train_and_resume(trainer, worker, config)
-    save_adapter(trainer, worker, out_dir)
+    save_adapter(trainer, worker, trainer.processing_class, out_dir)
     history = [entry for entry in trainer.state.log_history if "rewards/margins" in entry]
 
     def last(key: str) -> float:

@@ -115,7 +115,8 @@ def train_sft(payload: tuple[Any, ...], worker: Worker) -> dict[str, Any]:
     seed_everything(config.seed)
     base = load_base(base_model, config.dtype, worker.device)
     limit = config.max_tokens or getattr(base.config.get_text_config(), "max_position_embeddings", None)
-    chat = chat_format(AutoTokenizer.from_pretrained(base_model))
+    tokenizer = AutoTokenizer.from_pretrained(base_model)
+    chat = chat_format(tokenizer)
     rows, num_left_out = sft_rows(examples, chat, limit)
     if not rows:
         raise PhaseError(
@@ -139,7 +140,7 @@ def train_sft(payload: tuple[Any, ...], worker: Worker) -> dict[str, Any]:
         callbacks=callbacks(worker),
     )
     train_and_resume(trainer, worker, config)
-    save_adapter(trainer, worker, out_dir)
+    save_adapter(trainer, worker, tokenizer, out_dir)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {
         "num_sessions": len(rows),
