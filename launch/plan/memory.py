@@ -42,6 +42,8 @@ class Memory:
     """CUDA context, NCCL, workspaces."""
     host: float = 0.0
     """Not on the GPU: the copy of the model while it loads, or offloaded activations, whichever is more."""
+    host_first: float = 0.0
+    """In the host's memory while a sharded model loads: only the first process of a node reads it."""
 
     @property
     def total(self) -> float:
@@ -50,7 +52,7 @@ class Memory:
 
     def by_kind(self) -> dict[str, float]:
         """Returns the bytes on the GPU by kind."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "host"}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("host", "host_first")}
 
 
 KINDS = tuple(Memory().by_kind())
@@ -125,7 +127,8 @@ def training_memory(load: TrainingLoad, runtime: float = 0.0) -> Memory:
         activations=kept,
         logits=TILE_BYTES if load.tiled_logits else load.tokens * load.logit_share * shape.vocab_size * LOGIT_BYTES,
         runtime=runtime,
-        host=max(shape.num_parameters * weight_bytes, host_kept),
+        host=host_kept if shards > 1 else max(shape.num_parameters * weight_bytes, host_kept),
+        host_first=shape.num_parameters * weight_bytes if shards > 1 else 0.0,
     )
 
 

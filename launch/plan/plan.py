@@ -65,7 +65,8 @@ class Plan:
         for one in phase.placed:
             for seat in one.seats:
                 by_node[seat.node] = by_node.get(seat.node, 0.0) + one.process.memory.host
-        return max(by_node.values(), default=0.0)
+        first = max((one.process.memory.host_first for one in phase.placed), default=0.0)
+        return max(first, *by_node.values(), 0.0)
 
     def require_fit(self) -> None:
         """Raises a ConfigError with every setting to change, if the plan does not fit."""

@@ -6,8 +6,10 @@ training loops can be read without them.
 
 from __future__ import annotations
 
+import os
 import shutil
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,7 @@ def training_arguments(worker: Worker, config: AdapterTraining, **changes: Any) 
         arguments["fsdp_config"] = {
             "version": 2,
             "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-            "cpu_ram_efficient_loading": False,
+            "cpu_ram_efficient_loading": True,  # see load_base
         }
     return arguments | changes
 
@@ -136,14 +138,33 @@ def activations_on_host() -> AbstractContextManager[None]:
     return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
 
-def load_base(base_model: str, dtype: str, device: str) -> Any:
-    """Returns the causal language model that the adapter is added to."""
+def load_base(base_model: str, dtype: str, device: str, shard: bool = False) -> Any:
+    """Returns the causal language model that the adapter is added to.
+
+    With ``shard`` only the first worker of each node reads the weights. In the others they are zeros, which take no
+    memory until they are written, and accelerate sends each its shard of the first worker's when training begins.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(base_model, dtype=getattr(torch, resolve_precision(dtype, device)))
+    precision = getattr(torch, resolve_precision(dtype, device))
+    with _read_by_one_worker() if shard else nullcontext():
+        model = AutoModelForCausalLM.from_pretrained(base_model, dtype=precision)
     model.config.use_cache = False
     return model
+
+
+@contextmanager
+def _read_by_one_worker() -> Iterator[None]:
+    """Tells transformers to read weights on the first worker of a node alone: the way is accelerate's variables."""
+    names = ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "true"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def linear_names(model: Any) -> list[str]:

@@ -59,12 +59,9 @@ class ChatbotRlConfig(AdapterTraining):
 
     def problems(self) -> list[str]:
         """Returns the violated rules across fields, one line each."""
-        problems = []
         if self.epochs != int(self.epochs):
-            problems.append(f"epochs: expected a whole number, got {self.epochs}")
-        if self.shard:
-            problems.append("shard: sharded models are not supported here")
-        return problems
+            return [f"epochs: expected a whole number, got {self.epochs}"]
+        return []
 
     def updates_per_round(self, num_workers: int = 1) -> int:
         """Returns the optimizer steps per round.

@@ -149,7 +149,8 @@ def make_trainer(
     from transformers import AutoTokenizer
 
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # no warning that rollout_func may change
-    policy = PeftModel.from_pretrained(load_base(base_model, config.dtype, worker.device), start, is_trainable=True)
+    base = load_base(base_model, config.dtype, worker.device, config.shard)
+    policy = PeftModel.from_pretrained(base, start, is_trainable=True)
     rounds = ConversationRounds(
         rollouts,
         num_groups=config.num_groups,

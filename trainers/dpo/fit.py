@@ -124,7 +124,8 @@ def train_dpo(payload: tuple[Any, DpoConfig, str, str, str], worker: Worker) -> 
     rows, config, base_model, reference, out_dir = payload
     require_positions(base_model, _longest(rows), "dpo")
     seed_everything(config.seed)
-    policy = PeftModel.from_pretrained(load_base(base_model, config.dtype, worker.device), reference, is_trainable=True)
+    base = load_base(base_model, config.dtype, worker.device, config.shard)
+    policy = PeftModel.from_pretrained(base, reference, is_trainable=True)
     trainer = pairs_trainer()(
         model=policy,
         args=dpo_arguments(worker, config),

@@ -113,7 +113,7 @@ def train_sft(payload: tuple[Any, ...], worker: Worker) -> dict[str, Any]:
     source, config, base_model, *start, out_dir = payload
     examples = read_records(source, SftExample) if isinstance(source, str) else source
     seed_everything(config.seed)
-    base = load_base(base_model, config.dtype, worker.device)
+    base = load_base(base_model, config.dtype, worker.device, config.shard)
     limit = config.max_tokens or getattr(base.config.get_text_config(), "max_position_embeddings", None)
     tokenizer = AutoTokenizer.from_pretrained(base_model)
     chat = chat_format(tokenizer)

@@ -1,0 +1,90 @@
+"""Sharded training (FSDP2) on two workers over gloo: the adapter is the unsharded one; one worker reads the model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from rlenv.core.adapters import ADAPTER_WEIGHTS
+from rlenv.core.canary import read_canary
+from tests.trainers.toy_rollouts import ToyRollouts
+from trainers.backend.config import TrainResources
+from trainers.backend.ray_train import run_training
+from trainers.backend.worker import Worker
+from trainers.chatbot_rl.config import ChatbotRlConfig
+from trainers.chatbot_rl.fit import train_chatbot
+from trainers.dpo.config import DpoConfig
+from trainers.dpo.fit import train_dpo
+from trainers.sft.config import SftConfig, SftExample
+from trainers.sft.fit import train_sft
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
+
+SFT = SftConfig(dtype="float32", learning_rate=2e-2, save_every=0)
+DPO = DpoConfig(dtype="float32", learning_rate=1e-3, save_every=0)
+RL = ChatbotRlConfig(
+    dtype="float32", learning_rate=5e-3, num_rounds=3, num_groups=4, group_size=4, batch_size=4,
+    gradient_accumulation=2, save_every=0, max_staleness=9,
+)  # fmt: skip
+
+
+def train_both_ways(payload, worker: Worker) -> list[float]:
+    """Trains everything unsharded and then sharded; returns the first base weight as each sharded load found it."""
+    import torch
+    import transformers
+    from accelerate.state import AcceleratorState, DistributedType, PartialState
+
+    from trainers.backend.huggingface import load_base
+
+    def all_loops(out: str, shard: bool) -> None:
+        model, examples, rows, rollouts = payload[:4]
+        place = Worker(Path(worker.scratch) / out, worker.progress, worker.rank, worker.world_size, worker.device)
+        place.scratch.mkdir(exist_ok=True)
+        folder = f"{payload[4]}/{out}"
+        train_sft((examples, replace(SFT, shard=shard), model, f"{folder}-sft"), place)
+        train_dpo((rows, replace(DPO, shard=shard), model, f"{payload[4]}/whole-sft", f"{folder}-dpo"), place)
+        train_chatbot((rollouts, replace(RL, shard=shard), model, f"{payload[4]}/whole-sft", f"{folder}-rl"), place)
+
+    all_loops("whole", False)
+    create = transformers.Trainer.create_accelerator_and_postprocess
+
+    def create_as_on_an_accelerator(self):
+        # accelerate leaves FSDP out where it sees a CPU; sharding itself works over gloo.
+        AcceleratorState._reset_state()
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_XPU
+        create(self)
+
+    transformers.Trainer.create_accelerator_and_postprocess = create_as_on_an_accelerator
+    all_loops("shards", True)
+    mine = float(next(load_base(payload[0], "float32", "cpu", shard=True).parameters()).abs().sum())
+    found = [torch.zeros(1) for _ in range(worker.world_size)]
+    torch.distributed.all_gather(found, torch.tensor([mine]))
+    return [float(value) for value in found]
+
+
+def test_a_sharded_training_gives_the_unsharded_adapter_and_reads_the_model_once(
+    local_ray, tiny_llama, tmp_path, make_session
+) -> None:
+    examples = tuple(
+        SftExample(session_id=str(i), system="c", messages=make_session(str(i)).messages) for i in range(16)
+    )
+    rows = {
+        "prompt_ids": [[5, 6, 7, 8 + i] for i in range(12)],
+        "chosen_ids": [[20, 21, 2]] * 12,
+        "rejected_ids": [[30, 31 + i, 2] for i in range(12)],
+    }
+    payload = str(tiny_llama), examples, rows, ToyRollouts(str(tiny_llama)), str(tmp_path)
+    resources = TrainResources(num_workers=2, num_cpus=0.5, threads=1, max_failures=0)
+    read = run_training(train_both_ways, payload, resources, tmp_path / "training", "both")
+    assert read[0] > 0 and read[1] == 0
+    for kind in ("sft", "dpo", "rl"):
+        whole, shards = (load_file(tmp_path / f"{way}-{kind}" / ADAPTER_WEIGHTS) for way in ("whole", "shards"))
+        assert whole.keys() == shards.keys()
+        largest = max(float(value.abs().max()) for value in whole.values())
+        for name, value in whole.items():
+            assert float((value - shards[name]).abs().max()) < 1e-3 * largest, (kind, name)
+        canaries = [read_canary(tmp_path / f"{way}-{kind}") for way in ("whole", "shards")]
+        assert canaries[0].effect == pytest.approx(canaries[1].effect, rel=1e-3)
