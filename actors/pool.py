@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 
+from actors import metrics
 from actors.adapter_proof import Proofs, Swap, prove, swaps_path
 from actors.engines.actor import EngineActor, actor_environment
 from actors.engines.config import EngineConfig
@@ -49,6 +50,7 @@ class EnginePool:
         self.config = config = replace(config, log_dir=str(Path(config.log_dir).resolve()))
         self._replicas = [_replica(config, index) for index in range(config.replicas)]
         self._proofs = Proofs(swaps_path(config.log_dir, config.name))
+        self._newest: dict[str, Adapter] = {}
         self._homes: OrderedDict[str, Supervised] = OrderedDict()
         self._counts = {"requests": 0, "prompt_tokens": 0, "cached_tokens": 0, "sampled_tokens": 0}
         self._in_flight = 0
@@ -128,7 +130,12 @@ class EnginePool:
         life = -1
         if adapter is not None:
             life = await self._proved(replica, adapter)
-        reply: Generation = await replica.call("generate", token_ids, sampling, adapter, conversation)
+        try:
+            metrics.engine_queue(replica.name, replica.in_flight + 1)
+            reply: Generation = await replica.call("generate", token_ids, sampling, adapter, conversation)
+        finally:
+            metrics.engine_queue(replica.name, replica.in_flight)
+        metrics.engine_tokens(replica.name, len(token_ids), len(reply.token_ids))
         if adapter is not None and replica.restarts != life:  # another process has answered
             await self._proved(replica, adapter)
         return reply
@@ -142,7 +149,10 @@ class EnginePool:
             return reply
 
         async def make() -> Swap:
-            return await prove(ask, replica.name, adapter, self.config)
+            swap = await prove(ask, replica.name, adapter, self.config)
+            metrics.engine_adapter(replica.name, adapter, self._newest.get(replica.name), swap.seconds)
+            self._newest[replica.name] = adapter
+            return swap
 
         if self.config.backend != "scripted":
             await self._proofs.require(replica.name, life, adapter, make)

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from actors.metrics import Conversations
 from launch.run.config import CollectConfig
 from launch.run.progress import counting
 from rlenv.core.aio import run
@@ -127,8 +128,9 @@ def simulate(
     core = ConversationCore(scenarios, chatbots, "user", limits)
     episodes = plan_episodes(contexts, list(chatbots), config, seed)
     with counting(title, len(episodes), progress) as advance:
-        collected = collect(simulator, core.sibling, episodes, concurrency=config.concurrency)
-        results = run(in_order(_each(collected, advance), episodes))
+        counts = Conversations(version)
+        collected = collect(simulator, core.sibling, counts.begun(episodes), concurrency=config.concurrency)
+        results = run(in_order(_each(counts.ended(collected), advance), episodes))
     failures = [r for r in results if r.failure]
     if len(failures) > config.max_failed_share * len(results):
         kinds = Counter(r.failure for r in failures)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
+from actors.metrics import Conversations
 from actors.supervision import Supervised, start_all
 from launch.chatbot.config import CHATBOT, ChatbotRunConfig
 from launch.chatbot.records import RoundRecords, RoundSeconds, write_episodes
@@ -155,8 +156,9 @@ class RolloutHost:
     def _collect(self, episodes: Sequence[Episode], speaker: EngineSpeaker) -> list[Collected]:
         parts, config = self._served.parts, self._config
         core = ConversationCore(parts.scenarios, self._users, "chatbot", parts.limits, parts.reward)
-        collected = collect(speaker, core.sibling, episodes, concurrency=config.settings.collect.concurrency)
-        results = run_async(in_order(collected, episodes))
+        counts, concurrency = Conversations(speaker.name), config.settings.collect.concurrency
+        collected = collect(speaker, core.sibling, counts.begun(episodes), concurrency=concurrency)
+        results = run_async(in_order(counts.ended(collected), episodes))
         failures = [result for result in results if result.failure]
         if len(failures) > config.max_failed_share * len(results):
             kinds = dict(Counter(result.failure for result in failures))
