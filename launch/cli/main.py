@@ -22,6 +22,7 @@ import launch.cli.plan as plan_command
 import launch.cli.status as status_command
 import launch.reports.evaluate as evaluation_command
 from rlenv.core.errors import RlenvError
+from rlenv.core.private import private_files
 
 RESUMABLE = ("adversarial", "annotate", "pretrain", "study", "summarize", "train-chatbot")
 """Commands that continue where an earlier call of the same command has stopped."""
@@ -246,7 +247,8 @@ def main() -> None:
     )
     logging.getLogger("launch").setLevel(logging.INFO)
     try:
-        app()
+        with private_files():
+            app()
     except RlenvError as error:
         Console(stderr=True).print(f"[bold red]error[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)

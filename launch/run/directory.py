@@ -23,6 +23,7 @@ import yaml
 from launch.run.readers import Readers, readers_of
 from rlenv.core.errors import ConfigError, DataError, RlenvError
 from rlenv.core.files import damaged, new_folder, read_json_lines, write_text
+from rlenv.core.private import make_private, private_files
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +123,7 @@ class RunDirectory:
         with new_folder(final, partial=final.name + PARTIAL) as partial:
             partial.rmdir()  # ``make`` creates it itself
             make(partial)
+            make_private(partial)
             self._note_time(
                 name, time.time() - began
             )  # before the rename: a kill between repeats the line, never loses it
@@ -145,9 +147,20 @@ class RunDirectory:
     def locked(self) -> Iterator[None]:
         """Locks the folder against a second driver; the lock is released when the process ends, however it ends.
 
-        The lock's file says what the driver is doing, and at the end how it ended (:meth:`state`).
+        The lock's file says what the driver is doing, and at the end how it ended (:meth:`state`). All files of the run
+        are private (``rlenv.core.private``).
         """
-        self.root.mkdir(parents=True, exist_ok=True)
+        with private_files():
+            self.root.mkdir(parents=True, exist_ok=True)
+            make_private(self.root)
+            try:
+                with self._locked():
+                    yield
+            finally:
+                make_private(self.root)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
         with open(self.root / LOCK, "a", encoding="utf-8") as file:
             if not _taken(file):
                 raise ConfigError(
