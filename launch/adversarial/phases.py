@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from launch.adversarial.cards import chatbot_card, simulator_card, write_card
 from launch.adversarial.run import AdversarialRun, make_simulator
 from launch.adversarial.simulation import Simulated, read_simulated, simulate
 from launch.run.config import DataConfig, SpeakerConfig
@@ -25,6 +26,7 @@ from rlenv.core.adapters import adapter_at
 from rlenv.core.aio import run as run_async
 from rlenv.core.files import read_records, to_line, write_atomic, write_json
 from rlenv.core.protocols import Speaker
+from rlenv.core.settings import to_dict
 from rlenv.core.types import Adapter, Alternatives, PreferencePair, Record, Seat, Session
 from rlenv.data.sessions import read_with_report, split_by_user, with_messages, write_sessions
 from rlenv.learning.preferences import build_preferences
@@ -78,7 +80,16 @@ def fit_base_simulator(run: AdversarialRun, sessions: Sequence[Session]) -> Adap
         return adapter_at(run.config.simulator.adapter, "base")
     text = simulator_system_text(run.config.context, token_counter(run.serving.formats["simulator"]))
     examples = _examples(sessions, text, "user")
-    return _fit_sft(run.training, run.config.sft, examples, run.serving.simulator_model, "base/adapter", "base")
+    model = run.serving.simulator_model
+    return _fit_sft(
+        run.training,
+        run.config.sft,
+        examples,
+        model,
+        "base/adapter",
+        "base",
+        simulator_card(run.directory, run.config, "base"),
+    )
 
 
 def fit_chatbots(
@@ -100,7 +111,9 @@ def fit_chatbots(
         text = system_text("chatbot", chatbot, context, token_counter(serving.formats[chatbot.engine]))
         model = serving.engine_configs[chatbot.engine].model
         examples = _examples(sessions, text, "chatbot")
-        adapters[name] = _fit_sft(training, settings, examples, model, f"chatbots/{name}", name)
+        method, rows = "supervised fine-tuning on the chatbots' messages", {"sessions": len(examples)}
+        card = chatbot_card(name, model, method, rows, "chatbot_sft", to_dict(settings))
+        adapters[name] = _fit_sft(training, settings, examples, model, f"chatbots/{name}", name, card)
     return adapters
 
 
@@ -117,6 +130,7 @@ def _fit_sft(
     model: str,
     where: str,
     name: str,
+    card: str,
     start: Adapter | None = None,
     serving: Serving | None = None,
 ) -> Adapter:
@@ -125,6 +139,7 @@ def _fit_sft(
             serving.make_room()
         with training.phase(f"SFT: {name}", f"sft-{name}") as options:
             result = fit_sft(examples, training.seeded(settings), model, folder, name, start, **options)
+        write_card(folder, card)
         training.write_summary(f"sft-{name}", result)
 
     return adapter_at(training.directory.once(where, make), name)
@@ -181,9 +196,17 @@ def further_sft(run: AdversarialRun, sessions: Sequence[Session]) -> Adapter:
     name, config = "further_sft", run.config
     base = adapter_at(config.simulator.adapter or run.directory.path("base/adapter"), "base")
     text = simulator_system_text(config.context, token_counter(run.serving.formats["simulator"]))
-    model = run.serving.simulator_model
+    model, card = run.serving.simulator_model, simulator_card(run.directory, config, name)
     return _fit_sft(
-        run.training, config.sft, _examples(sessions, text, "user"), model, f"{name}/adapter", name, base, run.serving
+        run.training,
+        config.sft,
+        _examples(sessions, text, "user"),
+        model,
+        f"{name}/adapter",
+        name,
+        card,
+        base,
+        run.serving,
     )
 
 
@@ -252,10 +275,13 @@ def update_simulator(
     ``step`` multiplies the learning rate.
     """
 
+    card = simulator_card(run.directory, run.config, name, reference.name)
+
     def make(folder: Path) -> None:
         if not (preferences.pairs if run.config.dpo.targets == "hard" else preferences.alternatives):
             log.warning("%s: no preference pair was kept, so the simulator is unchanged", name)
             shutil.copytree(reference.path, folder)
+            write_card(folder, card)
             return
         run.serving.make_room()
         settings, model = run.training.seeded(run.config.dpo), run.serving.engine_configs["simulator"].model
@@ -280,6 +306,7 @@ def update_simulator(
                 name,
                 result.num_pairs,
             )
+        write_card(folder, card)
         run.training.write_summary(f"dpo-{name}", result)
 
     return adapter_at(run.directory.once(f"{name}/adapter", make), name)

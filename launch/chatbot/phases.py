@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from launch.adversarial.algorithm import run_adversarial
+from launch.adversarial.cards import chatbot_card, write_card
 from launch.adversarial.phases import fit_chatbots
 from launch.adversarial.pretraining import pretrain_small_llama
 from launch.chatbot.config import CHATBOT
@@ -27,6 +28,7 @@ from launch.run.roster import system_text
 from launch.run.serving import Serving
 from rlenv.core.adapters import adapter_at
 from rlenv.core.progress import Line
+from rlenv.core.settings import to_dict
 from rlenv.core.types import Adapter
 from rlenv.evaluation.chatbot_rl.records import Users
 from rlenv.prompting.system_texts import approximate_tokens
@@ -118,6 +120,10 @@ def reinforce(run: ChatbotRun, stage: Stage, chatbot: Adapter, on_lines: Callabl
         rl = replace(config.rl, seed=config.seed + stage.number, num_rounds=stage.num_rounds)
         with run.training.phase(f"RL: {version}", version, keep=True, on_lines=on_lines) as options:
             result = fit_chatbot(chatbot, rollouts, rl, run.chatbot_model, folder, version, **options)
+        rows = {"started from": chatbot.name, "rounds of conversations with simulated users": stage.num_rounds}
+        method = "reinforcement learning against simulated users"
+        card = chatbot_card(f"{config.name} {version}", run.chatbot_model, method, rows, "rl", to_dict(rl))
+        write_card(folder, card)
         run.training.write_summary(version, result)
 
     return adapter_at(run.directory.once(f"{version}/adapter", make), version)

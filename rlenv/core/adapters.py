@@ -18,6 +18,8 @@ from rlenv.core.types import Adapter
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+CARD = "README.md"
+"""The model card."""
 Shapes = Mapping[str, tuple[int, ...]]
 """The shape of each tensor of a file by its name."""
 ABSENT = {"bias": ("none",), "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal", "mica", "lora_ga")}
@@ -32,11 +34,13 @@ UNSUPPORTED = (
 def folder_digest(path: str | Path) -> str:
     """Returns the SHA-256 of the names and contents of a folder's files, in sorted order, hexadecimal.
 
-    An adapter's canary does not count: equal weights have equal digests, wherever their log-probs were computed.
+    The model card and an adapter's canary do not count: equal weights have equal digests, whatever is told of them and
+    wherever their log-probs were computed.
     """
     root = Path(path)
     digest = hashlib.sha256()
-    for file in sorted(p for p in root.rglob("*") if p.is_file() and p.name != CANARY):
+    beside = (root / CARD, root / CANARY)
+    for file in sorted(p for p in root.rglob("*") if p.is_file() and p not in beside):
         name = file.relative_to(root).as_posix().encode()
         digest.update(len(name).to_bytes(8, "big") + name + file.stat().st_size.to_bytes(8, "big"))
         with file.open("rb") as stream:
@@ -152,9 +156,9 @@ def model_shapes(folder: str | Path) -> dict[str, tuple[int, ...]] | None:
 
 
 def tidy_adapter(out_dir: str | Path) -> None:
-    """Removes what differs between saves of equal weights: the model card, and the order of PEFT's sets."""
+    """Removes what differs between saves of equal weights: PEFT's model card, and the order of its sets."""
     root = Path(out_dir)
-    (root / "README.md").unlink(missing_ok=True)
+    (root / CARD).unlink(missing_ok=True)
     file = root / ADAPTER_CONFIG
     settings = json.loads(file.read_text())
     for key, value in settings.items():
