@@ -29,7 +29,7 @@ LAYERS = {
     ),
     "actors": ("engines",),
     "trainers": ("backend", "sft", "pretrain", "dpo", "discriminator", "chatbot_rl"),
-    "launch": ("run", "plan", "adversarial", "serving", "reports", "study", "chatbot", "cli"),
+    "launch": ("run", "plan", "adversarial", "privacy", "serving", "reports", "study", "chatbot", "cli"),
 }  # fmt: skip
 """Folders of each package from the ground up: a folder imports from those before it alone."""
 MOST_MODULES = 13

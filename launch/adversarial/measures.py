@@ -23,6 +23,7 @@ from rlenv.discriminator.classification import TurnTable, flat_metrics, turn_tab
 from rlenv.discriminator.controls import cut_after_turn, leak_report, referee_accuracy, style_referee_accuracy
 from rlenv.discriminator.labelled import ScoredSession
 from rlenv.evaluation.discriminators import calibration
+from rlenv.evaluation.user_faults import count_faults
 from trainers.discriminator.fit import read_validation
 
 SIMULATOR = "simulator"
@@ -123,13 +124,16 @@ def discrimination_metrics(folder: Path, data: Labelled, seed: int) -> Metrics:
 
 
 def realism_metrics(simulated: Sequence[Simulated], real: Mapping[str, Sequence[Session]], max_turns: int) -> Metrics:
-    """Returns the figures of Table 1 for the evaluation users' simulated and real sessions.
+    """Returns the figures of Table 1 for the evaluation users' simulated and real sessions, and the users' faults.
 
     Entropy and TTR depend on length, so real sessions are cut at ``max_turns`` like simulated ones.
     """
     simulated_sessions = [s.session for s in simulated if s.part == "evaluation"]
     real_sessions = [cut_after_turn(session, max_turns) for session in real["evaluation"]]
     metrics: Metrics = {f"realism/{k}": v for k, v in diversity(simulated_sessions).items()}
+    faults = count_faults(simulated_sessions)
+    metrics |= {"faults/spoiled": faults.share(), "faults/spoiled_real": count_faults(real_sessions).share()}
+    metrics |= {f"faults/{kind}": faults.share(kind) for kind in faults.kinds}
     return metrics | {f"real/{k}": v for k, v in diversity(real_sessions).items()}
 
 

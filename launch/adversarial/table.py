@@ -111,6 +111,16 @@ def verdicts(rows: list[dict[str, Any]]) -> list[str]:
     return sentences
 
 
+def spoiled(rows: list[dict[str, Any]]) -> list[str]:
+    """Returns a sentence on the sessions that the simulated user spoiled, which all figures include."""
+    shares = [f"{row['version']} {row['faults/spoiled']:.0%}" for row in rows if row.get("faults/spoiled") is not None]
+    if not shares:
+        return []
+    real = rows[0].get("faults/spoiled_real")
+    people = "" if real is None else f"; real users {real:.0%}"
+    return [f"sessions that the simulated user spoiled, included above: {', '.join(shares)}{people} (rlenv audit)"]
+
+
 DIVERSITY = (("word entropy", "entropy_mean"), ("type-token ratio", "ttr_mean"), ("bigrams", "bigram_mean"))
 
 
@@ -153,7 +163,7 @@ def print_report(run: RunDirectory, console: Console | None = None) -> None:
     path = run.path("metrics.jsonl")
     rows = list(read_metrics(path)) if path.exists() else []
     console.print(results_table(rows))
-    for sentence in verdicts(rows):
+    for sentence in [*verdicts(rows), *spoiled(rows)]:
         console.print(f"- {sentence}", highlight=False)
     console.print()
     for sentence in in_short(rows):

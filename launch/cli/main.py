@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 import launch.cli.annotate as annotate_commands
 import launch.cli.data as data_commands
 import launch.cli.plan as plan_command
+import launch.cli.privacy as privacy_commands
 import launch.cli.status as status_command
 import launch.reports.evaluate as evaluation_command
 from rlenv.core.errors import RlenvError
@@ -53,6 +54,7 @@ data_commands.register(app)
 annotate_commands.register(app)
 evaluation_command.register(app)
 plan_command.register(app)
+privacy_commands.register(app)
 status_command.register(app)
 
 
