@@ -24,10 +24,12 @@ from launch.run.serving import Serving
 from launch.run.training import Training
 from rlenv.core.adapters import adapter_at
 from rlenv.core.aio import run as run_async
+from rlenv.core.errors import ConfigError
 from rlenv.core.files import read_records, to_line, write_atomic, write_json
 from rlenv.core.protocols import Speaker
 from rlenv.core.settings import to_dict
 from rlenv.core.types import Adapter, Alternatives, PreferencePair, Record, Seat, Session
+from rlenv.data.scrubbing import is_scrubbed
 from rlenv.data.sessions import read_with_report, split_by_user, with_messages, write_sessions
 from rlenv.learning.preferences import build_preferences
 from rlenv.population.corpus import generate_sessions
@@ -54,6 +56,7 @@ def prepare_data(directory: RunDirectory, data: DataConfig, seed: int) -> dict[s
             sessions = generate_sessions(population.num_users, population.sessions_per_user, seed, chatbots)
         else:
             sessions, report = read_with_report(data.path)
+            counts["scrubbed"] = check_scrubbed(sessions, data)
             counts["merged_neighbours"] = report.num_merged
         sessions, counts["without_messages"] = with_messages(sessions)
         long_enough = [s for s in sessions if len(s.user_messages()) >= data.min_user_turns]
@@ -72,6 +75,21 @@ def prepare_data(directory: RunDirectory, data: DataConfig, seed: int) -> dict[s
 
     directory.once("data", make)
     return read_data(directory)
+
+
+def check_scrubbed(sessions: Sequence[Session], data: DataConfig) -> int:
+    """Returns how many sessions carry the mark of ``rlenv scrub``.
+
+    Raises:
+        ConfigError: ``data.scrub`` requires it of all, and some have none.
+    """
+    marked = sum(map(is_scrubbed, sessions))
+    if data.scrub == "required" and marked < len(sessions):
+        raise ConfigError(
+            f"data.scrub: {len(sessions) - marked:,} of {len(sessions):,} sessions of {data.path} carry no mark of "
+            "rlenv scrub; scrub the file first (rlenv scrub FILE OUT) and give OUT as data.path"
+        )
+    return marked
 
 
 def fit_base_simulator(run: AdversarialRun, sessions: Sequence[Session]) -> Adapter:

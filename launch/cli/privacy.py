@@ -1,4 +1,4 @@
-"""The commands ``rlenv card``, ``rlenv audit`` and ``rlenv forget``."""
+"""The commands ``rlenv scrub``, ``rlenv card``, ``rlenv audit`` and ``rlenv forget``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,39 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from launch.cli.data import show_counts
+from launch.cli.data import show_counts, user_errors
+
+
+def scrub(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="sessions file")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="sessions file to write; may be FILE")],
+) -> None:
+    """Replace names, phone numbers, addresses, URLs and identifiers in messages and contexts (English).
+
+    The sessions are marked as scrubbed, which the setting data.scrub can require. Ids and fields that rlenv does not
+    know stay as they are. Nothing finds everything: read a sample of the result.
+    """
+    with user_errors():
+        from rlenv.data.importers.report import unknown_fields
+        from rlenv.data.scrubbing import KINDS, MARK, Scrubber
+        from rlenv.data.scrubbing import scrub as scrub_sessions
+        from rlenv.data.sessions import read_sessions, session_dict, write_sessions
+
+        sessions = read_sessions(source, neighbours="keep")
+        scrubber = Scrubber()
+        done, report = scrub_sessions(sessions, scrubber)
+        write_sessions(out, done)
+    unknown = sorted({name for session in sessions for name in unknown_fields(session_dict(session)) if name != MARK})
+    show_counts(
+        f"{out} by {scrubber.name}",
+        {
+            "sessions": report.num_sessions,
+            "  changed": report.num_changed,
+            **{f"[{kind.upper()}]": report.kinds[kind] for kind in KINDS},
+            "sessions whose ids look like personal data; ids are not changed": report.num_ids,
+            **{f"not scrubbed: the unknown field {name}": "-" for name in unknown},
+        },
+    )
 
 
 def card(
@@ -106,6 +138,7 @@ def forget(
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to an app."""
+    app.command("scrub")(scrub)
     app.command("card")(card)
     app.command("audit")(audit)
     app.command("forget")(forget)

@@ -113,6 +113,8 @@ class DataConfig(Settings):
     """Sessions file (JSON lines, plain or gzipped); None is the embedded reference population."""
     population: PopulationConfig = PopulationConfig()
     """The embedded population."""
+    scrub: Literal["optional", "required"] = "optional"
+    """``required`` refuses a sessions file in which a session carries no mark of ``rlenv scrub``."""
     sft_share: float = Field(default=0.5, gt=0, lt=1)
     """Share of sessions for fine-tuning the base simulator. Splits never share a user."""
     adversarial_share: float = Field(default=0.35, gt=0, lt=1)
