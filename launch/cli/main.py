@@ -23,7 +23,7 @@ import launch.cli.privacy as privacy_commands
 import launch.cli.status as status_command
 import launch.reports.evaluate as evaluation_command
 from rlenv.core.errors import RlenvError
-from rlenv.core.private import private_files
+from rlenv.data.private import private_files
 
 RESUMABLE = ("adversarial", "annotate", "pretrain", "study", "summarize", "train-chatbot")
 """Commands that continue where an earlier call of the same command has stopped."""

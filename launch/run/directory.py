@@ -23,7 +23,7 @@ import yaml
 from launch.run.readers import Readers, readers_of
 from rlenv.core.errors import ConfigError, DataError, RlenvError
 from rlenv.core.files import damaged, new_folder, read_json_lines, write_text
-from rlenv.core.private import make_private, private_files
+from rlenv.data.private import make_private, private_files
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ class RunDirectory:
         """Locks the folder against a second driver; the lock is released when the process ends, however it ends.
 
         The lock's file says what the driver is doing, and at the end how it ended (:meth:`state`). All files of the run
-        are private (``rlenv.core.private``).
+        are private (``rlenv.data.private``).
         """
         with private_files():
             self.root.mkdir(parents=True, exist_ok=True)

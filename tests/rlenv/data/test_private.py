@@ -13,7 +13,7 @@ import pytest
 from launch.run.directory import RunDirectory
 from rlenv.core.errors import ConfigError
 from rlenv.core.files import write_json
-from rlenv.core.private import file_mask, make_private, private_files
+from rlenv.data.private import file_mask, make_private, private_files
 
 ROOT = Path(__file__).parents[3]
 
