@@ -17,6 +17,7 @@ from pathlib import Path
 from pydantic import Field
 
 from launch.run.directory import PARTIAL
+from launch.run.manifest import write_manifest
 from rlenv.core.files import new_folder, read_records, to_line, write_atomic, write_text
 from rlenv.core.types import Adapter, Record
 from rlenv.env.collect import Collected
@@ -89,6 +90,7 @@ class RoundRecords:
             write_atomic(folder / "conversations.jsonl.gz", (to_line(r.model_dump(mode="json")) for r in results))
             write_text(folder / "figures.json", figures.model_dump_json(indent=2) + "\n")
             write_text(folder / "seconds.json", seconds.model_dump_json() + "\n")
+            write_manifest(folder)
             for other in self.root.glob(f"{number:05d}-*"):
                 shutil.rmtree(other)
 

@@ -21,6 +21,7 @@ import launch.cli.data as data_commands
 import launch.cli.plan as plan_command
 import launch.cli.privacy as privacy_commands
 import launch.cli.status as status_command
+import launch.cli.verify as verify_command
 import launch.reports.evaluate as evaluation_command
 from rlenv.core.errors import RlenvError
 from rlenv.data.private import private_files
@@ -56,6 +57,7 @@ evaluation_command.register(app)
 plan_command.register(app)
 privacy_commands.register(app)
 status_command.register(app)
+verify_command.register(app)
 
 
 @app.command()

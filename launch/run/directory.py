@@ -20,6 +20,7 @@ from typing import Any, TextIO
 
 import yaml
 
+from launch.run.manifest import write_manifest
 from launch.run.readers import Readers, readers_of
 from rlenv.core.errors import ConfigError, DataError, RlenvError
 from rlenv.core.files import damaged, new_folder, read_json_lines, write_text
@@ -110,8 +111,8 @@ class RunDirectory:
     def once(self, name: str, make: Callable[[Path], object]) -> Path:
         """Returns the folder ``name``, made by ``make(folder)`` unless it exists.
 
-        ``make`` writes a folder beside it, which is renamed to ``name`` when everything is on disk. An interrupted
-        ``make`` leaves nothing under ``name``.
+        ``make`` writes a folder beside it, which gets a manifest and is renamed to ``name`` when everything is on disk.
+        An interrupted ``make`` leaves nothing under ``name``.
         """
         final = self.path(name)
         if final.exists():
@@ -123,6 +124,7 @@ class RunDirectory:
         with new_folder(final, partial=final.name + PARTIAL) as partial:
             partial.rmdir()  # ``make`` creates it itself
             make(partial)
+            write_manifest(partial)
             make_private(partial)
             self._note_time(
                 name, time.time() - began

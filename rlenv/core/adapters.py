@@ -20,6 +20,8 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 CARD = "README.md"
 """The model card."""
+MANIFEST = "manifest.json"
+"""The list of the files of a run's phase (``launch.run.manifest``), which is no part of an adapter."""
 Shapes = Mapping[str, tuple[int, ...]]
 """The shape of each tensor of a file by its name."""
 ABSENT = {"bias": ("none",), "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal", "mica", "lora_ga")}
@@ -34,12 +36,12 @@ UNSUPPORTED = (
 def folder_digest(path: str | Path) -> str:
     """Returns the SHA-256 of the names and contents of a folder's files, in sorted order, hexadecimal.
 
-    The model card and an adapter's canary do not count: equal weights have equal digests, whatever is told of them and
-    wherever their log-probs were computed.
+    The model card, an adapter's canary and a manifest do not count: equal weights have equal digests, whatever is told
+    of them and wherever their log-probs were computed.
     """
     root = Path(path)
     digest = hashlib.sha256()
-    beside = (root / CARD, root / CANARY)
+    beside = (root / CARD, root / CANARY, root / MANIFEST)
     for file in sorted(p for p in root.rglob("*") if p.is_file() and p not in beside):
         name = file.relative_to(root).as_posix().encode()
         digest.update(len(name).to_bytes(8, "big") + name + file.stat().st_size.to_bytes(8, "big"))
