@@ -86,7 +86,7 @@ def read_status(root: str | Path, now: float | None = None) -> Status:
         seconds_left=left if running else None,
         failed_conversations=_failed(run.root),
         newest=rows[-1] if rows else {},
-        last_sign=_last_sign(run.root, now),
+        last_sign=_last_sign(run.root, driver.since, now),
     )
 
 
@@ -182,7 +182,7 @@ def _failed(root: Path) -> dict[str, int]:
     return {name: number for name, number in sorted(counts.items()) if number}
 
 
-def _last_sign(root: Path, now: float) -> float | None:
-    files = [root / ".lock", root / "timings.jsonl", *(root / "logs").glob("*")]
-    times = [path.stat().st_mtime for path in files if path.exists()]
+def _last_sign(root: Path, since: float | None, now: float) -> float | None:
+    files = [root / "timings.jsonl", *(root / "logs").glob("*")]  # not the lock: its driver touches it all the time
+    times = [path.stat().st_mtime for path in files if path.exists()] + ([] if since is None else [since])
     return max(0.0, now - max(times)) if times else None

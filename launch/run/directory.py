@@ -7,23 +7,26 @@ Independent of what the phases do.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import platform
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 import yaml
 
 from launch.run.manifest import write_manifest
 from launch.run.readers import Readers, readers_of
-from rlenv.core.errors import ConfigError, DataError, RlenvError
-from rlenv.core.files import damaged, new_folder, read_json_lines, write_text
+from rlenv.core.errors import ConfigError, DataError, PhaseError, RlenvError
+from rlenv.core.files import NO_ROOM, damaged, new_folder, read_json_lines, write_text
 from rlenv.data.private import make_private, private_files
 
 log = logging.getLogger(__name__)
@@ -34,6 +37,10 @@ TRAINING = "training"
 
 LOCK = ".lock"
 LOCK_TRIES = 5
+BEAT_S = 10.0
+"""Seconds between the signs of life of a driver: it touches its lock's file."""
+BEATS = 3
+"""A driver without a sign of life for so many beats is dead."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,10 @@ class DriverState:
     """Unix time of the newest change."""
     host: str | None = None
     error: str | None = None
+    pid: int | None = None
+    """The driver's process on ``host``."""
+    began: float | None = None
+    """Unix time when the driver started."""
 
 
 class RunDirectory:
@@ -56,7 +67,8 @@ class RunDirectory:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).absolute()
-        self._lock: TextIO | None = None
+        self._lock: BinaryIO | None = None
+        self._began: float | None = None
         self._phase: str | None = None
 
     def open(
@@ -121,7 +133,7 @@ class RunDirectory:
         began = time.time()
         log.info("%s: started", name)
         self._tell("running", name)
-        with new_folder(final, partial=final.name + PARTIAL) as partial:
+        with _room_for(name, self.root), new_folder(final, partial=final.name + PARTIAL) as partial:
             partial.rmdir()  # ``make`` creates it itself
             make(partial)
             write_manifest(partial)
@@ -150,7 +162,11 @@ class RunDirectory:
         """Locks the folder against a second driver; the lock is released when the process ends, however it ends.
 
         The lock's file says what the driver is doing, and at the end how it ended (:meth:`state`). All files of the run
-        are private (``rlenv.data.private``).
+        are private (``rlenv.data.private``). Where the file system does not pass locks on to other hosts, a driver there
+        is known by its signs of life.
+
+        Raises:
+            ConfigError: another driver is running in the folder; names its process, its host and its start.
         """
         with private_files():
             self.root.mkdir(parents=True, exist_ok=True)
@@ -163,15 +179,15 @@ class RunDirectory:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        with open(self.root / LOCK, "a", encoding="utf-8") as file:
-            if not _taken(file):
-                raise ConfigError(
-                    f"{self.root}: another driver is running in this folder; wait for it, or use another out_dir"
-                )
-            self._lock = file
+        path = self.root / LOCK
+        with open(path, "ab", buffering=0) as file:
+            if not _taken(file) or self._lives_elsewhere(path):
+                raise ConfigError(_running(self.root, self.state()))
+            self._lock, self._began = file, time.time()
             self._tell("running")
             try:
-                yield
+                with _signs_of_life(path):
+                    yield
             except BaseException as error:
                 interrupted = isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
                 # The text of other errors is not ours and could quote a message.
@@ -183,41 +199,57 @@ class RunDirectory:
             finally:
                 self._lock = None
 
+    def _lives_elsewhere(self, path: Path) -> bool:
+        """Returns whether a driver that this process's lock does not exclude gives a sign of life.
+
+        The lock of a process on this host is released with the process. One of another host may be unknown here.
+        """
+        told = _told(path)
+        if told.get("state") != "running":
+            return False
+        host, pid = told.get("host"), told.get("pid")
+        if host == platform.node():
+            if isinstance(pid, int) and not _is_locked(path) and _is_alive(pid):  # this file system has no locks
+                return True
+            log.info("the last driver of this folder was killed; its finished phases are kept")
+            return False
+        log.info("the last driver, on %s, did not end; waiting %.0f s for a sign of life", host, BEATS * BEAT_S)
+        before, end = _sign(path), time.monotonic() + BEATS * BEAT_S
+        while time.monotonic() < end:
+            time.sleep(BEAT_S / 5)
+            if _sign(path) != before:
+                return True
+        log.info("there was none; its finished phases are kept")
+        return False
+
     def _tell(self, state: str, phase: str | None = None, error: str | None = None) -> None:
         """Writes what the driver does to the lock's file, in place: a new file would not be locked."""
         self._phase = phase
         if self._lock is None:
             return
-        told = {"state": state, "phase": phase, "since": time.time(), "host": platform.node(), "error": error}
-        self._lock.truncate(0)
-        self._lock.write(json.dumps(told) + "\n")
-        self._lock.flush()
+        told = {"state": state, "phase": phase, "since": time.time(), "host": platform.node(), "error": error,
+                "pid": os.getpid(), "began": self._began}  # fmt: skip
+        with contextlib.suppress(OSError):  # of a full disk tells what is written next
+            self._lock.truncate(0)
+            self._lock.write(json.dumps(told).encode() + b"\n")
 
     def state(self) -> DriverState:
         """Returns what the run's driver is doing or how it ended; from another process."""
-        import fcntl
-
         path = self.root / LOCK
         if not path.exists():
             return DriverState("not started")
-        with open(path, encoding="utf-8") as file:
-            try:
-                told = json.loads(file.read() or "{}")
-            except json.JSONDecodeError:  # it is being written
-                told = {}
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                alive = True
-            else:
-                alive = False
+        told = _told(path)
+        alive = _is_locked(path)
+        if not alive and told.get("host", platform.node()) != platform.node():  # its lock may be unknown here
+            alive = time.time() - path.stat().st_mtime < BEATS * BEAT_S
         state = str(told.get("state", "running" if alive else "stopped"))
         if state == "running" and not alive:
             state = "killed"
-        return DriverState(state, told.get("phase"), told.get("since"), told.get("host"), told.get("error"))
+        fields = {name: told.get(name) for name in ("phase", "since", "host", "error", "pid", "began")}
+        return DriverState(state, **fields)
 
 
-def _taken(file: TextIO) -> bool:
+def _taken(file: BinaryIO) -> bool:
     """Returns whether the lock is ours now; tries for a moment, because :meth:`RunDirectory.state` holds it for one."""
     import fcntl
 
@@ -225,9 +257,101 @@ def _taken(file: TextIO) -> bool:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
-        except OSError:
+        except (BlockingIOError, PermissionError):
             time.sleep(0.05)
+        except OSError:  # a file system without locks
+            return True
     return False
+
+
+def _is_locked(path: Path) -> bool:
+    """Returns whether a process holds the lock."""
+    import fcntl
+
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return True
+        except OSError:
+            return False
+    return False
+
+
+def _is_alive(pid: int) -> bool:
+    """Returns whether a process of this host runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _told(path: Path) -> dict[str, Any]:
+    """Returns what a driver has written to its lock's file; {} for a moment while it writes."""
+    for _ in range(LOCK_TRIES):
+        try:
+            told = json.loads(path.read_bytes() or b"{}")
+        except (OSError, ValueError):
+            told = None
+        if isinstance(told, dict) and told:
+            return told
+        if path.stat().st_size == 0:
+            break
+        time.sleep(0.02)
+    return {}
+
+
+def _sign(path: Path) -> tuple[int, bytes]:
+    """Returns what changes with each sign of life; the file is opened, so that NFS asks its server."""
+    with open(path, "rb") as file:
+        return os.fstat(file.fileno()).st_mtime_ns, file.read()
+
+
+@contextmanager
+def _signs_of_life(path: Path) -> Iterator[None]:
+    """Touches a file every ``BEAT_S`` seconds."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(BEAT_S):
+            with contextlib.suppress(OSError):
+                os.utime(path)
+
+    thread = threading.Thread(target=beat, name="signs of life", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _running(root: Path, driver: DriverState) -> str:
+    who = f"process {driver.pid} on {driver.host}" if driver.pid else f"on {driver.host}" if driver.host else ""
+    since = time.strftime("since %Y-%m-%d %H:%M:%S UTC", time.gmtime(driver.began)) if driver.began else ""
+    details = ", ".join(filter(None, (who, since)))
+    return (
+        f"{root}: another driver is running in this folder{f' ({details})' if details else ''}; wait for it or stop "
+        "it, or use another out_dir"
+    )
+
+
+@contextmanager
+def _room_for(name: str, root: Path) -> Iterator[None]:
+    """Raises a ``PhaseError`` with the way out where a phase finds the disk full."""
+    try:
+        yield
+    except (OSError, RlenvError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(cause, OSError) or cause.errno not in NO_ROOM:
+            raise
+        raise PhaseError(
+            f"{name}: {root} has no room ({(cause.strerror or 'the disk is full').lower()}); make room and run the "
+            "same command again: finished phases are kept, and this one is made anew"
+        ) from error
 
 
 def _saved_settings(path: Path) -> dict[str, Any]:

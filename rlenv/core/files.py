@@ -7,6 +7,7 @@ exports cut them) are preserved: JSON's ``\\ud83d`` escape can represent them, a
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import json
 import math
@@ -26,6 +27,8 @@ from rlenv.core.errors import DataError, PhaseError, Problem, RlenvError
 RecordT = TypeVar("RecordT", bound=BaseModel)
 T = TypeVar("T")
 RESTORE = "restore it from a copy, or remove the folder of its phase and start the run again, which makes it anew"
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Errors of writing after which the user can make room."""
 BOM = b"\xef\xbb\xbf"
 _GZIP_MAGIC = b"\x1f\x8b"
 _SHORT_NAME = re.compile(r"[A-Za-z][A-Za-z_-]{0,19}")
@@ -190,7 +193,8 @@ def write_atomic(path: str | Path, chunks: Iterable[bytes]) -> None:
         os.replace(part, target)
         _sync_folder(target.parent)
     except OSError as error:
-        raise RlenvError(f"{path}: cannot be written: {(error.strerror or 'an error').lower()}") from error
+        way_out = "; make room and try again" if error.errno in NO_ROOM else ""
+        raise RlenvError(f"{path}: cannot be written: {(error.strerror or 'an error').lower()}{way_out}") from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from launch.run.directory import RunDirectory
 from launch.run.manifest import MANIFEST
 from launch.run.settings import load_config, to_dict
 from rlenv.core.adapters import folder_digest
-from rlenv.core.errors import ConfigError
+from rlenv.core.errors import ConfigError, PhaseError
 
 SETTINGS = to_dict(load_config(None, ["num_iterations=1"]))
 PHASES = [
@@ -146,7 +146,7 @@ def test_a_phase_that_fails_to_write_its_manifest_is_not_finished(run, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(launch.run.manifest, "_sha256", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(PhaseError, match="no space left on device"):
         run.once("it1/measures", write)
     assert not run.has("it1/measures") and not list(run.root.rglob("*.partial"))
 
