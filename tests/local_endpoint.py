@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Answer = str | bytes | dict[str, Any] | tuple[int, dict[str, Any]]
-"""The assistant's text, an HTML page or broken JSON, a whole body, or (status, error)."""
+Answer = str | bytes | dict[str, Any] | tuple[int, dict[str, Any]] | tuple[int, dict[str, Any], dict[str, str]]
+"""The assistant's text, an HTML page or broken JSON, a whole body, or (status, error) with or without headers."""
 PATHS = ("/v1/chat/completions", "/v1/embeddings")
 
 
@@ -27,7 +27,7 @@ class Endpoint:
         self._at_once = 0
         self._lock = threading.Lock()
 
-    def handle(self, body: dict[str, Any], key: str | None) -> tuple[int, bytes | dict[str, Any]]:
+    def handle(self, body: dict[str, Any], key: str | None) -> tuple[int, bytes | dict[str, Any], dict[str, str]]:
         with self._lock:
             self.requests.append(body)
             self.keys.append(key)
@@ -39,12 +39,16 @@ class Endpoint:
             with self._lock:
                 self._at_once -= 1
         if isinstance(answer, tuple):
-            return answer[0], {"error": answer[1]}
+            return answer[0], {"error": answer[1]}, answer[2] if len(answer) == 3 else {}
         if isinstance(answer, dict | bytes):
-            return 200, answer
+            return 200, answer, {}
         message = {"role": "assistant", "content": answer}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        return 200, {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]}
+        return (
+            200,
+            {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]},
+            {},
+        )
 
 
 @contextmanager
@@ -57,12 +61,14 @@ def serve(answer: Callable[[dict[str, Any]], Answer]) -> Iterator[Endpoint]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            status, value = endpoint.handle(body, self.headers.get("Authorization"))
+            status, value, headers = endpoint.handle(body, self.headers.get("Authorization"))
             data = value if isinstance(value, bytes) else json.dumps(value).encode()
             self.send_response(status if self.path in PATHS else 404)
             page = data.startswith(b"<html")
             self.send_header("Content-Type", "text/html" if page else "application/json")
             self.send_header("Content-Length", str(len(data)))
+            for name, text in headers.items():
+                self.send_header(name, text)
             self.end_headers()
             self.wfile.write(data)
 

@@ -16,13 +16,13 @@ from actors.metrics import Conversations
 from launch.run.config import CollectConfig
 from launch.run.progress import counting
 from rlenv.core.aio import run
-from rlenv.core.errors import ConfigError, PhaseError
+from rlenv.core.errors import ConfigError
 from rlenv.core.files import read_records, to_line, write_atomic, write_json
 from rlenv.core.protocols import Speaker
 from rlenv.core.seeds import derive_seed
 from rlenv.core.types import ConversationState, Role, Session
 from rlenv.data.sessions import read_sessions, write_sessions
-from rlenv.env.collect import Collected, Episode, collect, in_order
+from rlenv.env.collect import Collected, Episode, collect, few_failures, in_order
 from rlenv.env.conversation import Limits, to_session
 from rlenv.env.core import ConversationCore
 from rlenv.env.scenarios import Scenario
@@ -122,7 +122,7 @@ def simulate(
     """Simulates all conversations, with the simulator as the env's policy, and writes them to ``folder``.
 
     Raises:
-        PhaseError: more conversations failed than ``collect.max_failed_share`` allows.
+        PhaseError: more conversations failed than ``collect.max_failed_share`` allows; raised as soon as that is so.
     """
     scenarios = [Scenario.of_session(s, OPENERS[config.opener]) for part in PARTS for s in contexts[part]]
     core = ConversationCore(scenarios, chatbots, "user", limits)
@@ -130,14 +130,8 @@ def simulate(
     with counting(title, len(episodes), progress) as advance:
         counts = Conversations(version)
         collected = collect(simulator, core.sibling, counts.begun(episodes), concurrency=config.concurrency)
-        results = run(in_order(_each(counts.ended(collected), advance), episodes))
-    failures = [r for r in results if r.failure]
-    if len(failures) > config.max_failed_share * len(results):
-        kinds = Counter(r.failure for r in failures)
-        raise PhaseError(
-            f"{title}: {len(failures)} of {len(results)} conversations failed ({dict(kinds)}); "
-            f"the first: {failures[0].reason}. Run the same command again to resume"
-        )
+        checked = few_failures(counts.ended(collected), config.max_failed_share, len(episodes), title)
+        results = run(in_order(_each(checked, advance), episodes))
     part_of = {s.session_id: part for part in PARTS for s in contexts[part]}
     user_of = {s.session_id: s.user_id for part in PARTS for s in contexts[part]}
     _write(folder, version, results, part_of, user_of)

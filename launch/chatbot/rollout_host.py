@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -31,9 +30,9 @@ from launch.serving.env import Served, serve
 from rlenv.core.adapters import adapter_at
 from rlenv.core.aio import all_of
 from rlenv.core.aio import run as run_async
-from rlenv.core.errors import OverlongError, PhaseError
+from rlenv.core.errors import OverlongError
 from rlenv.core.types import Adapter
-from rlenv.env.collect import Collected, Episode, collect, in_order
+from rlenv.env.collect import Collected, Episode, collect, few_failures, in_order
 from rlenv.env.conversation import to_session
 from rlenv.env.core import ConversationCore
 from rlenv.env.ensemble import Ensemble
@@ -158,15 +157,8 @@ class RolloutHost:
         core = ConversationCore(parts.scenarios, self._users, "chatbot", parts.limits, parts.reward)
         counts, concurrency = Conversations(speaker.name), config.settings.collect.concurrency
         collected = collect(speaker, core.sibling, counts.begun(episodes), concurrency=concurrency)
-        results = run_async(in_order(counts.ended(collected), episodes))
-        failures = [result for result in results if result.failure]
-        if len(failures) > config.max_failed_share * len(results):
-            kinds = dict(Counter(result.failure for result in failures))
-            raise PhaseError(
-                f"{len(failures)} of {len(results)} conversations failed ({kinds}), more than max_failed_share = "
-                f"{config.max_failed_share}; the first: {failures[0].reason}"
-            )
-        return results
+        checked = few_failures(counts.ended(collected), config.max_failed_share, len(episodes), "rollouts")
+        return run_async(in_order(checked, episodes))
 
     def _collect_round(self, number: int, plan: Sequence[Sequence[Episode]], adapter: Adapter) -> list[Collected]:
         began = time.monotonic()

@@ -95,6 +95,10 @@ class EngineError(RlenvError):
     """A language model's engine or endpoint failed and could not be restarted."""
 
 
+class UnreachableError(EngineError):
+    """An endpoint cannot be reached, takes too long or is overloaded, after all retries; it may be back later."""
+
+
 class UnusableReplyError(EngineError):
     """A language model answers, but not in the form that was asked for, however often it is asked."""
 

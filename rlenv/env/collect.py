@@ -10,13 +10,14 @@ reward of 0. ``actors.rollouts`` does the same in several processes.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from typing import Literal
 
 from pydantic import AliasChoices, Field
 
 from rlenv.core.aio import as_finished
-from rlenv.core.errors import ConfigError, DataError, EngineError, OverlongError
+from rlenv.core.errors import ConfigError, DataError, EngineError, OverlongError, PhaseError
 from rlenv.core.protocols import Speaker
 from rlenv.core.types import ConversationState, Record
 from rlenv.env.core import ConversationCore
@@ -84,6 +85,32 @@ def collect(
         return await collect_one(agent, make_core, episode, attempts)
 
     return as_finished(work, episodes, concurrency)
+
+
+async def few_failures(
+    results: AsyncIterator[Collected], max_share: float, total: int, title: str
+) -> AsyncGenerator[Collected, None]:
+    """Yields the results; ends the collection as soon as too many conversations have failed.
+
+    Args:
+        results: of ``collect``.
+        max_share: the largest share of failed conversations that is allowed.
+        total: the number of episodes.
+        title: the phase, named in the message.
+
+    Raises:
+        PhaseError: more than ``max_share`` of ``total`` have failed; has their kinds and the first one's reason.
+    """
+    failures: list[Collected] = []
+    async for result in results:
+        failures += [result] if result.failure else []
+        if len(failures) > max_share * total:
+            kinds = dict(Counter(failure.failure for failure in failures))
+            raise PhaseError(
+                f"{title}: {len(failures)} of {total} conversations failed ({kinds}), more than max_failed_share = "
+                f"{max_share} allows; the first: {failures[0].reason}. Run the same command again to resume"
+            )
+        yield result
 
 
 async def in_order(results: AsyncIterator[Collected], episodes: Sequence[Episode]) -> list[Collected]:

@@ -16,7 +16,8 @@ from rlenv.core.errors import ConfigError, EngineError, there_are
 from rlenv.core.types import ROLE_OF_SEAT, ConversationState, Sampling, Seat, Utterance
 from rlenv.env.provenance import SpeakerCard
 from rlenv.prompting.system_texts import SystemText
-from rlenv.speakers.openai_client import OpenAIClient
+from rlenv.speakers.breaker import Breaker
+from rlenv.speakers.openai_client import ChatAnswer, ChatMessages, OpenAIClient
 
 END_MARK = "[END]"
 """With this mark a prompted user ends the session. The prompt asks for it, and it is removed from the text."""
@@ -82,6 +83,7 @@ class EndpointSpeaker:
         self.system_text = system_text
         self.sampling = sampling
         self._client = OpenAIClient(base_url, model, api_key_env, timeout_s=timeout_s, retries=retries, name=name)
+        self._breaker = Breaker(self._client.place)
         self._limit = asyncio.Semaphore(concurrency)
 
     def describe(self) -> SpeakerCard:
@@ -97,14 +99,7 @@ class EndpointSpeaker:
             ConfigError: no request can succeed (a wrong key, an unknown model).
         """
         system = _instructed(self.system_text(state.context), self.seat)
-        async with self._limit:
-            answer = await self._client.chat(
-                chat_messages(state, self.seat, system),
-                max_tokens=self.sampling.max_tokens,
-                seed=seed,
-                temperature=self.sampling.temperature,
-                top_p=self.sampling.top_p,
-            )
+        answer = await self._breaker.call(lambda: self._asked(chat_messages(state, self.seat, system), seed))
         if answer.refused and self.seat == "user":  # a chatbot's refusal is what people would read
             raise EngineError(f"{self._client.place}: the model refused to take the user's seat")
         if not answer.text and answer.truncated:
@@ -114,19 +109,40 @@ class EndpointSpeaker:
             )
         return _utterance(answer.text, self.seat, answer.truncated)
 
+    async def _asked(self, messages: ChatMessages, seed: int) -> ChatAnswer:
+        async with self._limit:
+            return await self._client.chat(
+                messages,
+                max_tokens=self.sampling.max_tokens,
+                seed=seed,
+                temperature=self.sampling.temperature,
+                top_p=self.sampling.top_p,
+            )
+
 
 Reply = Callable[[list[dict[str, str]], int], str | Awaitable[str]]
 """The function of a callable speaker: takes (chat messages, seed), returns text."""
 
 
 class CallableSpeaker:
-    """A speaker backed by a Python function ``reply(messages, seed) -> str``, plain or async."""
+    """A speaker backed by a Python function ``reply(messages, seed) -> str``, plain or async.
 
-    def __init__(self, name: str, seat: Seat, function: Reply, system_text: SystemText) -> None:
+    Args:
+        name: the speaker's name in records.
+        seat: the seat that it takes.
+        function: the function.
+        system_text: builds the system message from a context.
+        timeout_s: time limit of a reply of an async function, in seconds; a plain one must keep to its own.
+    """
+
+    def __init__(
+        self, name: str, seat: Seat, function: Reply, system_text: SystemText, *, timeout_s: float = 600.0
+    ) -> None:
         self.name = name
         self.seat = seat
         self.function = function
         self.system_text = system_text
+        self._timeout_s = timeout_s
 
     def describe(self) -> SpeakerCard:
         """Returns the speaker's card for records; its version is the function's name."""
@@ -138,12 +154,13 @@ class CallableSpeaker:
         """Returns the function's reply.
 
         Raises:
-            EngineError: the function raised or did not return text; this fails the conversation, not the run.
+            EngineError: the function raised, took too long or did not return text; this fails the conversation, not
+                the run.
         """
         messages = chat_messages(state, self.seat, _instructed(self.system_text(state.context), self.seat))
         try:
             result = self.function(messages, seed)
-            text = await result if inspect.isawaitable(result) else result
+            text = await asyncio.wait_for(result, self._timeout_s) if inspect.isawaitable(result) else result
         except Exception as error:
             raise EngineError(f"{self.name}: the callable raised {type(error).__name__}") from error
         if not isinstance(text, str):

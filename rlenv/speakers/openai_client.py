@@ -11,17 +11,21 @@ import logging
 import os
 import random
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from rlenv.core.errors import ConfigError, EngineError, OverlongError, RlenvError
+from rlenv.core.errors import ConfigError, EngineError, OverlongError, RlenvError, UnreachableError
 from rlenv.speakers.thoughts import without_thoughts
 
 if TYPE_CHECKING:
     import openai
 
 log = logging.getLogger(__name__)
+PASSING = (408, 409, 429)
+"""States below 500 of a server that may answer later."""
 MAX_SHOWN = 200
 """Maximum number of characters of refused options in a message."""
 NAME = re.compile(r"[\w.\[\]-]{1,40}")
@@ -117,8 +121,9 @@ class OpenAIClient:
 
         Raises:
             OverlongError: the chat does not fit the model.
-            EngineError: the endpoint failed or gave no chat completion, after retries.
-            ConfigError: no request can succeed (a wrong key, an unknown model).
+            UnreachableError: no answer after retries: no connection, time-outs, overload, errors of the server.
+            EngineError: the endpoint refused the request or gave no chat completion, after retries.
+            ConfigError: no request can succeed (a wrong key, an unknown model, no address).
         """
         wanted: dict[str, Any] = {**sampling, "seed": seed, "max_tokens": max_tokens}
         if reasoning_effort:
@@ -138,7 +143,6 @@ class OpenAIClient:
 
     async def _asked(self, messages: ChatMessages, wanted: Mapping[str, Any]) -> Any:
         """Returns the server's response, asked without the options that the model refuses."""
-        import httpx
         import openai
 
         create = self._connected().chat.completions.create
@@ -153,8 +157,6 @@ class OpenAIClient:
                     raise self._as_ours(error, options) from None
             except openai.APIError as error:
                 raise self._as_ours(error) from None
-            except httpx.InvalidURL:
-                raise ConfigError(f"{self.place}: this is no address; expected one as http://host:8000/v1") from None
             except ValueError:  # JSON that ends early, for example
                 return None
 
@@ -194,8 +196,8 @@ class OpenAIClient:
         """
         import openai
 
+        create = self._connected().embeddings.create
         try:
-            create = self._connected().embeddings.create
             response = await create(model=self.model, input=list(texts), encoding_format="float")
         except openai.APIError as error:
             raise self._as_ours(error) from None
@@ -207,19 +209,27 @@ class OpenAIClient:
     def _connected(self) -> Any:
         """Returns an ``openai.AsyncOpenAI``.
 
+        Its ``max_retries`` wait with growing, random pauses, or as long as the server's Retry-After says if that is two
+        minutes or less.
+
         Raises:
-            ConfigError: the environment variable of the key is not set.
+            ConfigError: the environment variable of the key is not set, or the address is none.
         """
         if self._client is None or self._client_pid != os.getpid():  # a fork must not share its parent's connections
             from openai import AsyncOpenAI
 
+            _check_address(self.base_url, self.place)
             key = os.environ.get(self._key_env, "").strip() if self._key_env else "none"
             if not key:
                 raise ConfigError(
                     f"the environment variable {self._key_env} is not set; set it to the API key of {self.base_url}"
                 )
             self._client = AsyncOpenAI(
-                base_url=self.base_url, api_key=key, timeout=self._timeout_s, max_retries=self._retries
+                base_url=self.base_url,
+                api_key=key,
+                timeout=self._timeout_s,
+                max_retries=self._retries,
+                http_client=_http_client(self._timeout_s),
             )
             self._client_pid = os.getpid()
         return self._client
@@ -247,8 +257,50 @@ class OpenAIClient:
             details += [f"{n} {v}" for n in ("param", "code") if (v := getattr(error, n)) and NAME.fullmatch(str(v))]
             return EngineError(f"{self.place}: refused {what} ({', '.join(details)})")
         if isinstance(error, openai.APIStatusError):
-            return EngineError(f"{self.place}: status {error.status_code} after {self._retries} retries")
-        return EngineError(f"{self.place}: {type(error).__name__} after {self._retries} retries")
+            passing = error.status_code >= 500 or error.status_code in PASSING
+            wait = error.response.headers.get("retry-after", "")
+            asks = f" (Retry-After: {wait})" if passing and NAME.fullmatch(wait) else ""
+            kind = UnreachableError if passing else EngineError
+            return kind(f"{self.place}: status {error.status_code} after {self._retries} retries{asks}")
+        return UnreachableError(f"{self.place}: {type(error).__name__} after {self._retries} retries")
+
+
+def _http_client(timeout_s: float) -> Any:
+    """Returns openai's own HTTP client, in which a whole attempt has ``timeout_s`` seconds.
+
+    Without it, each part of an answer would have as many, and a server that sends a byte now and then would never end.
+    """
+    import openai
+
+    (parent,) = openai.DefaultAsyncHttpxClient.__bases__
+    library = sys.modules[parent.__module__.partition(".")[0]]  # httpx or its successor, whichever openai uses
+
+    class Client(openai.DefaultAsyncHttpxClient):
+        async def send(self, request: Any, **options: Any) -> Any:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    return await super().send(request, **options)
+            except TimeoutError:
+                raise library.ReadTimeout("", request=request) from None
+
+    return Client(timeout=timeout_s)
+
+
+def _check_address(base_url: str, place: str) -> None:
+    """Checks that requests can be sent to an address.
+
+    Raises:
+        ConfigError: it is no address.
+    """
+    try:
+        parts = urlsplit(base_url)
+        (parts.hostname or "").encode("idna")
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        is_address = is_address and not re.search(r"[\s\x00-\x20]", base_url)
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise ConfigError(f"{place}: this is no address; expected one as http://host:8000/v1")
 
 
 class _NoCompletion(Exception):

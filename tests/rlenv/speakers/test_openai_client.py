@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import socket
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
 
 from rlenv.core import aio
-from rlenv.core.errors import ConfigError, EngineError, OverlongError
+from rlenv.core.errors import ConfigError, EngineError, OverlongError, UnreachableError
 from rlenv.core.types import Sampling, Seat, SessionContext
 from rlenv.env.conversation import begin
 from rlenv.evaluation.embeddings.models import EndpointEmbedder
 from rlenv.speakers.completers import EndpointCompleter
-from rlenv.speakers.endpoint import EndpointSpeaker
+from rlenv.speakers.endpoint import CallableSpeaker, EndpointSpeaker
 from rlenv.speakers.openai_client import OpenAIClient
 from tests.local_endpoint import serve
 
@@ -60,6 +64,89 @@ def test_an_attempt_that_takes_too_long_is_abandoned_for_every_caller(ask):
     slow, told = serve(lambda body: time.sleep(0.5) or "late"), "APITimeoutError after 0 retries"
     with slow as server, pytest.raises(EngineError, match=told):
         ask(server.base_url, timeout_s=0.1, retries=0)
+
+
+@contextmanager
+def dripping(seconds: float = 3.0) -> Iterator[str]:
+    """Gives the address of a server that begins an answer and then sends a blank now and then."""
+    ended = threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n")
+            end = time.monotonic() + seconds
+            while time.monotonic() < end and not ended.wait(0.05):
+                connection.sendall(b" ")
+
+    def accept(server: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=drip, args=(server.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=accept, args=(server,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/v1"
+        ended.set()
+
+
+@pytest.mark.parametrize("ask", [speak, complete, embed])
+def test_an_answer_that_comes_by_the_byte_is_abandoned_in_time(ask):
+    with dripping() as url:
+        began = time.monotonic()
+        with pytest.raises(UnreachableError, match="APITimeoutError after 1 retries"):
+            ask(url, timeout_s=0.2, retries=1)
+        assert time.monotonic() - began < 2.5
+
+
+@pytest.mark.parametrize("ask", [speak, complete, embed])
+def test_a_connection_that_is_refused_is_told_after_the_retries(ask):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
+    with pytest.raises(UnreachableError, match=f"m at {url}: APIConnectionError after 1 retries"):
+        ask(url, retries=1)
+
+
+@pytest.mark.parametrize("ask", [speak, complete, embed])
+def test_an_overloaded_server_is_asked_again_when_it_says(ask):
+    asked: list[float] = []
+
+    def busy(body):
+        asked.append(time.monotonic())
+        if len(asked) == 1:
+            return 429, {"message": SECRET}, {"Retry-After": "1.3"}
+        return {"object": "list", "model": "m", "data": [{"index": 0, "embedding": [1.0], "object": "embedding"}],
+                **message(content="Now.")}  # fmt: skip
+
+    with serve(busy) as server:
+        ask(server.base_url, retries=1)
+    assert asked[1] - asked[0] >= 1.3
+
+
+@pytest.mark.parametrize("ask", [speak, complete, embed])
+def test_a_server_that_asks_for_a_longer_pause_than_a_run_should_make_is_told_with_it(ask):
+    with serve(lambda _: (429, {"message": SECRET}, {"Retry-After": "7200"})) as server:
+        with pytest.raises(UnreachableError, match=r"status 429 .*Retry-After: 7200"):
+            ask(server.base_url)
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("ask", [speak, complete, embed])
+@pytest.mark.parametrize(
+    "url", ["http://[::1", "http://host:port", "https://", "http://a b/v1", "http://\ud83d", "host"]
+)
+def test_what_is_no_address_is_a_wrong_setting(ask, url):
+    with pytest.raises(ConfigError, match="this is no address; expected one as http://host:8000/v1"):
+        ask(url)
+
+
+def test_a_function_that_takes_too_long_fails_the_conversation():
+    async def hangs(messages, seed):
+        await asyncio.sleep(60)
+
+    speaker = CallableSpeaker("f", "chatbot", hangs, lambda context: SECRET, timeout_s=0.05)
+    with pytest.raises(EngineError, match="f: the callable raised TimeoutError"):
+        asyncio.run(speaker.reply(begin("c", SessionContext(), opener="assistant", seed=0), 1))
 
 
 def refusing(*names: str, param: bool = True, message: str = "Unsupported parameter: '{}'"):
