@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +77,7 @@ def judge_version(
         write_json(folder / VERDICT, asdict(verdict))
 
     folder = run.directory.once(f"{version}/acceptance", make)
-    return Verdict(**read_json(folder / VERDICT))
+    return Verdict(**read_json(folder / VERDICT, lambda verdict: verdict.keys() <= {f.name for f in fields(Verdict)}))
 
 
 def context_accuracy(scored: Sequence[ScoredSession]) -> dict[str, float]:

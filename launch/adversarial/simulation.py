@@ -16,8 +16,8 @@ from actors.metrics import Conversations
 from launch.run.config import CollectConfig
 from launch.run.progress import counting
 from rlenv.core.aio import run
-from rlenv.core.errors import ConfigError
-from rlenv.core.files import read_records, to_line, write_atomic, write_json
+from rlenv.core.errors import ConfigError, DataError
+from rlenv.core.files import damaged, read_records, to_line, write_atomic, write_json
 from rlenv.core.protocols import Speaker
 from rlenv.core.seeds import derive_seed
 from rlenv.core.types import ConversationState, Role, Session
@@ -194,8 +194,11 @@ def read_simulated(folder: Path) -> list[Simulated]:
     sessions = read_sessions(folder / "sessions.jsonl", neighbours="keep")
     states = read_records(folder / "conversations.jsonl.gz", ConversationState)
     result = []
-    for session, state in zip(sessions, states, strict=True):
-        extra = session.model_extra or {}
-        simulation = int(session.session_id.rsplit("#", 1)[1])
-        result.append(Simulated(session, state, extra["context_id"], extra["part"], simulation))
+    try:
+        for session, state in zip(sessions, states, strict=True):
+            extra = session.model_extra or {}
+            simulation = int(session.session_id.rsplit("#", 1)[1])
+            result.append(Simulated(session, state, extra["context_id"], extra["part"], simulation))
+    except (ValueError, IndexError, KeyError) as error:  # a line is missing, or has other fields
+        raise DataError([damaged(folder / "sessions.jsonl", error)]) from None
     return result

@@ -48,6 +48,8 @@ def side_by_side(run: RunDirectory, versions: Sequence[str], context_id: str | N
         )
     simulated = {v: read_simulated(run.path(f"{v}/simulated")) for v in versions}
     ids = sorted({s.context_id for s in simulated[versions[0]] if s.part == "evaluation"})
+    if not ids and context_id is None:
+        raise ConfigError(f"{run.root}: {versions[0]} has no simulated session of the evaluation users")
     chosen = context_id or ids[derive_seed(seed, "transcript") % len(ids)]
     real = _real(run, chosen)
     table = Table(title=f"context {chosen}", box=box.SIMPLE_HEAD, padding=(0, 1))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +25,10 @@ import launch.cli.status as status_command
 import launch.cli.verify as verify_command
 import launch.reports.evaluate as evaluation_command
 from rlenv.core.errors import RlenvError
+from rlenv.core.files import NO_ROOM
 from rlenv.data.private import private_files
+
+ROOT = Path(__file__).parents[2]
 
 RESUMABLE = ("adversarial", "annotate", "pretrain", "study", "summarize", "train-chatbot")
 """Commands that continue where an earlier call of the same command has stopped."""
@@ -51,6 +55,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def shared(debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error")] = False) -> None:
+    """Conversations as an RL environment, with user simulators that are trained adversarially."""
+
+
 data_commands.register(app)
 annotate_commands.register(app)
 evaluation_command.register(app)
@@ -243,7 +254,11 @@ def _quiet_libraries() -> None:
 
 
 def main() -> None:
-    """Runs the command line; exits with 1 on an error that the user can fix and with 130 on Ctrl-C (``Commands``)."""
+    """Runs the command line; exits with 1 on an error and with 130 on Ctrl-C (``Commands``).
+
+    A traceback is shown only with ``--debug``, which may stand anywhere.
+    """
+    debug = "--debug" in sys.argv[1:]
     logging.basicConfig(
         level=logging.WARNING,
         format="%(message)s",
@@ -252,7 +267,29 @@ def main() -> None:
     logging.getLogger("launch").setLevel(logging.INFO)
     try:
         with private_files():
-            app()
-    except RlenvError as error:
-        Console(stderr=True).print(f"[bold red]error[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+            app([argument for argument in sys.argv[1:] if argument != "--debug"])
+    except Exception as error:
+        if debug:
+            traceback.print_exception(error)
+        Console(stderr=True).print(f"[bold red]error[/] {escape(message_of(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
+
+
+def message_of(error: Exception) -> str:
+    """Returns what a user is told about an error. The text of errors that are not ours could quote a message.
+
+    >>> message_of(PermissionError(13, "Permission denied", "runs/a/config.yaml"))
+    'runs/a/config.yaml: permission denied'
+    """
+    if isinstance(error, RlenvError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        way_out = "; make room and run the same command again" if error.errno in NO_ROOM else ""
+        return f"{error.filename or 'a file'}: {error.strerror.lower()}{way_out}"
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if Path(frame.filename).is_relative_to(ROOT)] or frames
+    place = f" in {Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else ""
+    return (
+        f"{type(error).__name__}{place}: this is a fault of rlenv and not yours. What is finished is kept. Run the "
+        "command again with --debug to see where it comes from, and report that"
+    )

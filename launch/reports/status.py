@@ -15,7 +15,7 @@ from typing import Any
 from launch.run.contents import run_settings, version_name
 from launch.run.directory import DriverState, RunDirectory
 from launch.run.tracking import read_metrics
-from rlenv.core.files import read_json
+from rlenv.core.files import are_numbers, read_json
 from rlenv.core.progress import Line, read_progress
 
 RECENT = 20
@@ -177,7 +177,7 @@ def kind(phase: str) -> str:
 def _failed(root: Path) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for path in sorted(root.glob("*/simulated/counts.json")):
-        found = read_json(path)
+        found = read_json(path, lambda counts: are_numbers(*counts.values()))
         counts.update({k.removeprefix("failed_"): v for k, v in found.items() if k.startswith("failed_")})
     return {name: number for name, number in sorted(counts.items()) if number}
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from launch.run.contents import check_run, run_settings, version_order
 from launch.run.directory import PARTIAL, TRAINING
 from launch.run.manifest import MANIFEST, Fault, faults
 from rlenv.core.errors import DataError, RlenvError
-from rlenv.core.files import read_json_lines
+from rlenv.core.files import are_numbers, read_json_lines
 
-ROWS = ("metrics.jsonl", "timings.jsonl", "curve.jsonl")
-"""Files of a run that belong to no phase, which grow; they are only read."""
 SAME_VERSION = {
     "adapter": ("simulated", "discriminator", "preferences", "measured"),
     "simulated": ("discriminator", "acceptance", "preferences", "measures"),
@@ -182,10 +181,22 @@ def _faults(folder: Path) -> list[Fault]:
 
 def _ended(run: Path) -> dict[str, float]:
     try:
-        rows = read_json_lines(run / "timings.jsonl") if (run / "timings.jsonl").exists() else []
-        return {str(row["phase"]): float(row["ended"]) for row in rows}
-    except (RlenvError, KeyError, TypeError, ValueError):
+        rows = read_json_lines(run / "timings.jsonl", _is_timing) if (run / "timings.jsonl").exists() else []
+        return {row["phase"]: float(row["ended"]) for row in rows}
+    except RlenvError:
         return {}  # ``_unreadable`` tells it
+
+
+def _is_timing(row: Mapping[str, Any]) -> bool:
+    return isinstance(row["phase"], str) and are_numbers(row["ended"])
+
+
+ROWS: Mapping[str, Callable[[dict[str, Any]], bool]] = {
+    "timings.jsonl": _is_timing,
+    "metrics.jsonl": bool,
+    "curve.jsonl": bool,
+}
+"""Files of a run that belong to no phase, which grow; they are only read. And what each of their lines must be."""
 
 
 def _unreadable(run: Path) -> list[str]:
@@ -195,10 +206,10 @@ def _unreadable(run: Path) -> list[str]:
         run_settings(run)
     except RlenvError as error:
         messages.append(str(error))
-    for name in ROWS:
+    for name, is_right in ROWS.items():
         try:
             if (run / name).exists():
-                read_json_lines(run / name)
+                read_json_lines(run / name, is_right)
         except RlenvError as error:
             messages.append(str(error))
     return messages

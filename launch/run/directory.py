@@ -26,7 +26,7 @@ import yaml
 from launch.run.manifest import write_manifest
 from launch.run.readers import Readers, readers_of
 from rlenv.core.errors import ConfigError, DataError, PhaseError, RlenvError
-from rlenv.core.files import NO_ROOM, damaged, new_folder, read_json_lines, write_text
+from rlenv.core.files import NO_ROOM, are_numbers, damaged, new_folder, read_json_lines, write_text
 from rlenv.data.private import make_private, private_files
 
 log = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ class RunDirectory:
         path = self.root / "timings.jsonl"
         if not path.exists():
             return {}
-        rows = read_json_lines(path)
+        rows = read_json_lines(path, lambda row: isinstance(row["phase"], str) and are_numbers(row["seconds"]))
         return {row["phase"]: row["seconds"] for row in rows}
 
     @contextmanager
@@ -294,7 +294,7 @@ def _told(path: Path) -> dict[str, Any]:
     for _ in range(LOCK_TRIES):
         try:
             told = json.loads(path.read_bytes() or b"{}")
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             told = None
         if isinstance(told, dict) and told:
             return told
@@ -357,7 +357,7 @@ def _room_for(name: str, root: Path) -> Iterator[None]:
 def _saved_settings(path: Path) -> dict[str, Any]:
     try:
         saved = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise DataError([damaged(path, error)]) from None
     if not isinstance(saved, dict):
         raise DataError([damaged(path, ValueError("no settings"))])

@@ -6,7 +6,7 @@ Values are read as they are written (``rlenv.core.plain_yaml``). Types and rules
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -170,11 +170,26 @@ def typed(
     Raises:
         ConfigError: unknown keys (with a suggestion), wrong values and broken rules, all in one.
     """
+    sections = [p for layer in layers for p in _no_sections(defaults(schema), layer)]
+    if sections:
+        raise ConfigError("\n".join(f"{where}: {problem}" for problem in sections))
     try:
         merged = OmegaConf.to_container(OmegaConf.merge(defaults(schema), *layers), resolve=True)
     except OmegaConfBaseException as error:
         raise _config_error(error, where) from None
     return read(schema, cast(dict[str, Any], merged), where, rules)
+
+
+def _no_sections(known: Mapping[str, Any], given: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yields the sections that are given as a list, which cannot be merged."""
+    for key, value in given.items():
+        default, name = known.get(key), f"{prefix}{key}"
+        if isinstance(default, dict) and isinstance(value, list):
+            yield f"{name}: expected settings as key: value, got {describe(value)}"
+        elif isinstance(default, dict) and isinstance(value, dict):
+            yield from _no_sections(default, value, f"{name}.")
+        elif isinstance(default, list) and isinstance(value, dict):
+            yield f"{name}: expected a list, got {describe(value)}"
 
 
 def _config_error(error: OmegaConfBaseException, where: object) -> ConfigError:

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from rlenv.core.errors import ConfigError, there_are
-from rlenv.core.files import read_json_lines, write_text
+from rlenv.core.errors import ConfigError, DataError, there_are
+from rlenv.core.files import are_numbers, read_json, read_json_lines, write_text
 from rlenv.core.progress import Line, read_progress
 from rlenv.core.settings import Settings, settings
 
@@ -290,7 +290,12 @@ class _WandbState:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        known = json.loads(path.read_text()) if path.exists() else {}
+        known: dict[str, Any] = {}
+        if path.exists():
+            try:
+                known = read_json(path, _is_state)
+            except DataError:
+                log.warning("%s is damaged; Weights & Biases gets a new group of runs", path)
         self.run_id: str = known.get("id") or secrets.token_hex(8)
         self.steps: list[int] = known.get("steps", [])
         self.phases: list[str] = known.get("phases", [])
@@ -305,6 +310,15 @@ class _WandbState:
         write_text(self._path, json.dumps({"id": self.run_id, "steps": self.steps, "phases": self.phases}) + "\n")
 
 
+def _is_state(known: Mapping[str, Any]) -> bool:
+    lists = (known.get("steps", []), known.get("phases", []))
+    return isinstance(known.get("id", ""), str) and all(isinstance(value, list) for value in lists)
+
+
 def read_metrics(path: str | Path) -> Sequence[dict[str, Any]]:
     """Returns the rows of a ``metrics.jsonl``; raises a ``DataError`` if it is damaged."""
-    return read_json_lines(path)
+    return read_json_lines(path, lambda row: isinstance(row["version"], str) and are_numbers(*_numbers(row)))
+
+
+def _numbers(row: Mapping[str, Any]) -> list[Any]:
+    return [row["step"], *(value for name, value in row.items() if name != "version" and value is not None)]

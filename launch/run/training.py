@@ -7,7 +7,6 @@ logs/NAME-summary.json its numbers, written at its end
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +14,7 @@ from typing import Any, TypeVar
 
 from launch.run.directory import TRAINING, RunDirectory
 from launch.run.progress import training
-from rlenv.core.files import write_json
+from rlenv.core.files import are_numbers, read_json, write_json
 from rlenv.core.progress import Line
 from trainers.backend.config import TrainResources
 from trainers.backend.worker_group import WorkerGroup
@@ -70,4 +69,4 @@ class Training:
     def read_summary(self, name: str) -> dict[str, float]:
         """Returns the numbers that ``write_summary`` wrote; {} where it wrote none."""
         path = self.directory.path(f"logs/{name}-summary.json")
-        return json.loads(path.read_text()) if path.exists() else {}
+        return read_json(path, lambda numbers: are_numbers(*numbers.values())) if path.exists() else {}

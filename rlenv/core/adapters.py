@@ -81,7 +81,7 @@ def adapter_problems(path: str | Path, max_rank: int, base: Shapes | None = None
     try:
         config = json.loads((root / ADAPTER_CONFIG).read_text())
         rank = max([int(config["r"]), *(config.get("rank_pattern") or {}).values()])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return [f"{ADAPTER_CONFIG} cannot be read ({type(error).__name__}); copy the folder again"]
     if config.get("peft_type", "LORA") != "LORA":
         return [f"peft_type: expected LORA, got {config['peft_type']!r}"]
@@ -112,6 +112,9 @@ def _misfits(tensors: Shapes, base: Shapes, trained_on: str) -> list[str]:
         if kind not in ("A.weight", "B.weight") or (whole := base.get(f"{module}.weight")) is None:
             continue
         found += 1
+        if len(shape) != 2 or len(whole) != 2:
+            wrong.append(f"{module}: expected a matrix, got {len(shape)} dimensions")
+            continue
         expected, came = (whole[1], shape[1]) if kind[0] == "A" else (whole[0], shape[0])
         if expected != came:
             wrong.append(f"{module}: expected a width of {expected}, got {came}")
@@ -136,7 +139,7 @@ def tensor_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
         tensors = {name: value for name, value in head.items() if name != "__metadata__"}
         expected = 8 + length + max([value["data_offsets"][1] for value in tensors.values()], default=0)
         shapes = {name: tuple(value["shape"]) for name, value in tensors.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise ConfigError(
             f"{file}: this is not a whole safetensors file ({type(error).__name__}); copy it again"
         ) from None

@@ -121,15 +121,20 @@ def read_records(path: str | Path, kind: type[RecordT]) -> list[RecordT]:
     return _read_own(path, kind.model_validate_json)
 
 
-def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
-    """Returns the objects of a file that rlenv itself wrote, one per line; raises as ``read_records``."""
-    return _read_own(path, _object)
+def read_json_lines(path: str | Path, is_right: Callable[[dict[str, Any]], bool] = bool) -> list[dict[str, Any]]:
+    """Returns the objects of a file that rlenv itself wrote, one per line; raises as ``read_records``.
+
+    Args:
+        path: the file.
+        is_right: whether an object has the fields that every line has; may raise ``KeyError``.
+    """
+    return _read_own(path, lambda line: _object(line, is_right))
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
-    """Returns the object of a JSON file that rlenv itself wrote; raises as ``read_records``."""
+def read_json(path: str | Path, is_right: Callable[[dict[str, Any]], bool] = lambda _: True) -> dict[str, Any]:
+    """Returns the object of a JSON file that rlenv itself wrote; arguments and errors as in ``read_json_lines``."""
     try:
-        return _object(Path(path).read_bytes())
+        return _object(Path(path).read_bytes(), is_right)
     except (OSError, ValueError, RecursionError) as error:
         raise DataError([damaged(path, error)]) from None
 
@@ -148,11 +153,19 @@ def _read_own(path: str | Path, read: Callable[[bytes], T]) -> list[T]:
     return rows
 
 
-def _object(text: bytes) -> dict[str, Any]:
+def _object(text: bytes, is_right: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     value = json.loads(text)
-    if not isinstance(value, dict):
-        raise ValueError("no object")
+    try:
+        if not isinstance(value, dict) or not is_right(value):
+            raise ValueError("another object")
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError("another object") from None
     return value
+
+
+def are_numbers(*values: Any) -> bool:
+    """Returns whether all values are numbers, which true and false are not."""
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
 def damaged(path: str | Path, error: Exception, where: str = "") -> Problem:

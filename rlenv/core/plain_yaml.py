@@ -45,6 +45,12 @@ class _Loader(yaml.SafeLoader):
             seen.add(name)
         return super().construct_mapping(node, deep)
 
+    def construct_scalar(self, node: Any) -> Any:
+        value = super().construct_scalar(node)
+        if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise yaml.MarkedYAMLError(problem="a letter is half an emoji", problem_mark=node.start_mark)
+        return value
+
 
 def read_yaml(text: str) -> Any:
     """Returns the plain values of a YAML text.
@@ -52,7 +58,12 @@ def read_yaml(text: str) -> Any:
     Raises:
         yaml.YAMLError: it is not YAML, or a key has no value or stands twice.
     """
-    return yaml.load(text, _Loader)
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise yaml.MarkedYAMLError(problem="lists or sections are nested too deeply") from None
+    except (ValueError, OverflowError):  # 5000 digits, for example
+        raise yaml.MarkedYAMLError(problem="a number is too large") from None
 
 
 def unreadable_yaml(path: str | Path, error: Exception) -> Problem:

@@ -37,9 +37,18 @@ Line = dict[str, float | int | str]
 
 
 def read_progress(path: str | Path) -> list[Line]:
-    """Returns the lines written so far, oldest first, without an incomplete last line."""
+    """Returns the lines written so far, oldest first; those that are incomplete or damaged are left out."""
     file = Path(path)
     if not file.exists():
         return []
-    lines = file.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    found = (_line(text) for text in file.read_bytes().split(b"\n"))
+    return [line for line in found if line is not None]
+
+
+def _line(text: bytes) -> Line | None:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    whole = isinstance(line, dict) and isinstance(line.get("phase"), str)
+    return line if whole and all(type(line.get(name)) in (int, float) for name in ("step", "total", "time")) else None

@@ -15,6 +15,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from rlenv.core.errors import DataError, Problem
+from rlenv.core.files import describe
 from rlenv.core.plain_yaml import read_yaml, unreadable_yaml
 from rlenv.core.types import Record
 
@@ -102,6 +103,15 @@ def _read(path: Path) -> Taxonomy:
         data = read_yaml(path.read_text("utf-8-sig"))
         if not isinstance(data, dict):
             raise DataError([Problem(str(path), expected="actions and issues", came=type(data).__name__)])
+        wrong = [
+            Problem(str(path), None, f"{kind}.{group}", "categories as id: [name, description]", describe(categories))
+            for kind in ("actions", "issues")
+            if isinstance(data.get(kind), dict)
+            for group, categories in data[kind].items()
+            if not isinstance(categories, dict | type(None))
+        ]
+        if wrong:
+            raise DataError(wrong)
         return Taxonomy.model_validate({kind: _flat(data.get(kind)) for kind in ("actions", "issues")})
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DataError([unreadable_yaml(path, error)]) from error

@@ -201,7 +201,7 @@ class _Reading:
         role = message.get("role")
         role = role.get("role") if isinstance(role, Mapping) else role  # the author of ChatGPT's export
         name = role.strip() if isinstance(role, str) else role
-        if name in self.drop or (isinstance(name, str) and name.lower() in self.drop):
+        if isinstance(name, str) and (name in self.drop or name.lower() in self.drop):
             self.report.dropped[f"messages of role {short_name(name)}"] += 1
             return None
         ours = self.roles.get(name, self.roles.get(name.lower())) if isinstance(name, str) else None
