@@ -1,4 +1,4 @@
-"""Damaged input of every kind is accepted as it is or refused with a message; never a traceback, nor a person's words."""
+"""Damaged input of every kind is accepted as it is or refused with a message, without traceback or a person's words."""
 
 from __future__ import annotations
 
