@@ -13,6 +13,7 @@ from launch.privacy.audit import PEOPLE, Audited, adversarial_settings, audit_ru
 from launch.run.contents import newest_taken, simulated_versions, simulator_versions
 from launch.run.directory import RunDirectory
 from launch.run.tracking import read_metrics
+from rlenv.core.adapters import MANIFEST
 from rlenv.core.errors import ConfigError, there_are
 from rlenv.core.files import new_folder
 from rlenv.evaluation.membership import LONG_RUN, SEED_WORDS
@@ -63,7 +64,8 @@ def export_adapter(root: str | Path, folder: Path, version: str | None = None) -
     config, directory = adversarial_settings(root), RunDirectory(root)
     adapter = simulator_versions(directory, config)[name]
     with new_folder(folder) as partial:
-        shutil.copytree(adapter.path, partial, dirs_exist_ok=True)
+        ignored = shutil.ignore_patterns(MANIFEST)  # of the run's phase, whose card is another
+        shutil.copytree(adapter.path, partial, dirs_exist_ok=True, ignore=ignored)
         write_card(partial, card)
     return name
 

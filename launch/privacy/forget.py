@@ -17,6 +17,7 @@ from typing import Any
 
 from launch.run.contents import check_run, run_settings, version_order
 from launch.run.directory import RunDirectory
+from launch.run.manifest import MANIFEST, renew_manifest
 from rlenv.core.errors import ConfigError, DataError
 from rlenv.core.files import damaged, open_binary, write_atomic
 
@@ -76,7 +77,19 @@ def forget(root: str | Path, user: str, *, dry_run: bool = False) -> Forgotten:
         for name in found.records:
             kept, _ = _without(folder / name, user, ids)
             write_atomic(folder / name, kept)
+        _renew_manifests([folder / name for name in found.records])
     return found
+
+
+def _renew_manifests(changed: Collection[Path]) -> None:
+    """Enters the changed files in the manifests of their phases, so that ``rlenv verify`` knows them as they are."""
+    phases: dict[Path, list[Path]] = {}
+    for path in changed:
+        phase = next((parent for parent in path.parents if (parent / MANIFEST).is_file()), None)
+        if phase is not None:
+            phases.setdefault(phase, []).append(path)
+    for phase, files in phases.items():
+        renew_manifest(phase, files)
 
 
 def _record_files(folder: Path) -> Iterator[Path]:

@@ -162,8 +162,8 @@ class RunDirectory:
         """Locks the folder against a second driver; the lock is released when the process ends, however it ends.
 
         The lock's file says what the driver is doing, and at the end how it ended (:meth:`state`). All files of the run
-        are private (``rlenv.data.private``). Where the file system does not pass locks on to other hosts, a driver there
-        is known by its signs of life.
+        are private (``rlenv.data.private``). Where the file system does not pass locks on to other hosts, a driver
+        there is known by its signs of life.
 
         Raises:
             ConfigError: another driver is running in the folder; names its process, its host and its start.

@@ -7,7 +7,7 @@ It lies in the phase's folder and so appears with it (``launch.run.directory.Run
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,7 @@ from rlenv.core.adapters import MANIFEST
 from rlenv.core.errors import DataError, Problem
 from rlenv.core.files import RESTORE, read_json, write_json
 
-__all__ = ["MANIFEST", "Fault", "faults", "write_manifest"]
+__all__ = ["MANIFEST", "Fault", "faults", "renew_manifest", "write_manifest"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,16 @@ def write_manifest(folder: Path) -> None:
     """Writes the manifest of a phase's folder; each file is read once, in blocks."""
     files = {name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for name, path in _files(folder)}
     write_json(folder / MANIFEST, {"files": files})
+
+
+def renew_manifest(folder: Path, files: Collection[Path]) -> None:
+    """Enters files of a phase that were changed on purpose; the entries of others stay, as does a missing manifest."""
+    if not (folder / MANIFEST).exists():
+        return
+    entries = read_json(folder / MANIFEST)["files"]
+    for path in files:
+        entries[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+    write_json(folder / MANIFEST, {"files": entries})
 
 
 def faults(folder: Path) -> list[Fault]:

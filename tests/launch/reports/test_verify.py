@@ -12,12 +12,15 @@ from typer.testing import CliRunner
 
 import launch.run.manifest
 from launch.cli.main import app
+from launch.privacy.forget import forget
 from launch.reports.verify import made_from, verify
 from launch.run.directory import RunDirectory
 from launch.run.manifest import MANIFEST
 from launch.run.settings import load_config, to_dict
 from rlenv.core.adapters import folder_digest
 from rlenv.core.errors import ConfigError, PhaseError
+from rlenv.data.sessions import write_sessions
+from rlenv.population.corpus import generate_sessions
 
 SETTINGS = to_dict(load_config(None, ["num_iterations=1"]))
 PHASES = [
@@ -171,6 +174,23 @@ def test_what_was_made_from_a_phase_follows_the_algorithm():
     assert "base/adapter" not in of("chatbots/helper") and {"base/simulated", "it1/simulated"} <= of("chatbots/helper")
     rounds = ["start/measured", "rounds/00000-ab", "rl1/adapter", "rl1/measured", "rl1/judged", "rl2/adapter"]
     assert set(made_from("rounds/00000-ab", rounds, {})) == {"rl1/adapter", "rl1/measured", "rl1/judged", "rl2/adapter"}
+
+
+def test_a_run_that_forgot_a_person_is_sound(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    sessions = generate_sessions(3, 1, 0)
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        write_sessions(folder / "sft.jsonl.gz", sessions)
+
+    with run.locked():
+        run.open(SETTINGS)
+        run.once("data", make)
+    assert forget(run.root, sessions[1].user_id).records == {"data/sft.jsonl.gz": 1}
+    assert verify(run.root).sound
+    run.path("data/sft.jsonl.gz").write_bytes(b"")
+    assert not verify(run.root).sound
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
