@@ -60,6 +60,7 @@ def measure(
         metrics,
         {"adapter": run.directory.path(f"{version}/adapter")},
         {"swap/seconds_max": max(swap.seconds for swap in swaps)} if swaps else {},
+        [one.session for one in simulated if one.part == "evaluation"],
     )
     tracker.log_phases()
     return metrics

@@ -87,6 +87,8 @@ def evaluate(
     from launch.reports.embedding import EmbeddingOptions, make_embeddings, vector_folder
     from launch.reports.inputs import PART, named_path, read_ab_tests, read_inputs
     from launch.reports.output import check_free, write_evaluation
+    from launch.run.contents import run_settings
+    from launch.run.tracking import log_report
     from rlenv.core.files import new_folder
     from rlenv.core.taxonomy import load_taxonomy
     from rlenv.data.labels import load_label_map
@@ -124,6 +126,9 @@ def evaluate(
         num_tables, num_pictures = write_evaluation(
             folder, evaluation, inputs, transcripts=transcripts, real_transcripts=real_transcripts, seed=seed
         )
+    for source in sources:
+        if ((root := named_path(source)[1]) / "config.yaml").is_file():
+            log_report(root, run_settings(root), out)
     console = Console()
     for warning in evaluation.warnings:
         console.print(f"[bold red]{escape(warning)}[/]", highlight=False, soft_wrap=True)

@@ -1,4 +1,6 @@
-"""Logs a run's metrics to JSON lines and, if configured, to Weights & Biases. Numbers only, never message text.
+"""Logs a run's metrics to JSON lines and, if configured, to Weights & Biases and TensorBoard: numbers, no message text.
+
+Text goes to W&B alone, and only where ``tracking.transcripts`` asks for it.
 
 ``metrics.jsonl`` is rebuilt from the metrics of the finished versions, one row each, so a resumed run leaves the same
 file as an uninterrupted one. W&B receives each row once, and whatever goes wrong there is a warning: it never stops a
@@ -19,19 +21,25 @@ import re
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from netrc import NetrcParseError, netrc
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
+from pydantic import NonNegativeInt
+
+from launch.run.tensorboard import TensorBoard
 from rlenv.core.errors import ConfigError, DataError, there_are
 from rlenv.core.files import are_numbers, read_json, read_json_lines, write_text
 from rlenv.core.progress import Line, read_progress
 from rlenv.core.settings import Settings, settings
+from rlenv.core.types import Session
 
 log = logging.getLogger(__name__)
 PATIENCE_S = 120.0
 """Seconds that the run waits for W&B in one call."""
+STATE = "wandb.json"
 NOT_SENT = {"phase", "step", "total", "time"}
 
 
@@ -46,6 +54,11 @@ class TrackingConfig(Settings):
     """W&B project."""
     entity: str | None = None
     """W&B team or user; None is the owner of the key."""
+    transcripts: NonNegativeInt = 0
+    """Simulated conversations of each version, of evaluation users, whose text W&B gets as a table. 0: no text leaves
+    the run directory."""
+    tensorboard: bool = False
+    """Whether to write the metrics for TensorBoard too, into ``tensorboard/`` of the run directory."""
 
 
 Mode = Literal["online", "offline", "disabled"]
@@ -80,6 +93,33 @@ def _logged_in() -> bool:
         return False
 
 
+class Sink(Protocol):
+    """Where a run's metrics go besides ``metrics.jsonl``. No method raises: what fails is a warning."""
+
+    def log(
+        self,
+        step: int,
+        version: str,
+        metrics: Mapping[str, float],
+        artifacts: Mapping[str, Path],
+        transcripts: Sequence[Session],
+    ) -> None:
+        """Takes one row; a resumed run logs its rows again, and a row that is known already is left out."""
+        ...
+
+    def log_phase(self, path: Path) -> None:
+        """Takes the progress file of a phase that has ended."""
+        ...
+
+    def log_artifacts(self, version: str, artifacts: Mapping[str, Path]) -> None:
+        """Takes references to files that belong to no row."""
+        ...
+
+    def close(self) -> None:
+        """Ends the run there."""
+        ...
+
+
 class Tracker:
     """One run's metrics. ``log`` takes flat keys ``phase/quantity`` and numbers.
 
@@ -97,8 +137,13 @@ class Tracker:
         self.path = folder / "metrics.jsonl"
         self._folder = folder
         self._rows: list[dict[str, Any]] = []
+        self._num_transcripts = config.transcripts
         mode = wandb_mode() if config.wandb else "disabled"
-        self._wandb = None if mode == "disabled" else _Wandb(folder, config, run_name, settings, axis, mode)
+        self._sinks: list[Sink] = []
+        if mode != "disabled":
+            self._sinks.append(_Wandb(folder, config, run_name, settings, axis, mode))
+        if config.tensorboard:
+            self._sinks.append(TensorBoard(folder))
 
     def log(
         self,
@@ -107,6 +152,7 @@ class Tracker:
         metrics: Mapping[str, float | None],
         artifacts: Mapping[str, Path] | None = None,
         seconds: Mapping[str, float] | None = None,
+        transcripts: Sequence[Session] = (),
     ) -> None:
         """Logs one row.
 
@@ -116,6 +162,7 @@ class Tracker:
             metrics: numbers; those that are None or not finite are left out.
             artifacts: folders and files of this version by type, such as ``adapter``; W&B gets references to them.
             seconds: wall times. They differ each time that a run is made, so they are left out of ``metrics.jsonl``.
+            transcripts: conversations; the text of the first ``tracking.transcripts`` goes to W&B.
 
         Raises:
             ConfigError: a value is not a number; text never leaves the run directory.
@@ -126,19 +173,20 @@ class Tracker:
         finite = {k: v for k, v in metrics.items() if v is not None and math.isfinite(v)}
         self._rows.append({"step": step, "version": version, **dict(sorted(finite.items()))})
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in self._rows))
-        if self._wandb is not None:
-            self._wandb.log(step, version, {**finite, **(seconds or {})}, artifacts or {})
+        for sink in self._sinks:
+            shown = transcripts[: self._num_transcripts]
+            sink.log(step, version, {**finite, **(seconds or {})}, artifacts or {}, shown)
 
     def log_phases(self) -> None:
         """Sends the curves of phases that have ended, from their progress files. Call it while none is under way."""
-        if self._wandb is not None:
-            for path in sorted((self._folder / "logs").glob("*.jsonl")):
-                self._wandb.log_phase(path)
+        for path in sorted((self._folder / "logs").glob("*.jsonl")):
+            for sink in self._sinks:
+                sink.log_phase(path)
 
     def log_artifacts(self, version: str, artifacts: Mapping[str, Path]) -> None:
         """Sends references to files that belong to no row, such as a report."""
-        if self._wandb is not None:
-            self._wandb.log_artifacts(version, artifacts)
+        for sink in self._sinks:
+            sink.log_artifacts(version, artifacts)
 
     def __enter__(self) -> Tracker:
         return self
@@ -149,9 +197,9 @@ class Tracker:
         self.close()
 
     def close(self) -> None:
-        """Ends the W&B run, if there is one."""
-        if self._wandb is not None:
-            self._wandb.close()
+        """Ends the run in W&B and TensorBoard."""
+        for sink in self._sinks:
+            sink.close()
 
 
 class _Wandb:
@@ -161,7 +209,7 @@ class _Wandb:
         self, folder: Path, config: TrackingConfig, run_name: str, settings: Mapping[str, Any], axis: str, mode: Mode
     ) -> None:
         self._folder, self._config, self._axis, self._mode = folder, config, axis, mode
-        self._sent = _WandbState(folder / "wandb.json")
+        self._sent = _WandbState(folder / STATE)
         self._name = run_name
         self._group = os.environ.get("WANDB_RUN_GROUP") or f"{run_name}-{self._sent.run_id[:8]}"
         self._run: Any = None
@@ -213,10 +261,17 @@ class _Wandb:
             settings=wandb.Settings(**quiet),
         )
 
-    def log(self, step: int, version: str, metrics: Mapping[str, float], artifacts: Mapping[str, Path]) -> None:
+    def log(
+        self,
+        step: int,
+        version: str,
+        metrics: Mapping[str, float],
+        artifacts: Mapping[str, Path],
+        transcripts: Sequence[Session],
+    ) -> None:
         """Sends a row that was not sent before."""
         if step not in self._sent.steps:
-            self._safely(lambda: self._run.log({self._axis: step, **metrics}, step=step))
+            self._safely(lambda: self._run.log({self._axis: step, **metrics, **_table(transcripts)}, step=step))
             self.log_artifacts(version, artifacts)
             if not self._broken:
                 self._sent.add("steps", step)
@@ -285,6 +340,20 @@ class _Wandb:
                         self._folder / "metrics.jsonl")  # fmt: skip
 
 
+def _table(transcripts: Sequence[Session]) -> dict[str, Any]:
+    """Returns the messages of conversations as a W&B table, a row each; {} if there are none."""
+    if not transcripts:
+        return {}
+    import wandb
+
+    rows = [
+        [session.session_id, session.chatbot, place, message.role, message.content]
+        for session in transcripts
+        for place, message in enumerate(session.messages, start=1)
+    ]
+    return {"transcripts": wandb.Table(columns=["session", "chatbot", "message", "role", "text"], data=rows)}
+
+
 class _WandbState:
     """The W&B run of this run directory, and what was sent to it; kept on disk for resuming."""
 
@@ -313,6 +382,21 @@ class _WandbState:
 def _is_state(known: Mapping[str, Any]) -> bool:
     lists = (known.get("steps", []), known.get("phases", []))
     return isinstance(known.get("id", ""), str) and all(isinstance(value, list) for value in lists)
+
+
+def log_report(root: Path, settings: Mapping[str, Any], report: Path) -> None:
+    """Gives the W&B run of a run directory, if it has one, a reference to an evaluation's report.
+
+    Args:
+        root: the run directory.
+        settings: the run's settings.
+        report: the report's folder.
+    """
+    config = TrackingConfig(**settings.get("tracking", {}))
+    if config.wandb and (root / STATE).is_file():
+        tracker = Tracker(root, replace(config, tensorboard=False), settings["name"], settings)
+        tracker.log_artifacts("evaluation", {"report": report})
+        tracker.close()
 
 
 def read_metrics(path: str | Path) -> Sequence[dict[str, Any]]:

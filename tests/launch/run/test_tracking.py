@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from launch.run import tracking
-from launch.run.tracking import Tracker, TrackingConfig, read_metrics, wandb_mode
+from launch.run.tracking import Tracker, TrackingConfig, log_report, read_metrics, wandb_mode
 from rlenv.core.errors import ConfigError
 from rlenv.core.progress import Progress
+from rlenv.core.types import Message, Session
 from tests.local_endpoint import serve
 
 ROWS = [
@@ -257,3 +258,110 @@ def test_two_runs_with_one_name_are_separate_in_wandb(tmp_path, monkeypatch):
         log_all(tmp_path / name, wandb=True)
         ids |= {path.stem for path in tmp_path.glob(f"{name}/wandb/offline-run-*/*.wandb")}
     assert len(ids) == 2
+
+
+# ------------------------------------------------------------------------------------------------ transcripts
+
+SAID = "nobody else may read this"
+TALK = Session(
+    session_id="s1",
+    chatbot="listener",
+    messages=(Message(role="user", content=SAID), Message(role="assistant", content="I see.")),
+)
+
+
+def written(folder: Path) -> bytes:
+    """Returns all that a folder holds."""
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("transcripts", [0, 1])
+def test_text_goes_to_wandb_only_where_transcripts_are_switched_on_and_never_to_tensorboard(
+    transcripts, tmp_path, monkeypatch
+):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_RUN_GROUP"):
+        monkeypatch.delenv(name, raising=False)
+    config = TrackingConfig(wandb=True, tensorboard=True, transcripts=transcripts)
+    with Tracker(tmp_path, config, "a/run", {}) as tracker:
+        tracker.log(0, "base", {"a/x": 1.0}, transcripts=[TALK, TALK.model_copy(update={"session_id": "s2"})])
+    tables = list(tmp_path.glob("wandb/offline-run-*/files/media/table/*.json"))
+    assert len(tables) == transcripts
+    if tables:
+        table = json.loads(tables[0].read_text())
+        assert table["columns"] == ["session", "chatbot", "message", "role", "text"]
+        assert table["data"] == [["s1", "listener", 1, "user", SAID], ["s1", "listener", 2, "assistant", "I see."]]
+    assert (SAID.encode() in written(tmp_path / "wandb")) == bool(transcripts)
+    assert SAID.encode() not in written(tmp_path / "tensorboard") + (tmp_path / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_resumed_run_goes_on_in_the_same_wandb_run_and_its_report_is_an_artifact_of_it(tmp_path, monkeypatch):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_RUN_GROUP"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "report.html").write_text("numbers")
+    for rows in (ROWS[:1], ROWS):  # stopped after the first row, and resumed
+        with Tracker(tmp_path, TrackingConfig(wandb=True), "a/run", {"seed": 0}) as tracker:
+            for step, version, metrics in rows:
+                tracker.log(step, version, metrics)
+    log_report(tmp_path, {"name": "a/run", "tracking": {"wandb": True}}, tmp_path / "report")
+    deadline = time.monotonic() + 30
+    while len(runs := wandb_runs(tmp_path).get("run", [])) < 3 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert len({run.run_id for run, _ in runs}) == 1 and len({run.run_group for run, _ in runs}) == 1
+    history = [row["iteration"] for row in wandb_history(tmp_path)]
+    assert history == [0, 1]  # each row once, though the resumed run logged both
+    records = [record for _, each in runs for record in each]
+    logged = [r.request.log_artifact.artifact for r in records if r.WhichOneof("record_type") == "request"]
+    logged += [r.artifact for r in records if r.WhichOneof("record_type") == "artifact"]
+    (report,) = [one for one in logged if one.type == "report"]
+    assert [entry.ref.rsplit("/", 1)[1] for entry in report.manifest.contents] == ["report.html"]
+
+
+def test_an_evaluation_of_a_run_without_wandb_sends_nothing(tmp_path):
+    log_report(tmp_path, {"name": "r", "tracking": {"wandb": True}}, tmp_path)  # the run never reached W&B
+    log_report(tmp_path, {"name": "r"}, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------------------ TensorBoard
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Returns the points of each curve in TensorBoard's event files: a length, a check, a message, a check ..."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found: dict[str, list[tuple[int, float]]] = {}
+    for path in sorted(folder.rglob("events.*")):
+        data, position = path.read_bytes(), 0
+        while position < len(data):
+            (length,) = struct.unpack("<Q", data[position : position + 8])
+            event = Event.FromString(data[position + 12 : position + 12 + length])
+            position += 16 + length
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return found
+
+
+def test_tensorboard_has_each_row_and_each_phases_curve_once_after_a_resumption(tmp_path):
+    (tmp_path / "logs").mkdir()
+    for step, loss in ((1, 3.0), (2, 2.5), (1, 2.75), (2, 2.25)):  # an interrupted attempt, and the one after it
+        Progress(str(tmp_path / "logs" / "sft-base.jsonl"), "sft").write(step, 2, loss=loss)
+    for rows in (ROWS[:1], ROWS):
+        with Tracker(tmp_path, TrackingConfig(tensorboard=True), "r", {}) as tracker:
+            for step, version, metrics in rows:
+                tracker.log(step, version, metrics)
+                tracker.log_phases()
+    curves = scalars(tmp_path / "tensorboard")
+    assert curves["disc/accuracy"] == [(0, 0.75), (1, 0.5)] and curves["collect/sessions"] == [(0, 12.0)]
+    assert curves["sft/loss"] == [(1, 2.25), (1, 2.75), (2, 2.25)]  # of the row of it1, and the phase's own
+    assert {path.name for path in (tmp_path / "tensorboard").iterdir()} == {"run", "sft-base"}
+
+
+def test_a_tensorboard_that_fails_never_stops_a_run(tmp_path, caplog):
+    (tmp_path / "tensorboard").write_text("a file where the folder should be")
+    with Tracker(tmp_path, TrackingConfig(tensorboard=True), "r", {}) as tracker:
+        tracker.log(0, "base", {"a/x": 1})
+    assert "TensorBoard failed" in caplog.text
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [0]
