@@ -25,6 +25,7 @@ from rlenv.core.errors import ConfigError, there_are
 from rlenv.core.types import Adapter
 from rlenv.evaluation.chatbot_rl.records import UserKind, Users
 from rlenv.rewards.registry import make_reward
+from rlenv.speakers.outside import consent_problems
 
 
 class RolloutHosts:
@@ -142,6 +143,9 @@ def missing_here(config: ChatbotRunConfig) -> list[str]:
     problems = speaker_needs("chatbot", {"": config.chatbot}, config.settings)
     problems += speaker_needs("users", config.users, config.settings)
     judge = config.evaluation.held_out_judge
+    if judge is not None:
+        found = consent_problems(judge.base_url, judge.allow_external)
+        problems += [f"evaluation.held_out_judge.{problem}" for problem in found]
     if judge is not None and judge.api_key_env and not os.environ.get(judge.api_key_env):
         problems.append(f"evaluation.held_out_judge.api_key_env: {judge.api_key_env} is not set; set it to the API key")
     if judge is not None and judge.engine_model and not (Path(judge.engine_model) / "config.json").is_file():

@@ -13,6 +13,7 @@ from rich.table import Table
 from launch.cli.data import show_counts, user_errors
 from launch.serving.judges import JudgeConfig, JudgeName, What, serve_judge
 from launch.serving.language_models import (
+    AllowExternal,
     BaseUrl,
     Cache,
     Concurrency,
@@ -60,6 +61,7 @@ def annotate(
     base_url: BaseUrl = None,
     model: ModelName = None,
     key_env: KeyEnv = None,
+    allow_external: AllowExternal = False,
     reasoning_effort: Annotated[str | None, typer.Option(help="endpoint: effort of a reasoning model, as low")] = None,
     engine_model: EngineModel = None,
     input_tokens: Annotated[int, typer.Option(help="engine: longest prompt, in tokens")] = 8000,
@@ -81,7 +83,17 @@ def annotate(
 
         sessions = read_sessions(source, neighbours="keep")
         categories = None if taxonomy is None else str(taxonomy)
-        chosen = JudgeConfig(base_url, model, key_env, engine_model, reasoning_effort, judge, concurrency, categories)
+        chosen = JudgeConfig(
+            base_url=base_url,
+            model=model,
+            api_key_env=key_env,
+            engine_model=engine_model,
+            reasoning_effort=reasoning_effort,
+            allow_external=allow_external,
+            judge=judge,
+            concurrency=concurrency,
+            taxonomy=categories,
+        )
         served = serve_judge(
             chosen,
             cache_folder(cache, out),

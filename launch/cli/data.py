@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from launch.serving.language_models import (
+    AllowExternal,
     BaseUrl,
     Cache,
     Concurrency,
@@ -171,6 +172,7 @@ def summarize(
     base_url: BaseUrl = None,
     model: ModelName = None,
     key_env: KeyEnv = None,
+    allow_external: AllowExternal = False,
     engine_model: EngineModel = None,
     previous: Annotated[int, typer.Option(help="maximum number of earlier summaries per session (paper: 3 to 5)")] = 5,
     recent_sessions: Annotated[
@@ -204,7 +206,16 @@ def summarize(
             seed=seed,
         )
         sessions = read_sessions(source, neighbours="keep")
-        folder, choice = cache_folder(cache, out), ModelChoice(base_url, model, key_env, engine_model)
+        folder, choice = (
+            cache_folder(cache, out),
+            ModelChoice(
+                base_url=base_url,
+                model=model,
+                api_key_env=key_env,
+                engine_model=engine_model,
+                allow_external=allow_external,
+            ),
+        )
         room = input_tokens + max_tokens + 512
         with (
             language_model(choice, num_positions=room, log_dir=folder) as (completer, count_tokens),

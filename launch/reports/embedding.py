@@ -14,6 +14,7 @@ from rlenv.evaluation.embeddings.embedders import Embedder, VectorCache, embed_s
 from rlenv.evaluation.embeddings.models import EndpointEmbedder, MiniLM, minilm_folder
 from rlenv.evaluation.embeddings.sessions import EmbeddingConfig, EmbeddingTable, embedding_table, sample_sessions
 from rlenv.evaluation.subjects import REAL, Simulator
+from rlenv.speakers.outside import consent_problems, secret_problems
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class EmbeddingOptions:
     """Root URL of an OpenAI-compatible endpoint; None is MiniLM on this machine."""
     model: str | None = None
     key_env: str | None = None
+    allow_external: bool = False
+    """Whether conversations may go to an endpoint that is not on this machine."""
 
 
 def make_embeddings(
@@ -80,6 +83,9 @@ def _sample_notes(
 def _embedder(options: EmbeddingOptions) -> Embedder | str:
     if bool(options.base_url) != bool(options.model) or (options.key_env and not options.base_url):
         raise ConfigError("--embed-url and --embed-model go together (and --embed-key-env with them)")
+    problems = secret_problems(options.base_url, options.key_env)
+    if problems := problems + consent_problems(options.base_url, options.allow_external):
+        raise ConfigError("\n".join(problems))
     if not options.wanted:
         return "it is switched off with --no-embeddings"
     if options.base_url and options.model:

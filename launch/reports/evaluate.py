@@ -70,6 +70,9 @@ def evaluate(
     embed_model: Annotated[
         str | None, typer.Option(help="the model's name at --embed-url, such as text-embedding-3-large")
     ] = None,
+    allow_external: Annotated[
+        bool, typer.Option(help="let conversations go to an --embed-url that is not this machine")
+    ] = False,
     embed_key_env: Annotated[
         str | None, typer.Option(help="name of the environment variable with the API key of --embed-url")
     ] = None,
@@ -110,7 +113,7 @@ def evaluate(
     )
     check_subjects(inputs.simulators, inputs.real, allow_mixed)  # fails before minutes are spent on embedding
     cache = embed_cache or vector_folder(named_path(sources[0])[1], out)
-    options = EmbeddingOptions(cache, embeddings, embed_url, embed_model, embed_key_env)
+    options = EmbeddingOptions(cache, embeddings, embed_url, embed_model, embed_key_env, allow_external)
     figure3 = EmbeddingConfig(num_sessions=embed_sessions, perplexity=perplexity, seed=seed)
     evaluation = make_tables(
         inputs.simulators,

@@ -32,6 +32,7 @@ from rlenv.population.chatbots.faults import FAULT_HABITS
 from rlenv.population.chatbots.scripted import chatbot_names
 from rlenv.population.users.traits import factor_problems, trait_problems
 from rlenv.prompting.context import ContextConfig
+from rlenv.speakers.outside import secret_problems
 from trainers.backend.config import TrainResources
 from trainers.discriminator.config import DiscriminatorConfig
 from trainers.dpo.config import DpoConfig
@@ -160,6 +161,8 @@ class SpeakerConfig(Settings):
     """kind endpoint: the model's name there."""
     api_key_env: Name | None = None
     """kind endpoint: the name of the environment variable that holds the key."""
+    allow_external: bool = False
+    """kind endpoint: whether conversations may go to an endpoint that is not on this machine."""
     function: Name | None = None
     """kind callable: ``package.module:name`` of a function (messages, seed) -> str."""
     name: Name | None = None
@@ -173,6 +176,7 @@ class SpeakerConfig(Settings):
         problems = [f"{name}: a speaker of kind {self.kind} needs one" for name in needed if not getattr(self, name)]
         if self.kind == "endpoint" and self.base_url and not self.base_url.startswith(("http://", "https://")):
             problems.append(f"base_url: expected http://... or https://..., got {self.base_url!r}")
+        problems += secret_problems(self.base_url, self.api_key_env) if self.kind == "endpoint" else []
         if self.kind == "callable" and self.function and not all(self.function.partition(":")):
             problems.append(f"function: expected package.module:name, got {self.function!r}")
         if self.kind == "population":

@@ -21,6 +21,7 @@ from launch.run.directory import RunDirectory
 from rlenv.core.adapters import adapter_at
 from rlenv.core.errors import ConfigError
 from rlenv.speakers.endpoint import import_callable
+from rlenv.speakers.outside import consent_problems
 
 PROVIDED = ("auto", "population-llama", SMALL_LLAMA, "smollm2")
 """Names of models that are no folder and no name on the hub."""
@@ -67,7 +68,8 @@ def missing_here(config: RunConfig) -> list[str]:
 
 
 def speaker_needs(where: str, speakers: Mapping[str, SpeakerConfig], config: RunConfig) -> list[str]:
-    """Returns the variables of keys that speakers need and that are not set, and the adapters that cannot be served.
+    """Returns the keys' variables that are not set, the adapters that cannot be served, and the endpoints to which
+    conversations may not go.
 
     Args:
         where: the section of the speakers.
@@ -79,6 +81,8 @@ def speaker_needs(where: str, speakers: Mapping[str, SpeakerConfig], config: Run
         section, key = f"{where}.{name}" if name else where, speaker.api_key_env
         if speaker.kind == "endpoint" and key and not os.environ.get(key):
             problems.append(f"{section}.api_key_env: {key} is not set; set it to the API key of {speaker.base_url}")
+        if speaker.kind == "endpoint":
+            problems += [f"{section}.{p}" for p in consent_problems(speaker.base_url, speaker.allow_external)]
         if speaker.kind == "engine" and speaker.adapter not in (None, "trained"):
             problems += _adapter_problems(f"{section}.adapter", str(speaker.adapter), speaker.engine, config)
     return problems

@@ -100,10 +100,13 @@ def open_run(directory: RunDirectory, config: Settings, readers: Readers | None 
 def _as_given(saved: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Returns saved settings with ``batch_invariant`` null where it is null now and was true, its former default.
 
-    On a CPU both mean the same; on a GPU the former had no effect.
+    On a CPU both mean the same; on a GPU the former had no effect. ``allow_external`` is as it is now: it changes
+    nothing that is made.
     """
     result = {k: _as_given(v, given[k]) if isinstance(v, dict) and isinstance(given.get(k), dict) else v
               for k, v in saved.items()}  # fmt: skip
+    if "allow_external" in given:
+        result["allow_external"] = given["allow_external"]
     if result.get("batch_invariant") is True and given.get("batch_invariant", True) is None:
         result["batch_invariant"] = None
     return result

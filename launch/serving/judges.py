@@ -18,6 +18,7 @@ from rlenv.judges.detectors import DETECTORS, DetectorJudge
 from rlenv.judges.llm import Kind, LLMJudge, LLMJudgeConfig
 from rlenv.judges.oracle import OracleJudge
 from rlenv.speakers.completers import CachedCompleter
+from rlenv.speakers.outside import secret_problems
 
 
 class JudgeName(StrEnum):
@@ -52,6 +53,8 @@ class JudgeConfig(ModelChoice):
         """Returns the settings that a judge of this kind lacks or cannot use."""
         if self.judge not in (JudgeName.endpoint, JudgeName.engine):
             return []
+        if secrets := secret_problems(self.base_url, self.api_key_env):
+            return secrets
         if self.judge is JudgeName.engine:
             right = self.engine_model is not None and self.base_url is None
             return [] if right else ["engine_model: the judge engine needs one, and takes no base_url"]

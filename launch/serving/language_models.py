@@ -16,10 +16,12 @@ from rlenv.core.errors import ConfigError
 from rlenv.core.settings import Settings, settings
 from rlenv.prompting.cutting import CountTokens, estimate_tokens
 from rlenv.speakers.completers import Completer, EndpointCompleter, EngineCompleter
+from rlenv.speakers.outside import consent_problems, secret_problems
 
 BaseUrl = Annotated[str | None, typer.Option(help="root URL of an OpenAI-compatible API, as http://host:8000/v1")]
 ModelName = Annotated[str | None, typer.Option(help="the model's name at --base-url")]
 KeyEnv = Annotated[str | None, typer.Option(help="name of the environment variable that holds the API key")]
+AllowExternal = Annotated[bool, typer.Option(help="let conversations go to a --base-url that is not this machine")]
 EngineModel = Annotated[
     str | None, typer.Option(help="folder of a chat model to run on this machine, instead of --base-url")
 ]
@@ -42,6 +44,8 @@ class ModelChoice(Settings):
     """Folder of a checkpoint to run on a local engine, or None."""
     reasoning_effort: str | None = None
     """Reasoning effort of a reasoning model behind an endpoint."""
+    allow_external: bool = False
+    """Whether conversations may go to an endpoint that is not on this machine."""
 
 
 def cache_folder(cache: Path | None, out: Path) -> Path:
@@ -68,6 +72,9 @@ def language_model(
     folder = Path(choice.engine_model) if choice.engine_model else None
     if bool(choice.base_url) == bool(folder):
         raise ConfigError("give one model: --base-url and --model for an endpoint, or --engine-model for a folder")
+    problems = secret_problems(choice.base_url, choice.api_key_env)
+    if problems := problems + consent_problems(choice.base_url, choice.allow_external):
+        raise ConfigError("\n".join(problems))
     if folder is None:
         if not choice.model:
             raise ConfigError("--base-url needs --model, the model's name at that API")

@@ -29,6 +29,7 @@ from launch.run.contents import version_order, was_taken
 from launch.run.directory import RunDirectory
 from launch.serving.config import EnvConfig, load_env_config
 from launch.serving.env import check_versions
+from launch.serving.request_limits import RequestLimits
 from launch.serving.user_requests import RequestError, SampledMessages, UserRequest, next_key, state_of
 from rlenv.core.aio import all_of
 from rlenv.core.errors import ConfigError, EngineError, OverlongError, there_are
@@ -40,6 +41,9 @@ from rlenv.env.providers import env_parts
 from rlenv.env.scenarios import Scenarios
 from rlenv.prompting.system_texts import approximate_tokens
 from rlenv.speakers.engine import EngineSpeaker
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""Addresses that only processes of this machine reach."""
 
 
 def serve_user(
@@ -62,13 +66,19 @@ def serve_user(
         overrides: ``key.sub=value``, as for an env.
 
     Raises:
-        ConfigError: there is no such run or version, or the variable is not set.
+        ConfigError: there is no such run or version, or the variable is not set, or the address lets other machines in
+            and no key is required.
         EngineError: a model could not be served.
     """
     key = os.environ.get(api_key_env) if api_key_env else None
     if api_key_env and not key:
         raise ConfigError(
             f"the environment variable {api_key_env} is not set; set it to the API key that requests must have"
+        )
+    if key is None and host not in LOOPBACK:
+        raise ConfigError(
+            f"--host {host} lets other machines in; name the environment variable with the API key that requests must "
+            "have (--api-key-env), or listen on 127.0.0.1"
         )
     settings: EnvConfig = load_env_config(config, overrides)
     check_versions(settings, versions)
@@ -79,7 +89,8 @@ def serve_user(
         users = served_users(parts.counterparts, versions, refused)
         # uvicorn shuts down and raises the signal again; unhandled, it would kill this process before the engines stop.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        uvicorn.run(user_app(users, Scenarios(parts.scenarios), api_key=key), host=host, port=port, log_level="warning")
+        app = RequestLimits(user_app(users, Scenarios(parts.scenarios), api_key=key))
+        uvicorn.run(app, host=host, port=port, log_level="warning")
     finally:
         parts.close()
 

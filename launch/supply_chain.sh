@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Lists the licences of the installed packages and the known vulnerabilities among them (pip-audit), for people to read.
+# Needs the network and changes nothing in .venv; without a network, or where pip-audit is not to be had, it says so and
+# succeeds, so CI can call it. Ends with 1 only if --strict is given and there is a vulnerability.
+#   launch/supply_chain.sh [--strict]
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+[ -x .venv/bin/python ] || { echo "no .venv: run launch/check.sh first" >&2; exit 1; }
+.venv/bin/python - <<'PYTHON'
+from collections import Counter
+from importlib.metadata import distributions
+
+
+def licence(meta):
+    listed = [c.rpartition(" :: ")[2] for c in meta.get_all("Classifier") or [] if c.startswith("License :: ")]
+    given = (meta.get("License-Expression") or "").strip() or ", ".join(listed) or (meta.get("License") or "").strip()
+    return (given.splitlines() or ["unknown"])[0][:60]
+
+
+found = {d.metadata["Name"]: (d.version, licence(d.metadata)) for d in distributions()}
+for name, (version, terms) in sorted(found.items(), key=lambda item: item[0].lower()):
+    print(f"{name:<40} {version:<16} {terms}")
+print("\nby licence:")
+for terms, number in Counter(terms for _, terms in found.values()).most_common():
+    print(f"{number:>5}  {terms}")
+PYTHON
+tools="$(mktemp -d)"
+trap 'rm -rf "$tools"' EXIT
+frozen="$tools/frozen.txt"
+.venv/bin/python -m pip freeze --exclude-editable 2>/dev/null | grep -E '^[A-Za-z0-9._-]+==[0-9][^+]*$' > "$frozen"
+if ! .venv/bin/python -m venv "$tools/venv" || ! timeout 300 "$tools/venv/bin/pip" install -q pip-audit; then
+  echo "pip-audit cannot be installed here (no network?): vulnerabilities were not looked up" >&2
+  exit 0
+fi
+timeout 600 "$tools/venv/bin/pip-audit" --no-deps --disable-pip -r "$frozen" --progress-spinner off
+status=$?
+if [ "$status" = 0 ]; then echo "pip-audit: no known vulnerability"; exit 0; fi
+echo "pip-audit: vulnerabilities as above, or no answer (code $status)" >&2
+[ "${1:-}" = --strict ] && exit 1
+exit 0
