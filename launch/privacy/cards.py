@@ -103,7 +103,8 @@ def _faults(found: Audited, people: Audited) -> list[str]:
     ]
     return [
         "\n".join([*head, *lines, whole]),
-        "By rules on the text (`rlenv audit`), which miss some and hit a few wrongly.",
+        "By rules on the text (`rlenv audit`), which miss some and hit a few wrongly. Of real users nobody knows who "
+        "ended a session.",
     ]
 
 
