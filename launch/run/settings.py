@@ -1,4 +1,4 @@
-"""Reads settings from YAML and the command line. The only file that uses OmegaConf, and only to merge.
+"""Reads settings from YAML and the command line, and checks rules across sections. Alone uses OmegaConf, only to merge.
 
 Values are read as they are written (``rlenv.core.plain_yaml``). Types and rules are checked by the settings themselves
 (``rlenv.core.settings``). Every problem of a file is reported at once, before anything starts.
@@ -14,18 +14,20 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from launch.run.config import RunConfig
+from actors.engines.config import EngineConfig
+from launch.run.config import RunConfig, SpeakerConfig
 from launch.run.directory import RunDirectory
 from launch.run.readers import Readers
-from launch.run.token_budgets import token_problems
 from rlenv.core.errors import ConfigError
 from rlenv.core.files import describe
 from rlenv.core.plain_yaml import read_overrides, read_yaml
 from rlenv.core.settings import Settings, defaults, read, to_dict
+from rlenv.core.types import Sampling
 
 __all__ = ["load_config", "open_run", "read_settings", "renamed", "to_dict", "typed"]
 
 T = TypeVar("T", bound=Settings)
+LOWER = "lower context.budget_tokens"
 
 RENAMED = {
     "measuring": "evaluation",
@@ -198,3 +200,59 @@ def _no_sections(known: Mapping[str, Any], given: Mapping[str, Any], prefix: str
 def _config_error(error: OmegaConfBaseException, where: object) -> ConfigError:
     key = getattr(error, "full_key", None)
     return ConfigError(f"{where}: {key + ': ' if key else ''}{str(error).splitlines()[0]}")
+
+
+def token_problems(config: RunConfig) -> list[str]:
+    """Returns the token budgets that do not fit each other, each with both keys and what to change.
+
+    A context may take all of ``context.budget_tokens``. A model that reads contexts and has fewer positions would fail
+    at the first conversation with a long context, hours into a run.
+    """
+    return [*_discriminator(config), *_sft(config), *_engines(config)]
+
+
+def _discriminator(config: RunConfig) -> Iterator[str]:
+    budget, longest = config.context.budget_tokens, config.discriminator.max_tokens
+    if config.discriminator.use_context and longest <= budget:
+        yield (
+            f"discriminator.max_tokens: {longest} leaves no room for a session after context.budget_tokens = {budget}; "
+            f"raise it, {LOWER}, or set discriminator.use_context to false"
+        )
+
+
+def _sft(config: RunConfig) -> Iterator[str]:
+    budget = config.context.budget_tokens
+    sections = [("sft", config.sft, config.simulator.adapter is None)]
+    trained = any(s.adapter == "trained" and s.sees_context for s in config.chatbots.values() if s.kind == "engine")
+    sections.append(("chatbot_sft", config.chatbot_sft, trained))
+    for section, sft, used in sections:
+        if used and sft.max_tokens is not None and sft.max_tokens <= budget:
+            yield (
+                f"{section}.max_tokens: {sft.max_tokens} leaves no room for a session after context.budget_tokens = "
+                f"{budget}; raise it, set it to null, or {LOWER}"
+            )
+
+
+def _engines(config: RunConfig) -> Iterator[str]:
+    if simulator := config.engines.get("simulator"):
+        yield from _engine(config, simulator, "simulator", "simulator", config.simulator.sampling)
+    for where, speakers in (("chatbots", config.chatbots), ("zero_shot", config.zero_shot)):
+        for name, speaker in speakers.items():
+            engine = config.engines.get(speaker.engine)
+            if engine is not None and speaker.kind == "engine" and _reads_context(where, speaker):
+                yield from _engine(config, engine, speaker.engine, f"{where}.{name}", speaker.sampling)
+
+
+def _reads_context(where: str, speaker: SpeakerConfig) -> bool:
+    return where == "zero_shot" or speaker.sees_context
+
+
+def _engine(
+    config: RunConfig, engine: EngineConfig, engine_name: str, speaker: str, sampling: Sampling
+) -> Iterator[str]:
+    budget, reply = config.context.budget_tokens, sampling.max_tokens
+    if engine.max_model_len <= budget + reply:
+        yield (
+            f"engines.{engine_name}.max_model_len: {engine.max_model_len} positions do not hold "
+            f"context.budget_tokens = {budget} and {speaker}.sampling.max_tokens = {reply}; raise it, or {LOWER}"
+        )
