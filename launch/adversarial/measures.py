@@ -52,14 +52,12 @@ def measure(
 
     metrics: Metrics = read_json(run.directory.once(f"{version}/measures", make) / "metrics.json")
     metrics |= phase_metrics(run.training, version)
-    swaps = read_swaps(run.directory.path("logs"), SIMULATOR, version)
-    metrics |= swap_metrics(swaps)
     tracker.log(
         step,
         version,
         metrics,
         {"adapter": run.directory.path(f"{version}/adapter")},
-        {"swap/seconds_max": max(swap.seconds for swap in swaps)} if swaps else {},
+        swap_metrics(read_swaps(run.directory.path("logs"), SIMULATOR, version)),
         [one.session for one in simulated if one.part == "evaluation"],
     )
     tracker.log_phases()
@@ -82,16 +80,13 @@ def phase_metrics(training: Training, version: str) -> Metrics:
     return metrics | {f"{phase}/{k}": v for k, v in training.read_summary(f"{phase}-{version}").items()}
 
 
-def swap_metrics(swaps: Sequence[Swap]) -> Metrics:
-    """Returns how well the engines' log-probs under a version agree with its trainer's, over its swaps."""
-    compared = [swap for swap in swaps if swap.gap_mean is not None]
-    if not compared:
-        return {}
-    return {
-        "swap/gap_mean": max(swap.gap_mean for swap in compared if swap.gap_mean is not None),
-        "swap/gap_max": max(swap.gap_max for swap in compared if swap.gap_max is not None),
-        "swap/effect": compared[-1].effect,
-    }
+def swap_metrics(swaps: Sequence[Swap]) -> dict[str, float]:
+    """Returns how well the engines' log-probs under a version agree with its trainer's, over its swaps, and times."""
+    metrics = {"swap/seconds_max": max(swap.seconds for swap in swaps)} if swaps else {}
+    for name in ("gap_mean", "gap_max", "effect"):
+        if found := [getattr(swap, name) for swap in swaps if getattr(swap, name) is not None]:
+            metrics[f"swap/{name}"] = max(found)
+    return metrics
 
 
 def discrimination_metrics(folder: Path, data: Labelled, seed: int) -> Metrics:

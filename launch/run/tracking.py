@@ -151,7 +151,7 @@ class Tracker:
         version: str,
         metrics: Mapping[str, float | None],
         artifacts: Mapping[str, Path] | None = None,
-        seconds: Mapping[str, float] | None = None,
+        of_attempt: Mapping[str, float] | None = None,
         transcripts: Sequence[Session] = (),
     ) -> None:
         """Logs one row.
@@ -161,7 +161,8 @@ class Tracker:
             version: the version that it is about.
             metrics: numbers; those that are None or not finite are left out.
             artifacts: folders and files of this version by type, such as ``adapter``; W&B gets references to them.
-            seconds: wall times. They differ each time that a run is made, so they are left out of ``metrics.jsonl``.
+            of_attempt: figures of this attempt, such as wall times, which another may not have. They are left out of
+                ``metrics.jsonl``, which is the same for every attempt.
             transcripts: conversations; the text of the first ``tracking.transcripts`` goes to W&B.
 
         Raises:
@@ -175,7 +176,7 @@ class Tracker:
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in self._rows))
         for sink in self._sinks:
             shown = transcripts[: self._num_transcripts]
-            sink.log(step, version, {**finite, **(seconds or {})}, artifacts or {}, shown)
+            sink.log(step, version, {**finite, **(of_attempt or {})}, artifacts or {}, shown)
 
     def log_phases(self) -> None:
         """Sends the curves of phases that have ended, from their progress files. Call it while none is under way."""

@@ -104,7 +104,6 @@ def test_a_whole_run_writes_sessions_pairs_adapters_and_metrics(undisturbed):
     swaps = [json.loads(line) for line in (undisturbed / "logs" / "swaps" / "simulator.jsonl").read_text().splitlines()]
     assert list(dict.fromkeys(swap["adapter"] for swap in swaps)) == ["base", "it1"]
     assert all(swap["places"] == 12 and swap["gap_mean"] <= swap["tolerance"] for swap in swaps)
-    assert all(row["swap/gap_mean"] <= swaps[0]["tolerance"] for row in rows)
     counts = json.loads((undisturbed / "base" / "preferences" / "counts.json").read_text())
     assert counts["kept"] == len((undisturbed / "base" / "preferences" / "pairs.jsonl").read_text().splitlines()) > 0
 
