@@ -14,11 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlenv.core.progress import read_progress
+from rlenv.core.progress import read_curve
 from rlenv.core.types import Session
 
 log = logging.getLogger(__name__)
-NOT_WRITTEN = {"phase", "step", "total", "time"}
 
 
 class TensorBoard:
@@ -55,13 +54,10 @@ class TensorBoard:
         if self._broken or path.stem in self._phases:
             return
         self._phases.add(path.stem)
-        job = path.stem.partition("-")[0]
-        lines = {int(line["step"]): line for line in read_progress(path)}  # a repeated step counts with its last line
-        if lines:
+        if curve := read_curve(path):
             writer = _writer(self._folder / path.stem)
-            for step, line in sorted(lines.items()):
-                numbers = {k: v for k, v in line.items() if k not in NOT_WRITTEN and isinstance(v, int | float)}
-                self._write(writer, step, {f"{job}/{k.removeprefix(f'{job}/')}": v for k, v in numbers.items()})
+            for step, numbers in curve:
+                self._write(writer, step, numbers)
             writer.close()
 
     def log_artifacts(self, version: str, artifacts: Mapping[str, Path]) -> None:

@@ -32,7 +32,7 @@ from pydantic import NonNegativeInt
 from launch.run.tensorboard import TensorBoard
 from rlenv.core.errors import ConfigError, DataError, there_are
 from rlenv.core.files import are_numbers, read_json, read_json_lines, write_text
-from rlenv.core.progress import Line, read_progress
+from rlenv.core.progress import read_curve
 from rlenv.core.settings import Settings, settings
 from rlenv.core.types import Session
 
@@ -40,7 +40,6 @@ log = logging.getLogger(__name__)
 PATIENCE_S = 120.0
 """Seconds that the run waits for W&B in one call."""
 STATE = "wandb.json"
-NOT_SENT = {"phase", "step", "total", "time"}
 
 
 @settings
@@ -296,21 +295,20 @@ class _Wandb:
         if path.stem in self._sent.phases:
             return
         job_type, _, version = path.stem.partition("-")
-        lines = read_progress(path)
-        if lines:
-            self._safely(lambda: self._log_lines(f"{self._sent.run_id}-{path.stem}", job_type, version, lines))
+        if curve := read_curve(path):
+            self._safely(lambda: self._log_curve(f"{self._sent.run_id}-{path.stem}", job_type, version, curve))
         if not self._broken:
             self._sent.add("phases", path.stem)
 
-    def _log_lines(self, run_id: str, job_type: str, version: str, lines: Sequence[Line]) -> None:
+    def _log_curve(
+        self, run_id: str, job_type: str, version: str, curve: Sequence[tuple[int, Mapping[str, float]]]
+    ) -> None:
         axis = f"{job_type}/step"
         run = self._init(run_id, f"{self._name} {job_type} {version}".strip(), job_type, {"version": version})
         run.define_metric(axis)
         run.define_metric("*", step_metric=axis)
-        for line in {int(line["step"]): line for line in lines}.values():  # a repeated step counts with its last line
-            numbers = {k: v for k, v in line.items() if k not in NOT_SENT and isinstance(v, int | float)}
-            named = {f"{job_type}/{k.removeprefix(f'{job_type}/')}": v for k, v in numbers.items()}
-            run.log({axis: line["step"], **named})
+        for step, numbers in curve:
+            run.log({axis: step, **numbers})
         run.finish()
 
     def close(self) -> None:

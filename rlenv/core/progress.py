@@ -34,6 +34,8 @@ class Progress:
 
 
 Line = dict[str, float | int | str]
+PLACE = {"phase", "step", "total", "time"}
+"""Keys that say where a line belongs; the others are metrics."""
 
 
 def read_progress(path: str | Path) -> list[Line]:
@@ -52,3 +54,16 @@ def _line(text: bytes) -> Line | None:
         return None
     whole = isinstance(line, dict) and isinstance(line.get("phase"), str)
     return line if whole and all(type(line.get(name)) in (int, float) for name in ("step", "total", "time")) else None
+
+
+def read_curve(path: Path) -> list[tuple[int, dict[str, float]]]:
+    """Returns the numbers of each step of a phase, in order, named ``job/quantity``; the file is ``JOB-VERSION.jsonl``.
+
+    A step that was repeated counts with its last line.
+    """
+    job = path.stem.partition("-")[0]
+    curve = []
+    for step, line in sorted({int(line["step"]): line for line in read_progress(path)}.items()):
+        numbers = {k: v for k, v in line.items() if k not in PLACE and isinstance(v, int | float)}
+        curve.append((step, {f"{job}/{k.removeprefix(f'{job}/')}": v for k, v in numbers.items()}))
+    return curve
