@@ -119,7 +119,7 @@ def test_a_round_has_groups_of_one_context_and_simulator_and_is_collected_once(c
 
 def test_too_many_failed_conversations_stop_the_run_and_failures_have_no_reward(config, host_of, finished_run) -> None:
     host = host_of(replace(config, rewards={"user_actions": 1.0}))  # which language models do not label
-    with pytest.raises(PhaseError, match=r"9 of 9 conversations failed \({'data': 9}\).*source: judge"):
+    with pytest.raises(PhaseError, match=r"1 of 9 conversations failed \({'data': 1}\).*source: judge"):
         host.round(0, str(finished_run / "it2" / "adapter"))
     some = host_of(replace(config, rewards={"user_actions": 1.0}, max_failed_share=1.0))
     groups = some.round(0, str(finished_run / "it2" / "adapter"))
