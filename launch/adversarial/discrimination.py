@@ -126,11 +126,12 @@ def fit_discriminator(
         run.serving.make_room()
         folder.mkdir()
         data = label_simulated(real, simulated, config.discriminator)
-        jobs = [_job(MAIN, folder, data), replace(_job(LEAK, folder, data), blank_user=True)]
+        most = config.discriminator.num_control_sessions
+        jobs = [_job(MAIN, folder, data), replace(_job(LEAK, folder, data, most), blank_user=True)]
         if version == "base":
             for name, spoil in SPOILT.items():
                 bad = label_bad(real, config.discriminator, config.env.max_turns, partial(spoil, seed=config.seed))
-                jobs.append(_job(name, folder, bad))
+                jobs.append(_job(name, folder, bad, most))
         count = token_counter(chat_format(AutoTokenizer.from_pretrained(base_model)))
         text = (simulator_system_text if likelihood else discriminator_system_text)(config.context, count)
         with run.training.phase(f"{version}: discriminators", f"discriminator-{version}") as options:
@@ -149,8 +150,9 @@ def fit_discriminator(
     return run.directory.once(f"{version}/discriminator", make) / MAIN
 
 
-def _job(name: str, folder: Path, data: Labelled) -> DiscriminatorJob:
-    return DiscriminatorJob(name, folder / name, data.train.items, data.validation.items)
+def _job(name: str, folder: Path, data: Labelled, num_sessions: int | None = None) -> DiscriminatorJob:
+    most = None if num_sessions is None else 2 * (num_sessions // 2)  # items are pairs, one after the other
+    return DiscriminatorJob(name, folder / name, data.train.items[:most], data.validation.items[:most])
 
 
 def _counts(matched: Matched) -> dict[str, int]:

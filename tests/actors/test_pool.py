@@ -76,7 +76,7 @@ def test_two_replicas_share_the_work_and_a_killed_one_changes_no_token(tiny, tmp
 @pytest.mark.parametrize(
     "kills",
     [
-        pytest.param(("core", "actor"), id="core"),
+        pytest.param(("core",), id="core"),  # that restarts change no token: above
         pytest.param(("actor", "core", "actor", "core"), id="both", marks=pytest.mark.exhaustive),
     ],
 )

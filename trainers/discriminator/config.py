@@ -28,6 +28,9 @@ class DiscriminatorConfig(Settings):
     """Real and simulated together."""
     num_validation_sessions: PositiveInt = 400
     """Real and simulated together; their contexts do not occur in training."""
+    num_control_sessions: int | None = Field(default=None, ge=2)
+    """At most so many sessions of each control in training, and as many in validation; None is no bound. A power
+    control with fewer sessions is a harder test of the discriminator."""
     epochs: PositiveInt = 1
     batch_size: PositiveInt = 8
     """Sessions per step and worker."""

@@ -1,6 +1,8 @@
 """The data of the discriminators' controls."""
 
-from launch.adversarial.discrimination import label_bad
+from pathlib import Path
+
+from launch.adversarial.discrimination import _job, label_bad
 from launch.run.settings import load_config
 from rlenv.data.linguistics import words
 from rlenv.discriminator.controls import shuffle_words_within_user
@@ -21,3 +23,14 @@ def test_the_power_control_has_real_sessions_cut_like_simulated_ones_and_their_s
         assert len(pair[True]) == len(pair[False]) == 3
         assert pair[True] != pair[False]
         assert sorted(words(" ".join(pair[True]))) == sorted(words(" ".join(pair[False])))
+
+
+def test_a_control_has_whole_pairs_of_at_most_the_given_number_of_sessions() -> None:
+    settings = ["discriminator.num_train_sessions=12", "discriminator.num_validation_sessions=6"]
+    sessions = generate_sessions(12, 1, seed=1)
+    parts = {"adversarial": sessions[:8], "evaluation": sessions[8:]}
+    data = label_bad(parts, load_config(None, settings).discriminator, 5, shuffle_words_within_user)
+    job = _job("power", Path("x"), data, 5)
+    assert [item.real for item in job.train] == [item.real for item in job.validation] == [True, False, True, False]
+    assert job.train == data.train.items[:4]
+    assert _job("main", Path("x"), data).train == data.train.items

@@ -1,6 +1,6 @@
-"""A whole run on the CPU: undisturbed in this process, and resumed by separate drivers, of which some are killed.
+"""A whole run on the CPU: undisturbed in this process, and resumed after drivers in their own processes were killed.
 
-They also remake phases whose folders were deleted. All give the same files, byte for byte.
+Phases whose folders were deleted are remade. All give the same files, byte for byte.
 """
 
 from __future__ import annotations
@@ -63,8 +63,7 @@ BETWEEN = ("data", "base/adapter", "base/preferences")
 @pytest.fixture(scope="module")
 def undisturbed(tiny_run, tmp_path_factory) -> Path:
     """A copy of the undisturbed run."""
-    phases = [json.loads(line)["phase"] for line in (tiny_run.root / "timings.jsonl").read_text().splitlines()]
-    assert phases == PHASES
+    assert made(tiny_run.root) == PHASES
     return Path(shutil.copytree(tiny_run.root, tmp_path_factory.mktemp("flow") / "undisturbed"))
 
 
@@ -75,6 +74,11 @@ def empty_directory(tiny_run, undisturbed) -> Iterator[Path]:
     yield tiny_run.root
     shutil.rmtree(tiny_run.root, ignore_errors=True)
     aside.rename(tiny_run.root)
+
+
+def made(run: Path) -> list[str]:
+    """Returns the phases that were made, in order, those that were made again too."""
+    return [json.loads(line)["phase"] for line in (run / "timings.jsonl").read_text().splitlines()]
 
 
 def files(run: Path) -> dict[str, bytes]:
@@ -133,10 +137,13 @@ def test_no_user_is_in_two_parts(undisturbed):
     assert context_of <= trained_on
 
 
-def test_drivers_remake_deleted_phases_from_the_files_of_the_others_and_one_may_be_killed(
+def test_phases_are_remade_from_the_files_of_the_others_after_a_driver_was_killed(
     undisturbed, tiny_run, empty_directory, start_driver, still_running
 ):
-    """The first driver remakes some phases and is killed inside a training; the second ends it, and remakes others."""
+    """A driver remakes some phases and is killed inside a training; this process ends the run, and remakes others."""
+    from launch.adversarial.algorithm import run_adversarial
+    from launch.run.settings import load_config
+
     shutil.copytree(undisturbed, empty_directory)
     shutil.rmtree(empty_directory / "logs")
     for phase in BEFORE:
@@ -145,15 +152,15 @@ def test_drivers_remake_deleted_phases_from_the_files_of_the_others_and_one_may_
     driver.wait_for(f"{phase}: started")
     driver.wait_until(INSIDE[phase](empty_directory))
     killed = driver.kill()
-    assert not (empty_directory / phase).exists()
+    assert driver.started() == ["base/simulated", phase] and not (empty_directory / phase).exists()
+    assert still_running(killed) == []
     for deleted in BETWEEN:
         shutil.rmtree(empty_directory / deleted)
-    last = start_driver(tiny_run.config)
-    last.wait()
-    assert driver.started() == ["base/simulated", phase]
-    assert last.started() == ["data", "base/adapter", phase, "base/preferences", "base/measures", "it1/adapter"]
+    before = made(empty_directory)
+    run_adversarial(load_config(tiny_run.config))
+    remade = made(empty_directory)[len(before) :]
+    assert remade == ["data", "base/adapter", phase, "base/preferences", "base/measures", "it1/adapter"]
     compare(empty_directory, undisturbed)
-    assert still_running(killed) == []
 
 
 @pytest.mark.exhaustive
