@@ -16,6 +16,7 @@ from trainers.backend.worker import Worker
 from trainers.dpo.alternatives import (
     batch_loss,
     branch_log_probs,
+    held_out_figures,
     real_nll,
     session_rows,
     split_rows,
@@ -99,6 +100,24 @@ def test_the_reference_is_the_adapter_before_training(tiny_llama: Path, referenc
     assert float(loss) == pytest.approx(((1 + 0.25 + 0.25) / 3 + (4 + 0.64 + 1.44) / 3) / 2, abs=1e-3)
 
 
+def test_the_held_out_gain_is_0_without_an_update_and_negative_after_a_random_one(
+    tiny_llama: Path, reference: Path, chat: ChatFormat
+):
+    rows = with_reference(policy(tiny_llama, reference), session_rows(alternatives(chat, 0)))
+    moved = policy(tiny_llama, reference)
+    with torch.no_grad():
+        still = held_out_figures(moved, rows, CONFIG)
+        torch.manual_seed(0)
+        for name, weight in moved.named_parameters():
+            if "lora_" in name:
+                weight.add_(10 * torch.randn_like(weight))
+    after = held_out_figures(moved, rows, CONFIG)
+    assert still["held_out_gain"] == pytest.approx(0, abs=1e-3) and still["held_out_margin"] == pytest.approx(
+        0, abs=1e-3
+    )
+    assert after["held_out_gain"] < -1
+
+
 @pytest.mark.parametrize("targets", ["soft", "distill", "listwise", "imitate", "hard"])
 def test_the_policy_moves_as_the_rewards_ask(targets, tiny_llama: Path, reference: Path, chat: ChatFormat, tmp_path):
     data = [each for number in range(8) for each in alternatives(chat, number)]
@@ -113,7 +132,7 @@ def test_the_policy_moves_as_the_rewards_ask(targets, tiny_llama: Path, referenc
     if targets == "distill":
         assert summary["margin"] == pytest.approx(1.5, abs=0.3)
         assert summary["held_out_target"] == pytest.approx(1.5)
-        assert summary["held_out_margin"] > 0.5
+        assert summary["held_out_margin"] > 0.5 and summary["held_out_gain"] > 0
     rows = session_rows(data)
     with torch.no_grad():
         after, before = (branch_log_probs(policy(tiny_llama, a).eval(), rows) for a in (out, reference))

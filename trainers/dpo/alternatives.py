@@ -157,10 +157,24 @@ def train_on_alternatives(payload: tuple[Any, DpoConfig, str, str, str], worker:
     if nlls := [float(entry["replay_nll"]) for entry in history if "replay_nll" in entry]:
         summary["replay_nll"] = last_tenth_mean(nlls)
     if held_out:
-        with torch.no_grad():
-            held = [batch_loss(policy.eval(), [row], config)[1] for row in held_out]
-        summary["held_out_margin"], summary["held_out_target"] = np.mean(held, axis=0)[:2].tolist()
+        summary |= held_out_figures(policy.eval(), held_out, config)
     return summary
+
+
+def held_out_figures(model: Any, rows: Sequence[SessionRow], config: DpoConfig) -> dict[str, float]:
+    """Returns the ``held_out_*`` figures of ``DpoResult`` on rows that were not trained on."""
+    found = []
+    with torch.no_grad():
+        for row in rows:
+            log_probs = branch_log_probs(model, [row])
+            loss, (margin, target, _) = rows_loss(log_probs, [row], config)
+            before, _ = rows_loss(
+                log_probs.new_tensor([p for turn in row.turns for p in turn.reference]), [row], config
+            )
+            found.append((margin, target, float(before - loss)))
+    return dict(
+        zip(("held_out_margin", "held_out_target", "held_out_gain"), np.mean(found, axis=0).tolist(), strict=True)
+    )
 
 
 def with_reference(policy: Any, rows: Sequence[SessionRow], batch_size: int = 1) -> list[SessionRow]:
@@ -197,7 +211,13 @@ def batch_loss(
     model: Any, rows: Sequence[SessionRow], config: DpoConfig
 ) -> tuple[torch.Tensor, tuple[float, float, float]]:
     """Returns the mean loss over the turns of ``rows`` and (margin, its target, accuracy), each a mean over turns."""
-    log_probs = branch_log_probs(model, rows)
+    return rows_loss(branch_log_probs(model, rows), rows, config)
+
+
+def rows_loss(
+    log_probs: torch.Tensor, rows: Sequence[SessionRow], config: DpoConfig
+) -> tuple[torch.Tensor, tuple[float, float, float]]:
+    """Returns what :func:`batch_loss` does, from the log-probs [n] of all alternatives of ``rows``, in order."""
     turns = [turn for row in rows for turn in row.turns]
     losses, figures = [], []
     for part, turn in zip(log_probs.split([len(turn.rewards) for turn in turns]), turns, strict=True):

@@ -75,3 +75,6 @@ class DpoResult:
     """The margin at the turns of sessions that were not trained on; None if there are none."""
     held_out_target: float | None = None
     """The difference of the two rewards there."""
+    held_out_gain: float | None = None
+    """How far the loss there fell below that of the reference. Below 0, the update moves the policy more than what it
+    has learnt justifies: it is noise to other sessions, however large the margin. Then lower the learning rate."""
