@@ -1,6 +1,10 @@
 """Algorithm 1: adversarial training of the user simulator, in the paper's order and words.
 
-The comments give the paper's line numbers. The output of each line is complete in the run directory before the next
+The comments give the paper's line numbers. Lines without one go beyond it: the run's own chatbots, versions that are
+taken only if they are harder to tell (``accept``), an early end (``stop``), further rows of the table. Without these the
+loop is the paper's.
+
+The output of each line is complete in the run directory before the next
 line begins, so the same command resumes a run.
 """
 
@@ -54,26 +58,27 @@ def _iterate(run: AdversarialRun, tracker: Tracker) -> None:
 
     adapter = taken = fit_base_simulator(run, sft_sessions)  # line 1
     fit_chatbots(run.training, run.chatbots, run.serving, config.chatbot_sft, config.context, sft_sessions)
-    tries = 0  # versions since ``taken`` that were not taken
+    tries = 0  # versions since ``taken`` that were not taken; each halves the learning rate
     for k in range(config.num_iterations + 1):  # line 3
         simulated = collect_sessions(run, adapter, contexts)  # line 4
         discriminator = fit_discriminator(run, backbone, adapter.name, adapter, simulated, contexts)  # line 5
         verdict = judge_version(run, adapter.name, taken.name if k else None, simulated, contexts)
         if verdict.taken:
             taken, tries = adapter, 0
-            newest = simulated, discriminator
+            taken_sessions, taken_discriminator = simulated, discriminator
         else:
             tries += 1
         done = tries == config.most_tries or (config.stop == "at_chance" and verdict.at_chance)
         more = k < config.num_iterations and not done
         if more:  # the last simulator is evaluated like the others but not trained further
-            preferences = make_preferences(run, taken, newest[1], newest[0], contexts)  # lines 6 to 8
+            preferences = make_preferences(run, taken, taken_discriminator, taken_sessions, contexts)  # 6 to 8
         measure(run, tracker, k, adapter.name, simulated, contexts)
         if not more:
             break
         adapter = update_simulator(run, taken, preferences, version_name(k + 1), 0.5**tries)  # line 9
 
-    for step, row in enumerate(further_rows(run, taken, newest[1], contexts), start=config.num_iterations + 1):
+    rows = further_rows(run, taken, taken_discriminator, contexts)
+    for step, row in enumerate(rows, start=config.num_iterations + 1):
         simulated = row.collect()
         fit_discriminator(run, backbone, row.name, row.reader, simulated, contexts)
         measure(run, tracker, step, row.name, simulated, contexts)

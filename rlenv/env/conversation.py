@@ -1,4 +1,4 @@
-"""Pure functions that advance a conversation by one message and decide when it ends, for both seats.
+"""Functions that advance a conversation by one message and decide when it ends, for both seats.
 
 A conversation is a frozen ``ConversationState``; advancing it returns a new one. A snapshot is therefore the state
 itself, and a fork is two continuations of one state. Independent of engines, rewards and Gymnasium.
@@ -42,7 +42,8 @@ class Limits(Settings):
     max_tokens: int | None = Field(default=None, ge=1)
     """Maximum number of sampled tokens, both seats together; None means no cap."""
     max_seconds: float | None = Field(default=None, gt=0)
-    """Maximum wall-clock time in seconds since the conversation began; None means no cap."""
+    """Maximum wall-clock time in seconds since the conversation began; None means no cap. Only
+    ``ConversationCore`` enforces it: a state has no clock."""
 
 
 def begin(context_id: str, context: SessionContext, *, opener: Role = "user", seed: int = 0) -> ConversationState:

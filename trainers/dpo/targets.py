@@ -1,16 +1,18 @@
 """Losses on a critical turn's alternatives: how far their rewards ask the policy to move from the reference.
 
-With r the log-odds that a message is real (Eq. 4) and beta = 1, the optimum of the KL-regularised reward is
-pi_ref exp(r), normalised: the distribution of people. Of the targets, ``soft``, ``distill`` and ``listwise`` have
-exactly this optimum. ``hard`` (Eq. 5, as in the paper) has none: it pushes the best away from the worst without end.
+With r the log-odds that a message is real (Eq. 4), the optimum of the KL-regularised reward is pi_ref exp(r / beta),
+normalised. With beta = 1, an exact discriminator, and alternatives from pi_ref, it is the distribution of people. The
+targets ``soft``, ``distill`` and ``listwise`` have exactly this optimum, and ``imitate`` approaches it as alternatives
+become many. ``hard`` (Eq. 5, as in the paper) has none: it pushes the best away from the worst without end. It is here
+for comparison; a run trains it in ``trainers.dpo.fit``, on the kept pairs only.
 
 With d = beta log(pi / pi_ref) of each alternative, [n], and its reward r, [n]:
 
 * ``soft``: mean over pairs i < j of the cross-entropy of sigma(d_i - d_j) to sigma(r_i - r_j);
 * ``distill``: mean over pairs i < j of ((d_i - d_j) - (r_i - r_j))^2 (Fisch et al., 2025);
 * ``listwise``: cross-entropy of softmax(d) to softmax(r);
-* ``imitate``: the mean per token of -log pi, weighted by softmax(r): fine-tuning on the messages that resampling in
-  proportion to exp(r) would draw. Here beta divides r.
+* ``imitate``: the sum of -log pi, weighted by softmax(r), over the mean length: fine-tuning on the messages that
+  resampling in proportion to exp(r) would draw. Here beta divides r.
 """
 
 from __future__ import annotations
