@@ -1,11 +1,10 @@
 """Algorithm 1: adversarial training of the user simulator, in the paper's order and words.
 
-The comments give the paper's line numbers. Lines without one go beyond it: the run's own chatbots, versions that are
-taken only if they are harder to tell (``accept``), an early end (``stop``), further rows of the table. Without these the
+The comments give the paper's line numbers. Lines without one go beyond it: the run's own chatbots, an update that is
+taken only if it is harder to tell (``accept``), an early end (``stop``), further rows of the table. Without these the
 loop is the paper's.
 
-The output of each line is complete in the run directory before the next
-line begins, so the same command resumes a run.
+The output of each line is complete in the run directory before the next line begins, so the same command resumes a run.
 """
 
 from __future__ import annotations
