@@ -5,6 +5,7 @@ It reads only ``metrics.jsonl``, so it can be printed again at any time (``rlenv
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -121,7 +122,7 @@ def spoiled(rows: list[dict[str, Any]]) -> list[str]:
     return [f"sessions that the simulated user spoiled, included above: {', '.join(shares)}{people} (rlenv audit)"]
 
 
-DIVERSITY = (("word entropy", "entropy_mean"), ("type-token ratio", "ttr_mean"), ("bigrams", "bigram_mean"))
+DIVERSITY = (("word entropy", "entropy"), ("type-token ratio", "ttr"), ("bigrams", "bigram"))
 
 
 def in_short(rows: list[dict[str, Any]]) -> list[str]:
@@ -141,14 +142,33 @@ def in_short(rows: list[dict[str, Any]]) -> list[str]:
         f"and tells {last['version']} in {judged[1]:.0%}; 50% is guessing. By word counts alone, whole sessions: "
         f"{referee[0]:.0%}, now {referee[1]:.0%}."
     ]
-    closed = [
-        f"{name} {(last[f'realism/{key}'] - first[f'realism/{key}']) / gap:.0%}"
-        for name, key in DIVERSITY
-        if (gap := (first.get(f"real/{key}") or 0.0) - (first.get(f"realism/{key}") or 0.0))
-    ]
+    closed, close = [], []
+    for name, key in DIVERSITY:
+        before, after = _distance(first, key), _distance(last, key)
+        if before is None or after is None:
+            continue
+        if before <= 2 * _distance_error(first, key):
+            close.append(name)
+        else:
+            closed.append(f"{name} {1 - after / before:.0%}")
     if closed:
         sentences.append(f"Of the base's distance to people, the last version closes: {', '.join(closed)}.")
+    if close:
+        sentences.append(f"The base was as close to people as chance allows in: {', '.join(close)}.")
     return sentences
+
+
+def _distance(row: dict[str, Any], key: str) -> float | None:
+    """Returns how far a version's mean is from people's; None if it was not measured."""
+    own, real = row.get(f"realism/{key}_mean"), row.get(f"real/{key}_mean")
+    return None if own is None or real is None else abs(own - real)
+
+
+def _distance_error(row: dict[str, Any], key: str) -> float:
+    """Returns the standard error of the distance, from the spread over sessions."""
+    num = max(1.0, (row.get("disc/num_session") or 0) / 2)
+    spreads = (row.get(f"{who}/{key}_sd") or 0.0 for who in ("realism", "real"))
+    return math.sqrt(sum(spread**2 for spread in spreads) / num)
 
 
 def print_report(run: RunDirectory, console: Console | None = None) -> None:

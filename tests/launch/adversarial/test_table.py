@@ -1,0 +1,26 @@
+"""What the run's table says in words."""
+
+from typing import Any
+
+from launch.adversarial.table import in_short
+
+
+def row(version: str, accuracy: float, ttr: float, entropy: float) -> dict[str, Any]:
+    spread = {f"{who}/{key}_sd": 0.1 for who in ("real", "realism") for key in ("ttr", "entropy")}
+    means = {"real/ttr_mean": 0.5, "real/entropy_mean": 6.0, "realism/ttr_mean": ttr, "realism/entropy_mean": entropy}
+    judged = {"disc/accuracy_overall": accuracy, "disc/referee_accuracy": accuracy, "disc/num_session": 400}
+    return {"version": version} | means | spread | judged
+
+
+def test_a_version_that_passes_people_has_closed_no_more_of_the_distance_than_one_as_far_on_this_side() -> None:
+    base = row("base", 0.8, ttr=0.6, entropy=6.01)
+    for ttr in (0.48, 0.52):
+        sentences = in_short([base, row("it1", 0.7, ttr, entropy=6.3)])
+        assert "from people in 80% of cases, and tells it1 in 70%" in sentences[0]
+        assert sentences[1] == "Of the base's distance to people, the last version closes: type-token ratio 80%."
+    assert "type-token ratio -50%" in in_short([base, row("it1", 0.7, ttr=0.35, entropy=6.3)])[1]
+
+
+def test_a_distance_of_the_base_within_two_standard_errors_is_called_chance() -> None:
+    sentences = in_short([row("base", 0.8, 0.6, entropy=6.01), row("it1", 0.7, 0.52, entropy=6.3)])
+    assert sentences[2] == "The base was as close to people as chance allows in: word entropy."
