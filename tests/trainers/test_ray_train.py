@@ -111,6 +111,7 @@ def test_killed_dpo_resumes_with_the_same_reference(tiny_llama, tmp_path, make_s
     assert summary == pytest.approx(undisturbed)
 
 
+@pytest.mark.exhaustive  # a driver is killed in it: launch/adversarial/test_flow.py
 def test_killed_discriminator_training_skips_finished_jobs_and_resumes_the_unfinished_one(
     tiny_llama, tmp_path, make_session
 ) -> None:

@@ -166,6 +166,7 @@ def test_a_conversation_too_long_for_the_discriminator_keeps_its_weights_and_the
     assert again[0].turn_weights[1:] == weighed[0].turn_weights[1:] and again[1:] == weighed[1:]
 
 
+@pytest.mark.exhaustive  # a killed actor and the calls to it: actors/test_supervision.py
 def test_a_host_that_is_killed_in_a_round_gives_the_same_round_as_an_undisturbed_one(
     config, finished_run, tmp_path
 ) -> None:

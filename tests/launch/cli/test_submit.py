@@ -163,13 +163,13 @@ def test_a_head_that_does_not_start_is_an_error_with_its_output(tmp_path):
 @pytest.mark.parametrize("result", ["succeeded", "failed"])
 def test_one_node_ends_the_head_that_it_started_and_returns_the_jobs_result(result, tmp_path):
     code = f"""case "$1 $2" in
-"start --head") echo $$ > {tmp_path}/head; echo "Ray runtime started."; exec sleep 60 ;;
+"start --head") echo $$ > {tmp_path}/head; echo "Ray runtime started."; exec sleep 600 ;;
 "job status") echo "Job 'x' {result}" ;;
 esac
 """
     command = ["bash", CLUSTER / "one_node.sh", ROOT / "conf" / "quickstart.yaml"]
     environment = stand_ins(tmp_path, code)
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=50)
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == (result == "failed"), done.stderr
     assert not psutil.pid_exists(int((tmp_path / "head").read_text()))
 

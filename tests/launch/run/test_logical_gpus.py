@@ -140,6 +140,7 @@ def test_each_phase_of_the_papers_configuration_finds_its_gpus_and_none_waits_fo
     assert all(waited[phase] < 60 for phase in ("sft", "discriminators", "dpo"))
 
 
+@pytest.mark.exhaustive  # a lost process: actors/test_pool.py
 def test_an_engine_whose_node_is_lost_starts_again_on_another_and_gives_the_same_tokens(tiny_llama, tmp_path):
     same, restarts, alive = ran(LOST, tiny_llama, tmp_path)
     assert same and restarts == 1 and alive == 3  # the head, and two of three nodes

@@ -19,6 +19,7 @@ pytestmark = [
     pytest.mark.vllm,
     pytest.mark.ray,
     pytest.mark.slow,
+    pytest.mark.exhaustive,  # the grammar, the prompts and the answers of a judge are tested without an engine
     pytest.mark.xdist_group("smollm2"),
     pytest.mark.usefixtures("local_ray"),
 ]
