@@ -37,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves the long proofs out unless they are asked for; puts fast tests first, and groups tests for several processes.
+    """Leaves the long proofs out unless they are asked for; puts fast tests first, and groups tests by process.
 
     Under ``--dist loadgroup`` a group runs in one process, so that its fixtures are made once: the fast tests of a
     file, its slow tests, or what is marked ``xdist_group``.
