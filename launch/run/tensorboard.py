@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,7 @@ class TensorBoard:
         self._broken = False
         self._phases: set[str] = set()
         self._rows: Any = None
-        try:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._rows = _writer(self._folder / "run")
-        except Exception as error:  # what a third party raises must not stop a run
-            self._give_up(error)
+        self._safely(self._open)
 
     def log(
         self,
@@ -47,7 +43,7 @@ class TensorBoard:
         transcripts: Sequence[Session],
     ) -> None:
         """Writes a row; no text."""
-        self._write(self._rows, step, metrics)
+        self._safely(lambda: _write(self._rows, step, metrics))
 
     def log_phase(self, path: Path) -> None:
         """Writes a phase's curve, once."""
@@ -55,32 +51,39 @@ class TensorBoard:
             return
         self._phases.add(path.stem)
         if curve := read_curve(path):
-            writer = _writer(self._folder / path.stem)
-            for step, numbers in curve:
-                self._write(writer, step, numbers)
-            writer.close()
+            self._safely(lambda: self._write_curve(path.stem, curve))
 
     def log_artifacts(self, version: str, artifacts: Mapping[str, Path]) -> None:
         """Does nothing: TensorBoard has no references to files."""
 
     def close(self) -> None:
         """Ends the file of the rows."""
-        if self._rows is not None and not self._broken:
-            self._rows.close()
+        self._safely(lambda: self._rows.close())
 
-    def _write(self, writer: Any, step: int, metrics: Mapping[str, float]) -> None:
+    def _open(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._rows = _writer(self._folder / "run")
+
+    def _write_curve(self, phase: str, curve: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        writer = _writer(self._folder / phase)
+        for step, numbers in curve:
+            _write(writer, step, numbers)
+        writer.close()
+
+    def _safely(self, act: Callable[[], None]) -> None:
         if self._broken:
             return
         try:
-            for name, value in metrics.items():
-                writer.add_scalar(name, value, step)
-            writer.flush()
-        except Exception as error:
-            self._give_up(error)
+            act()
+        except Exception as error:  # what a third party raises must not stop a run
+            self._broken = True
+            log.warning("TensorBoard failed (%s); the run goes on without it", type(error).__name__)
 
-    def _give_up(self, error: Exception) -> None:
-        self._broken = True
-        log.warning("TensorBoard failed (%s); the run goes on without it", type(error).__name__)
+
+def _write(writer: Any, step: int, metrics: Mapping[str, float]) -> None:
+    for name, value in metrics.items():
+        writer.add_scalar(name, value, step)
+    writer.flush()
 
 
 def _writer(folder: Path) -> Any:

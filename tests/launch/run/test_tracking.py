@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from launch.run import tracking
+from launch.run.tensorboard import TensorBoard
 from launch.run.tracking import Tracker, TrackingConfig, log_report, read_metrics, wandb_mode
 from rlenv.core.errors import ConfigError
 from rlenv.core.progress import Progress
@@ -365,3 +366,15 @@ def test_a_tensorboard_that_fails_never_stops_a_run(tmp_path, caplog):
         tracker.log(0, "base", {"a/x": 1})
     assert "TensorBoard failed" in caplog.text
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [0]
+
+
+def test_a_tensorboard_that_fails_at_a_phases_curve_never_stops_a_run(tmp_path, caplog):
+    (tmp_path / "logs").mkdir()
+    phase = tmp_path / "logs" / "sft-base.jsonl"
+    Progress(str(phase), "sft").write(1, 1, loss=0.5)
+    sink = TensorBoard(tmp_path)
+    (tmp_path / "tensorboard" / "sft-base").write_text("a file where the folder should be")
+    sink.log_phase(phase)
+    sink.log(0, "base", {"x": 1.0}, {}, [])
+    sink.close()
+    assert caplog.text.count("TensorBoard failed") == 1
