@@ -12,7 +12,7 @@
 # ENTRYPOINT_MEMORY (bytes) and ENTRYPOINT_RESOURCES (JSON, such as '{"driver": 1}') are passed on to Ray.
 # RAY_ADDRESS is the address of the dashboard (default http://127.0.0.1:8265). PYTHON is the local interpreter, which
 # checks the configuration; JOB_PYTHON is the one on the head node, which runs the job (default python). The exit code
-# is 0 only if the job succeeds.
+# is 0 only if the job succeeds. A head without an agent to start the job is asked again for AGENT_TIMEOUT_S (120).
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 [ $# -ge 1 ] || { echo "usage: launch/submit.sh CONFIG [key=value ...]" >&2; exit 2; }
@@ -38,9 +38,18 @@ found = {name: os.environ[name] for name in names if os.environ.get(name)}
 print(json.dumps({"env_vars": found}) if found else "")')"
 [ -z "$environment" ] || options+=(--runtime-env-json "$environment")
 echo "job: $job (stop it with: ray job stop --address $address $job)"
-"$ray" job submit --address "$address" --submission-id "$job" --working-dir "$staging" ${options[@]+"${options[@]}"} \
-  -- "${JOB_PYTHON:-python}" -m launch adversarial run.yaml
-# When the connection is lost, Ray stops following the job and exits with 0 although it still runs; so poll its status.
+# A head that has just started can answer before its agent is there, which starts the jobs.
+deadline=$((SECONDS + ${AGENT_TIMEOUT_S:-120}))
+until said="$("$ray" job submit --no-wait --address "$address" --submission-id "$job" --working-dir "$staging" \
+  ${options[@]+"${options[@]}"} -- "${JOB_PYTHON:-python}" -m launch adversarial run.yaml 2>&1)"; do
+  case "$said" in
+    *"No available agent"*) [ "$SECONDS" -ge "$deadline" ] || { sleep "${POLL_S:-15}"; continue; } ;;
+  esac
+  printf '%s\nThe job was not submitted. Is a cluster at %s (RAY_ADDRESS)?\n' "$said" "$address" >&2
+  exit 1
+done
+"$ray" job logs --follow --address "$address" "$job" || true  # the status decides
+# When the connection is lost, Ray stops following a job that still runs; so poll its status.
 while true; do
   status="$("$ray" job status --address "$address" "$job" 2>&1)" || true
   case "$status" in

@@ -199,9 +199,35 @@ if [ "$(grep -c 'job status' {tmp_path}/calls)" -lt 3 ]; then echo "Status for j
     environment = stand_ins(tmp_path, code_of_ray) | {"RAY_ADDRESS": "http://h:1"}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     calls = (tmp_path / "calls").read_text().splitlines()
-    assert done.returncode == code and len(calls) == 4
+    assert done.returncode == code and len(calls) == 5
     assert all("--address http://h:1" in call for call in calls)
     assert calls[0].endswith("-- python -m launch adversarial run.yaml") and "runtime-env" not in calls[0]
+
+
+@pytest.mark.parametrize(("failures", "limit", "code"), [(2, "120", 0), (9, "0", 1)])
+def test_a_head_without_an_agent_is_asked_again_until_the_limit(failures, limit, code, tmp_path):
+    code_of_ray = f"""echo "$2" >> {tmp_path}/calls
+case "$2" in
+submit) if [ "$(grep -c submit {tmp_path}/calls)" -le {failures} ]; then
+    echo "RuntimeError: status code 500: No available agent to submit job"; exit 1; fi ;;
+status) echo "Job 'x' succeeded" ;;
+esac
+"""
+    command = [ROOT / "launch" / "submit.sh", ROOT / "conf" / "quickstart.yaml"]
+    environment = stand_ins(tmp_path, code_of_ray) | {"AGENT_TIMEOUT_S": limit}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    calls = (tmp_path / "calls").read_text().split()
+    assert done.returncode == code
+    assert calls == (["submit"] * 3 + ["logs", "status"] if code == 0 else ["submit"])
+    assert ("RAY_ADDRESS" in done.stderr) == (code == 1)
+
+
+def test_another_failure_to_submit_ends_at_once_with_what_ray_said(tmp_path):
+    environment = stand_ins(tmp_path, f'echo "$2" >> {tmp_path}/calls; echo "no such cluster"; exit 1\n')
+    command = [ROOT / "launch" / "submit.sh", ROOT / "conf" / "quickstart.yaml"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "no such cluster" in done.stderr
+    assert (tmp_path / "calls").read_text().split() == ["submit"]
 
 
 def free_ports(count: int) -> list[int]:
