@@ -510,7 +510,8 @@ class RunFolder:
         from launch.run.directory import RunDirectory
         from launch.run.readers import ADVERSARIAL
         from launch.run.settings import open_run
-        from launch.run.tracking import Tracker, TrackingConfig, read_metrics
+        from launch.tracking.config import TrackingConfig
+        from launch.tracking.tracker import Tracker, read_metrics
         from rlenv.core.files import read_json
 
         run = RunDirectory(self.path)

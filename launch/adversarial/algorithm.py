@@ -29,7 +29,7 @@ from launch.run.contents import version_name
 from launch.run.directory import RunDirectory
 from launch.run.preflight import check_ready
 from launch.run.settings import to_dict
-from launch.run.tracking import Tracker
+from launch.tracking.tracker import Tracker
 
 
 def run_adversarial(config: RunConfig) -> RunDirectory:

@@ -14,8 +14,8 @@ from launch.adversarial.discrimination import Labelled, label_simulated
 from launch.adversarial.run import AdversarialRun
 from launch.adversarial.simulation import Simulated
 from launch.run.contents import HALF, LEAK, MAIN, POWER, SWAPPED, VERDICT
-from launch.run.tracking import Tracker
 from launch.run.training import Training
+from launch.tracking.tracker import Tracker
 from rlenv.core.files import read_json, write_json
 from rlenv.core.types import Session
 from rlenv.data.linguistics import diversity

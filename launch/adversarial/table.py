@@ -15,7 +15,7 @@ from rich.table import Table
 
 from launch.run.contents import check_run
 from launch.run.directory import RunDirectory
-from launch.run.tracking import read_metrics
+from launch.tracking.tracker import read_metrics
 
 COLUMNS = (
     ("t1", "disc/accuracy_turn_01", "{:.2f}"),

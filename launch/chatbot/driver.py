@@ -19,7 +19,7 @@ from launch.chatbot.report import rejudge, report
 from launch.chatbot.report_page import ChatbotEvaluation
 from launch.chatbot.run import ChatbotRun, check_settings, groups_of_users, missing_here
 from launch.run.settings import to_dict
-from launch.run.tracking import Tracker
+from launch.tracking.tracker import Tracker
 from rlenv.core.errors import ConfigError
 
 

@@ -13,7 +13,7 @@ from launch.chatbot.phases import Stage, progress_path, stages
 from launch.chatbot.records import RoundFigures, RoundRecords, RoundSeconds
 from launch.chatbot.run import ChatbotRun
 from launch.reports.figures import Picture
-from launch.run.tracking import Tracker
+from launch.tracking.tracker import Tracker
 from rlenv.core.files import to_line, write_atomic
 from rlenv.core.progress import Line, read_progress
 from rlenv.evaluation.chatbot_rl.records import CurvePoint, UserFigures

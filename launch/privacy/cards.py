@@ -12,7 +12,7 @@ from launch.adversarial.table import verdicts
 from launch.privacy.audit import PEOPLE, Audited, adversarial_settings, audit_run
 from launch.run.contents import newest_taken, simulated_versions, simulator_versions
 from launch.run.directory import RunDirectory
-from launch.run.tracking import read_metrics
+from launch.tracking.tracker import read_metrics
 from rlenv.core.adapters import MANIFEST
 from rlenv.core.errors import ConfigError, there_are
 from rlenv.core.files import new_folder

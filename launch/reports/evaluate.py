@@ -91,7 +91,7 @@ def evaluate(
     from launch.reports.inputs import PART, named_path, read_ab_tests, read_inputs
     from launch.reports.output import check_free, write_evaluation
     from launch.run.contents import run_settings
-    from launch.run.tracking import log_report
+    from launch.tracking.tracker import log_report
     from rlenv.core.files import new_folder
     from rlenv.core.taxonomy import load_taxonomy
     from rlenv.data.labels import load_label_map

@@ -15,7 +15,7 @@ import yaml
 from launch.adversarial.table import verdicts
 from launch.run.contents import LEAK, MAIN, POWER, simulated_versions
 from launch.run.settings import read_settings
-from launch.run.tracking import read_metrics
+from launch.tracking.tracker import read_metrics
 from rlenv.core.errors import ConfigError
 from rlenv.core.files import read_json
 from rlenv.core.plain_yaml import read_yaml

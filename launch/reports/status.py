@@ -14,7 +14,7 @@ from typing import Any
 
 from launch.run.contents import run_settings, version_name
 from launch.run.directory import DriverState, RunDirectory
-from launch.run.tracking import read_metrics
+from launch.tracking.tracker import read_metrics
 from rlenv.core.files import are_numbers, read_json
 from rlenv.core.progress import Line, read_progress
 

@@ -22,7 +22,7 @@ from pydantic import (
 
 from actors.engines.config import EngineConfig
 from actors.scoring import ScoringConfig
-from launch.run.tracking import TrackingConfig
+from launch.tracking.config import TrackingConfig
 from rlenv.core.errors import there_are
 from rlenv.core.settings import Settings, settings
 from rlenv.core.types import Sampling

@@ -20,7 +20,8 @@ import pytest
 from launch.adversarial.table import print_report
 from launch.reports.status import read_status
 from launch.run.directory import RunDirectory
-from launch.run.tracking import Tracker, TrackingConfig, read_metrics
+from launch.tracking.config import TrackingConfig
+from launch.tracking.tracker import Tracker, read_metrics
 from rlenv.data.sessions import read_sessions
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.xdist_group("tiny run")]

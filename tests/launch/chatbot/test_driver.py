@@ -11,7 +11,7 @@ import yaml
 from launch.chatbot import run as chatbot_run
 from launch.chatbot.config import load_chatbot_config
 from launch.chatbot.driver import train_chatbot
-from launch.run.tracking import Tracker
+from launch.tracking.tracker import Tracker
 from rlenv.core.errors import RlenvError
 
 

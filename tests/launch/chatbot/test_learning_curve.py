@@ -12,7 +12,8 @@ from launch.chatbot.run import ChatbotRun, RolloutHosts
 from launch.run.config import RunConfig, SpeakerConfig
 from launch.run.directory import RunDirectory
 from launch.run.settings import to_dict
-from launch.run.tracking import Tracker, TrackingConfig, read_metrics
+from launch.tracking.config import TrackingConfig
+from launch.tracking.tracker import Tracker, read_metrics
 from rlenv.core.progress import Progress
 from rlenv.core.types import Adapter, Message
 from rlenv.env.collect import Collected, Episode

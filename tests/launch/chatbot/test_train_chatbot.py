@@ -19,7 +19,7 @@ from launch.chatbot.config import load_chatbot_config
 from launch.chatbot.driver import train_chatbot
 from launch.chatbot.pairs import export_pairs
 from launch.chatbot.records import RoundRecords, read_episodes
-from launch.run.tracking import read_metrics
+from launch.tracking.tracker import read_metrics
 from rlenv.core.adapters import folder_digest
 from rlenv.core.errors import ConfigError
 from rlenv.data.sessions import read_sessions

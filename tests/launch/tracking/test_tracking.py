@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from launch.run import tracking
-from launch.run.tensorboard import TensorBoard
-from launch.run.tracking import Tracker, TrackingConfig, log_report, read_metrics, wandb_mode
+from launch.tracking import weights_and_biases
+from launch.tracking.config import TrackingConfig
+from launch.tracking.tensorboard import TensorBoard
+from launch.tracking.tracker import Tracker, log_report, read_metrics
+from launch.tracking.weights_and_biases import wandb_mode
 from rlenv.core.errors import ConfigError
 from rlenv.core.progress import Progress
 from rlenv.core.types import Message, Session
@@ -240,7 +242,7 @@ def test_a_wandb_that_fails_never_stops_a_run(fails_at, tmp_path, monkeypatch, c
     monkeypatch.setitem(sys.modules, "wandb", broken)
     monkeypatch.setenv("WANDB_API_KEY", "k")
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.setattr(tracking, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(weights_and_biases, "PATIENCE_S", 0.2)
     log_all(tmp_path, wandb=True)
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1]
     assert "Weights & Biases" in caplog.text and "network's" not in caplog.text

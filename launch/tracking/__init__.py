@@ -1,0 +1,1 @@
+"""Where a run's metrics go: JSON lines, Weights & Biases, TensorBoard."""
