@@ -2,9 +2,9 @@
 
     python -m tests.bad_input --cases 300 --seed 0      prints a table of outcomes by kind
 
-A case is accepted (and what was read is written and read again, with the same result) or refused with an ``RlenvError``
-that names the file or the key. Anything else is a fault: another exception, another result, or words of a message in
-the error.
+A case is accepted (and what was read is written and read again, with the same result) or refused with a message that
+names the file or the key, as the command line would tell it. Anything else is a fault: an error that the command line
+calls a fault of rlenv, another result, or words of a conversation in the message.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Any
 
 import yaml
 
+from launch.cli.main import message_of
 from rlenv.core.errors import RlenvError
 
 SECRET = "zanzibar"
@@ -569,12 +570,12 @@ def outcomes(kind: str, cases: int, seed: int, folder: Path) -> Iterator[Outcome
         try:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 made.use()
-        except RlenvError as error:
-            result, told = "refused", str(error)
+        except Exception as error:
+            result, told = "refused", message_of(error)
             if SECRET in told or not told.strip() or "Traceback" in told:
                 result = "FAULT"
-        except Exception:
-            result, told = "FAULT", traceback.format_exc()
+            elif "fault of rlenv" in told:
+                result, told = "FAULT", traceback.format_exc()
         yield Outcome(kind, number, mutation, result, told)
 
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.run.contents import run_settings, version_name
+from launch.run.config import RunConfig
+from launch.run.contents import SMALL_LLAMA, run_settings, version_name
 from launch.run.directory import DriverState, RunDirectory
+from launch.run.settings import renamed, typed
 from launch.tracking.tracker import read_metrics
 from rlenv.core.files import are_numbers, read_json
 from rlenv.core.progress import Line, read_progress
@@ -94,19 +96,22 @@ def expected_phases(settings: Mapping[str, Any]) -> list[str]:
     """Returns the phases of an adversarial run with these settings, in order; none for runs of another kind.
 
     Rows beyond the iterations (``further_sft``, ``resampled``) are left out, as is what ``stop`` may end early.
+
+    Raises:
+        ConfigError: the settings are damaged.
     """
     if "num_iterations" not in settings:
         return []
-    judged = settings.get("accept", "always") != "always" or settings.get("stop", "never") != "never"
+    config = typed(RunConfig, [renamed(dict(settings))], "config.yaml")
+    judged = config.accept != "always" or config.stop != "never"
     phases = ["data"]
-    if "small-llama" in (settings["simulator"]["model"], settings.get("backbone")):
-        phases.append("models/small-llama")
-    if not settings["simulator"].get("adapter"):
+    if SMALL_LLAMA in (config.simulator.model, config.backbone):
+        phases.append(f"models/{SMALL_LLAMA}")
+    if not config.simulator.adapter:
         phases.append("base/adapter")
-    chatbots: Mapping[str, Any] = settings.get("chatbots") or {}
-    phases += [f"chatbots/{name}" for name, chatbot in chatbots.items() if chatbot.get("adapter") == "trained"]
-    for k in range(settings["num_iterations"] + 1):
-        version, last = version_name(k), k == settings["num_iterations"]
+    phases += [f"chatbots/{name}" for name, chatbot in config.chatbots.items() if chatbot.adapter == "trained"]
+    for k in range(config.num_iterations + 1):
+        version, last = version_name(k), k == config.num_iterations
         phases += [f"{version}/adapter"] if k else []
         phases += [f"{version}/simulated", f"{version}/discriminator"]
         phases += [f"{version}/acceptance"] if judged else []
