@@ -6,6 +6,7 @@ An error that the user can fix is printed without a traceback, and the exit code
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -34,17 +35,25 @@ RESUMABLE = ("adversarial", "annotate", "pretrain", "study", "summarize", "train
 """Commands that continue where an earlier call of the same command has stopped."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, by which Slurm, ``ray job stop`` and containers end a process; treated like Ctrl-C."""
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
 class Commands(TyperGroup):
-    """The commands, of which each ends with a sentence and code 130 on Ctrl-C."""
+    """The commands, of which each ends with a sentence and code 130 on Ctrl-C, 143 on SIGTERM."""
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the chosen command."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             way_on = "; run the same command again to go on" if ctx.invoked_subcommand in RESUMABLE else ""
             Console(stderr=True).print(f"interrupted{way_on}", highlight=False)
-            raise typer.Exit(130) from None
+            raise typer.Exit(143 if isinstance(error, Terminated) else 130) from None
 
 
 app = typer.Typer(
@@ -254,11 +263,12 @@ def _quiet_libraries() -> None:
 
 
 def main() -> None:
-    """Runs the command line; exits with 1 on an error and with 130 on Ctrl-C (``Commands``).
+    """Runs the command line; exits with 1 on an error, 130 on Ctrl-C and 143 on SIGTERM (``Commands``).
 
     A traceback is shown only with ``--debug``, which may stand anywhere.
     """
     debug = "--debug" in sys.argv[1:]
+    signal.signal(signal.SIGTERM, _terminate)
     logging.basicConfig(
         level=logging.WARNING,
         format="%(message)s",

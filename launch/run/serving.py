@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray._private.services import canonicalize_bootstrap_address
@@ -86,7 +89,7 @@ def connect(address: str, where: str) -> None:
     except (ValueError, OSError, RuntimeError) as error:  # no address, or nobody there
         raise ConfigError(f"{where}: no Ray cluster answers there ({type(error).__name__}); {way_out}") from None
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        _init_ray(address=address)
     except Exception as error:  # Ray raises many kinds
         ray.shutdown()
         lines = str(error).strip().splitlines()
@@ -94,17 +97,25 @@ def connect(address: str, where: str) -> None:
         raise ConfigError(f"{where}: what answers there is no Ray cluster to use ({reason}); {way_out}") from error
 
 
+def _init_ray(**options: Any) -> None:
+    """Starts Ray, or connects to it, and leaves SIGTERM to this process: Ray's own handler aborts it."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
 def _start_ray(config: RayConfig) -> None:
     """Starts Ray in this process; tries again where a busy machine misses Ray's own limit of 30 seconds."""
     for attempt in range(1, STARTS + 1):
         try:
-            ray.init(
+            _init_ray(
                 address="local",  # never join a cluster that another process left on this machine
                 num_cpus=config.num_cpus,
                 num_gpus=config.num_gpus,
                 include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
             )
             return
         except Exception as error:  # Ray raises Exception itself
