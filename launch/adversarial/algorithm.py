@@ -16,6 +16,7 @@ from launch.adversarial.phases import (
     collect_sessions,
     fit_base_simulator,
     fit_chatbots,
+    further_sft,
     make_preferences,
     prepare_data,
     update_simulator,
@@ -25,7 +26,7 @@ from launch.adversarial.rows import further_rows
 from launch.adversarial.run import AdversarialRun
 from launch.adversarial.simulation import choose_contexts
 from launch.run.config import RunConfig
-from launch.run.contents import version_name
+from launch.run.contents import FURTHER_SFT, version_names
 from launch.run.directory import RunDirectory
 from launch.run.preflight import check_ready
 from launch.run.settings import to_dict
@@ -57,27 +58,31 @@ def _iterate(run: AdversarialRun, tracker: Tracker) -> None:
 
     adapter = taken = fit_base_simulator(run, sft_sessions)  # line 1
     fit_chatbots(run.training, run.chatbots, run.serving, config.chatbot_sft, config.context, sft_sessions)
+    names = version_names(config)
     tries = 0  # versions since ``taken`` that were not taken; each halves the learning rate
-    for k in range(config.num_iterations + 1):  # line 3
+    for step, name in enumerate(names):  # line 3
         simulated = collect_sessions(run, adapter, contexts)  # line 4
         discriminator = fit_discriminator(run, backbone, adapter.name, adapter, simulated, contexts)  # line 5
-        verdict = judge_version(run, adapter.name, taken.name if k else None, simulated, contexts)
+        verdict = judge_version(run, adapter.name, taken.name if step else None, simulated, contexts)
         if verdict.taken:
             taken, tries = adapter, 0
             taken_sessions, taken_discriminator = simulated, discriminator
         else:
-            tries += 1
+            tries += name != FURTHER_SFT
         done = tries == config.most_tries or (config.stop == "at_chance" and verdict.at_chance)
-        more = k < config.num_iterations and not done
-        if more:  # the last simulator is evaluated like the others but not trained further
+        following = None if done or name == names[-1] else names[step + 1]
+        if following not in (None, FURTHER_SFT):  # the last simulator is evaluated but not trained further
             preferences = make_preferences(run, taken, taken_discriminator, taken_sessions, contexts)  # 6 to 8
-        measure(run, tracker, k, adapter.name, simulated, contexts)
-        if not more:
+        measure(run, tracker, step, name, simulated, contexts)
+        if following is None:
             break
-        adapter = update_simulator(run, taken, preferences, version_name(k + 1), 0.5**tries)  # line 9
+        if following == FURTHER_SFT:
+            adapter = further_sft(run, contexts["adversarial"])
+        else:
+            adapter = update_simulator(run, taken, preferences, following, 0.5**tries)  # line 9
 
     rows = further_rows(run, taken, taken_discriminator, contexts)
-    for step, row in enumerate(rows, start=config.num_iterations + 1):
+    for step, row in enumerate(rows, start=len(names)):
         simulated = row.collect()
         fit_discriminator(run, backbone, row.name, row.reader, simulated, contexts)
         measure(run, tracker, step, row.name, simulated, contexts)

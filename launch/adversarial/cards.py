@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from launch.run.config import DataConfig, RunConfig
-from launch.run.contents import newest_taken, version_name
+from launch.run.contents import FURTHER_SFT, newest_taken, version_names
 from launch.run.directory import RunDirectory
 from rlenv.core.adapters import CARD
 from rlenv.core.files import read_json, write_text
@@ -70,19 +70,21 @@ def simulator_card(
         found: what the run found out about the version, as sections in Markdown; None says where to get it.
     """
     rows = {"base model": config.simulator.model, "learnt seat": "the user's"}
-    if version in ("base", "further_sft"):
-        part = "adversarial" if version == "further_sft" else "sft"
+    if version in ("base", FURTHER_SFT):
+        part = "adversarial" if version == FURTHER_SFT else "sft"
         rows |= {"method": "supervised fine-tuning on the users' messages (Eq. 1 of the paper)"}
         rows |= {"started from": "base"} if part == "adversarial" else {}
         section, settings = "sft", to_dict(config.sft)
         trained_on = {**data_rows(config.data), **_sessions(directory, config.data, part)}
     else:
-        reference = reference or _reference(directory, version)
+        reference = reference or _reference(directory, config, version)
         rows |= {
             "method": "Direct Preference Optimization against a discriminator of real and simulated sessions (Eq. 5)",
             "started from": reference,
         }
         section, settings = "dpo", to_dict(config.dpo)
+        after = FURTHER_SFT in _earlier(config, version)
+        further = _sessions(directory, config.data, "adversarial") if after else {}
         trained_on = {
             **data_rows(config.data),
             f"sessions that {reference} simulated, of contexts of the adversarial users": _count(
@@ -90,6 +92,7 @@ def simulator_card(
             ),
             "preference pairs kept": _count(directory, f"{reference}/preferences", "kept"),
             **{f"base: {key}": value for key, value in _sessions(directory, config.data, "sft").items()},
+            **{f"{FURTHER_SFT}: {key}": value for key, value in further.items()},
         }
     return _card(
         f"{config.name} {version}",
@@ -177,7 +180,11 @@ def _count(directory: RunDirectory, phase: str, key: str) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def _reference(directory: RunDirectory, version: str) -> str:
+def _reference(directory: RunDirectory, config: RunConfig, version: str) -> str:
     """Returns the version that a version was trained from: the newest before it that was taken."""
-    earlier = [version_name(k) for k in range(int(version.removeprefix("it")))]
-    return newest_taken(directory, earlier)
+    return newest_taken(directory, _earlier(config, version))
+
+
+def _earlier(config: RunConfig, version: str) -> list[str]:
+    names = version_names(config)
+    return names[: names.index(version)]

@@ -16,7 +16,7 @@ from launch.adversarial.cards import chatbot_card, simulator_card, write_card
 from launch.adversarial.run import AdversarialRun, make_simulator
 from launch.adversarial.simulation import Simulated, read_simulated, simulate
 from launch.run.config import DataConfig, SpeakerConfig
-from launch.run.contents import read_data
+from launch.run.contents import FURTHER_SFT, read_data
 from launch.run.directory import RunDirectory
 from launch.run.progress import counting
 from launch.run.roster import system_text
@@ -211,7 +211,7 @@ def _simulate(
 
 def further_sft(run: AdversarialRun, sessions: Sequence[Session]) -> Adapter:
     """Returns the honest baseline: the base simulator, fine-tuned further on the adversarial users' real sessions."""
-    name, config = "further_sft", run.config
+    name, config = FURTHER_SFT, run.config
     base = adapter_at(config.simulator.adapter or run.directory.path("base/adapter"), "base")
     text = simulator_system_text(config.context, token_counter(run.serving.formats["simulator"]))
     model, card = run.serving.simulator_model, simulator_card(run.directory, config, name)

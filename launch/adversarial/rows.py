@@ -37,7 +37,7 @@ def further_rows(
     """
     for name in run.config.zero_shot:  # untrained baselines (4.2)
         yield Row(name, newest, partial(collect_sessions, run, name, contexts))
-    if run.config.further_sft:
+    if run.config.further_sft == "row":
         adapter = further_sft(run, contexts["adversarial"])
         yield Row(adapter.name, adapter, partial(collect_sessions, run, adapter, contexts))
     for n in run.config.resampled:

@@ -6,6 +6,7 @@ It reads only ``metrics.jsonl``, so it can be printed again at any time (``rlenv
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from launch.run.contents import check_run
+from launch.run.contents import FURTHER_SFT, check_run
 from launch.run.directory import RunDirectory
 from launch.tracking.tracker import read_metrics
 
@@ -127,8 +128,7 @@ DIVERSITY = (("word entropy", "entropy"), ("type-token ratio", "ttr"), ("bigrams
 
 def in_short(rows: list[dict[str, Any]]) -> list[str]:
     """Returns what the run came to, in two or three sentences without jargon."""
-    versions = [row for row in rows if row["version"] == "base" or row["version"].startswith("it")]
-    versions = [row for row in versions if "_of_" not in row["version"] and row.get("accept/taken") != 0]
+    versions = [row for row in _versions(rows) if row.get("accept/taken") != 0]
     if len(versions) < 2:
         return ["No version after the base was taken: a fresh judge tells each of them as well as the base."]
     first, last = versions[0], versions[-1]
@@ -156,6 +156,17 @@ def in_short(rows: list[dict[str, Any]]) -> list[str]:
     if close:
         sentences.append(f"The base was as close to people as chance allows in: {', '.join(close)}.")
     return sentences
+
+
+def _versions(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the rows of simulators that were trained one after another; ``further_sft`` counts if it follows base."""
+    return [
+        row
+        for place, row in enumerate(rows)
+        if row["version"] == "base"
+        or re.fullmatch(r"it\d+", row["version"])
+        or (row["version"] == FURTHER_SFT and place == 1)
+    ]
 
 
 def _distance(row: dict[str, Any], key: str) -> float | None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from launch.run.contents import check_run, run_settings, version_order
+from launch.run.contents import FURTHER_SFT, check_run, run_settings, version_order
 from launch.run.directory import RunDirectory
 from launch.run.manifest import MANIFEST, renew_manifest
 from rlenv.core.errors import ConfigError, DataError
@@ -190,7 +190,8 @@ def _parsed(path: Path, text: bytes, line: int | None = None) -> Any:
 
 def _trained_on(folder: Path, user: str, ids: Collection[str], records: dict[str, int]) -> tuple[list[str], list[str]]:
     """Returns the folders of the adapters and of the discriminators that were trained on a user's words."""
-    limit = (run_settings(folder).get("data") or {}).get("max_sft_sessions")
+    settings = run_settings(folder)
+    limit = (settings.get("data") or {}).get("max_sft_sessions")
     sft = folder / "data" / "sft.jsonl.gz"
     in_sft = sft.is_file() and any(_belongs(record, user, ids) for record in list(_records(sft))[:limit])
     in_adversarial = "data/adversarial.jsonl.gz" in records
@@ -201,8 +202,9 @@ def _trained_on(folder: Path, user: str, ids: Collection[str], records: dict[str
     touched: list[str] = []
     tainted = in_sft
     for version in adapters:
-        if tainted or (version == "further_sft" and in_adversarial) or reached:
+        if tainted or (version == FURTHER_SFT and in_adversarial) or reached:
             touched.append(f"{version}/adapter")
+        tainted |= version == FURTHER_SFT and in_adversarial and settings.get("further_sft") == "first"
         tainted |= f"{version}/preferences/pairs.jsonl" in records
         tainted |= f"{version}/preferences/alternatives.jsonl.gz" in records
     if in_sft:

@@ -9,11 +9,12 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from launch.run.config import RunConfig
-from launch.run.contents import SMALL_LLAMA, run_settings, version_name
+from launch.run.contents import FURTHER_SFT, SMALL_LLAMA, run_settings, version_names
 from launch.run.directory import DriverState, RunDirectory
 from launch.run.settings import renamed, typed
 from launch.tracking.tracker import read_metrics
@@ -95,7 +96,7 @@ def read_status(root: str | Path, now: float | None = None) -> Status:
 def expected_phases(settings: Mapping[str, Any]) -> list[str]:
     """Returns the phases of an adversarial run with these settings, in order; none for runs of another kind.
 
-    Rows beyond the iterations (``further_sft``, ``resampled``) are left out, as is what ``stop`` may end early.
+    Rows that are no version (``zero_shot``, ``resampled``) are left out, as is what ``stop`` may end early.
 
     Raises:
         ConfigError: the settings are damaged.
@@ -110,12 +111,12 @@ def expected_phases(settings: Mapping[str, Any]) -> list[str]:
     if not config.simulator.adapter:
         phases.append("base/adapter")
     phases += [f"chatbots/{name}" for name, chatbot in config.chatbots.items() if chatbot.adapter == "trained"]
-    for k in range(config.num_iterations + 1):
-        version, last = version_name(k), k == config.num_iterations
-        phases += [f"{version}/adapter"] if k else []
+    versions = version_names(config)
+    for version, following in zip_longest(versions, versions[1:]):
+        phases += [f"{version}/adapter"] if version != "base" else []
         phases += [f"{version}/simulated", f"{version}/discriminator"]
         phases += [f"{version}/acceptance"] if judged else []
-        phases += [] if last else [f"{version}/preferences"]
+        phases += [] if following in (None, FURTHER_SFT) else [f"{version}/preferences"]
         phases.append(f"{version}/measures")
     return phases
 

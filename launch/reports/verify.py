@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.run.contents import check_run, run_settings, version_order
+from launch.run.contents import FURTHER_SFT, check_run, run_settings, version_order
 from launch.run.directory import PARTIAL, TRAINING
 from launch.run.manifest import MANIFEST, Fault, faults
 from rlenv.core.errors import DataError, RlenvError
@@ -135,8 +135,10 @@ def _reads(reader: str, phase: str, ended: Mapping[str, float]) -> bool:
         return other_kind in SAME_VERSION.get(kind, ())
     if other_version.startswith(f"{version}_of_"):  # its resampled users
         return other_kind == "simulated" and kind in ("adapter", "discriminator")
-    if other_version == "further_sft":
+    if other_version == FURTHER_SFT:
         return (version, kind, other_kind) == ("base", "adapter", "adapter")
+    if version == FURTHER_SFT and kind == "adapter":  # it may be a mere row of the table
+        return False
     later = _order(other_version) > _order(version) >= 0
     return later and other_kind == "adapter" and kind in LATER_VERSION
 

@@ -285,9 +285,9 @@ class RunConfig(Settings):
     """With ``fresh_judge``: versions in a row that are not taken before the run ends."""
     stop: Literal["never", "at_chance"] = "never"
     """``at_chance`` ends the run when neither the discriminator nor a referee tells the newest version from people."""
-    further_sft: bool = False
-    """Add a row for the honest baseline: the base simulator, fine-tuned further on the real sessions of the adversarial
-    users, which the discriminator has seen."""
+    further_sft: Literal["never", "row", "first"] = "never"
+    """The honest baseline: the base simulator, fine-tuned further on the real sessions of the adversarial users, which
+    the discriminator has seen. ``row`` adds it to the table; ``first`` makes it a version, from which DPO goes on."""
     resampled: list[Annotated[int, Field(ge=2)]] = field(default_factory=list)
     """Add rows for the newest version with each message drawn from so many candidates by its own discriminator."""
     train: TrainResources = TrainResources()

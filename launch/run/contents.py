@@ -30,6 +30,8 @@ VERDICT = "verdict.json"
 SPLITS = ("sft", "adversarial", "evaluation")
 SMALL_LLAMA = "small-llama"
 """Name of the base model that a run trains itself."""
+FURTHER_SFT = "further_sft"
+"""Name of the base simulator after SFT on the adversarial users' real sessions."""
 
 
 def version_name(iteration: int) -> str:
@@ -37,14 +39,20 @@ def version_name(iteration: int) -> str:
     return "base" if iteration == 0 else f"it{iteration}"
 
 
-def version_order(name: str) -> tuple[int, str]:
-    """Returns a key that sorts simulators oldest first: others (zero-shot models), base, it1, it2, ... it10.
+def version_names(config: RunConfig) -> list[str]:
+    """Returns the names of the simulators that a run trains one after another, oldest first."""
+    later = [version_name(k) for k in range(1, config.num_iterations + 1)]
+    return ["base", *([FURTHER_SFT] if config.further_sft == "first" else []), *later]
 
-    >>> sorted(["it10", "it2", "base", "gpt-4o"], key=version_order)
-    ['gpt-4o', 'base', 'it2', 'it10']
+
+def version_order(name: str) -> tuple[int, str]:
+    """Returns a key that sorts simulators oldest first: others (zero-shot models), base, further_sft, it1, ... it10.
+
+    >>> sorted(["it10", "further_sft", "it2", "base", "gpt-4o"], key=version_order)
+    ['gpt-4o', 'base', 'further_sft', 'it2', 'it10']
     """
     iteration = re.fullmatch(r"it([1-9]\d*)", name)
-    return (0 if name == "base" else int(iteration[1]) if iteration else -1), name
+    return (0 if name in ("base", FURTHER_SFT) else int(iteration[1]) if iteration else -1), name
 
 
 def simulated_versions(root: str | Path) -> list[str]:
@@ -108,15 +116,14 @@ def model_folder(run: RunDirectory, name: str) -> str:
 
 
 def simulator_versions(run: RunDirectory, config: RunConfig) -> dict[str, Adapter]:
-    """Returns the simulators that the run has trained so far, oldest first: base, it1, it2, ...
+    """Returns the simulators that the run has trained so far, oldest first: base, it1, it2, ... (``version_names``).
 
     Raises:
         ConfigError: the run has trained none yet.
     """
     versions = {}
-    for iteration in range(config.num_iterations + 1):
-        name = version_name(iteration)
-        given = config.simulator.adapter if iteration == 0 else None
+    for name in version_names(config):
+        given = config.simulator.adapter if name == "base" else None
         if given is None and not run.has(f"{name}/adapter"):
             break
         versions[name] = adapter_at(given or run.path(f"{name}/adapter"), name)
@@ -157,8 +164,7 @@ def discriminator_checkpoint(run: RunDirectory, config: RunConfig, version: str 
     Raises:
         ConfigError: the run has no discriminator of that version, or none at all yet.
     """
-    versions = [version_name(k) for k in range(config.num_iterations + 1)]
-    found = [name for name in (*config.zero_shot, *versions) if run.has(f"{name}/discriminator/main")]
+    found = [name for name in (*config.zero_shot, *version_names(config)) if run.has(f"{name}/discriminator/main")]
     if not found:
         raise ConfigError(f"{run.root}: no discriminator is trained yet; start or finish the run first")
     if version is not None and version not in found:

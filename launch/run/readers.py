@@ -53,7 +53,7 @@ ADVERSARIAL: Readers = {
     "scoring": ("*/preferences", "*_of_*/simulated"),
     "dpo": ("it*/adapter",),
     "dpo.targets": ("*/preferences", "it*/adapter"),
-    "further_sft": ("further_sft/*",),
+    "further_sft": ("further_sft/*", "it*/adapter"),
     "resampled": ("*_of_*/*",),
     "train": (SMALL, *TRAINED, "chatbots/*", "*/discriminator", "it*/adapter"),
 }

@@ -36,6 +36,8 @@ RENAMED = {
     "rl.ratio": "rl.importance_sampling_level",
 }
 """Former keys, found in the files of older runs, and their present names."""
+FORMER_VALUES: Mapping[str, Mapping[Any, Any]] = {"further_sft": {False: "never", True: "row"}}
+"""Settings with former values and their present ones."""
 FORMER_DEFAULTS = {("discriminator", "max_tokens"): 8192, ("engines", "simulator", "max_model_len"): 4096}
 """Defaults that have changed: a run that was started with one is resumed with it unless its settings say otherwise."""
 
@@ -144,10 +146,10 @@ def read_settings(path: str | Path | None, overrides: Sequence[str] = ()) -> dic
 
 
 def renamed(settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns the settings of a file with former keys renamed to their present names.
+    """Returns the settings of a file with former keys and values as they are called now.
 
-    >>> renamed({"rl": {"clip_low": 0.1}, "measuring": {"every": 3}})
-    {'rl': {'epsilon': 0.1}, 'evaluation': {'every': 3}}
+    >>> renamed({"rl": {"clip_low": 0.1}, "measuring": {"every": 3}, "further_sft": True})
+    {'rl': {'epsilon': 0.1}, 'further_sft': 'row', 'evaluation': {'every': 3}}
     """
     settings = {key: dict(value) if isinstance(value, dict) else value for key, value in settings.items()}
     for old, new in RENAMED.items():
@@ -155,6 +157,9 @@ def renamed(settings: dict[str, Any]) -> dict[str, Any]:
         inside = settings.get(section) if section else settings
         if isinstance(inside, dict) and old_name in inside:
             inside[new.rpartition(".")[2]] = inside.pop(old_name)
+    for key, values in FORMER_VALUES.items():
+        if isinstance(settings.get(key), bool):
+            settings[key] = values[settings[key]]
     return settings
 
 

@@ -11,6 +11,7 @@ import gymnasium as gym
 import pytest
 
 from launch.adversarial.algorithm import run_adversarial
+from launch.run.contents import simulator_versions
 from launch.run.directory import RunDirectory
 from launch.run.settings import load_config
 
@@ -27,7 +28,7 @@ def run(write_config, local_ray, tmp_path_factory: pytest.TempPathFactory) -> Ru
         dpo={"targets": "listwise", "held_out": 0.2},
         accept="fresh_judge",
         most_tries=2,
-        further_sft=True,
+        further_sft="first",
         resampled=[2],
     )
     return run_adversarial(load_config(path))
@@ -40,15 +41,25 @@ def rows(run: RunDirectory) -> dict[str, dict[str, Any]]:
 
 def test_every_version_has_a_verdict_and_the_rows_are_measured(run: RunDirectory):
     measured = rows(run)
-    versions = [name for name in measured if name in ("base", "it1", "it2")]
+    versions = [name for name in measured if name in ("base", "further_sft", "it1", "it2")]
+    assert versions[:3] == ["base", "further_sft", "it1"]
     for name in versions:
         verdict = json.loads(run.path(f"{name}/acceptance/verdict.json").read_text())
         assert 0 <= verdict["accuracy"] <= 1
     taken = [v for v in versions if json.loads(run.path(f"{v}/acceptance/verdict.json").read_text())["taken"]]
-    assert {"further_sft", f"{taken[-1]}_of_2"} <= set(measured)
+    assert f"{taken[-1]}_of_2" in measured
     for row in measured.values():
         assert row["disc/ece"] is not None and row["disc/style_referee_accuracy"] is not None
     assert measured["base"]["disc/power_swapped_accuracy"] is not None
+
+
+def test_the_first_update_goes_on_from_the_newest_version_taken(run: RunDirectory):
+    first = json.loads(run.path("further_sft/acceptance/verdict.json").read_text())["taken"]
+    assert run.has("further_sft/preferences") == first
+    card = run.path("it1/adapter/README.md").read_text()
+    assert f"started from | {'further_sft' if first else 'base'}" in card and "further_sft: " in card
+    found = simulator_versions(run, load_config(run.path("config.yaml")))
+    assert list(found)[:3] == ["base", "further_sft", "it1"]
 
 
 def test_the_held_out_margin_is_reported(run: RunDirectory):

@@ -24,3 +24,12 @@ def test_a_version_that_passes_people_has_closed_no_more_of_the_distance_than_on
 def test_a_distance_of_the_base_within_two_standard_errors_is_called_chance() -> None:
     sentences = in_short([row("base", 0.8, 0.6, entropy=6.01), row("it1", 0.7, 0.52, entropy=6.3)])
     assert sentences[2] == "The base was as close to people as chance allows in: word entropy."
+
+
+def test_further_sft_is_the_last_version_where_it_was_one_and_not_where_it_is_a_row() -> None:
+    base, further, later = (row(name, accuracy, 0.6, 6.3) for name, accuracy in
+                            (("base", 0.8), ("further_sft", 0.7), ("it1", 0.75)))  # fmt: skip
+    refused = {**later, "accept/taken": 0}
+    assert "tells further_sft in 70%" in in_short([base, further, refused])[0]
+    assert "tells it1 in 75%" in in_short([base, later, further])[0]
+    assert in_short([base, refused, further])[0].startswith("No version after the base was taken")

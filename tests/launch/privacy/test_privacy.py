@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,16 @@ def test_forgetting_a_user_removes_all_that_came_of_them_and_leaves_the_rest_byt
         )
         assert new == [line for line in old if not any(f'"{i}'.encode() in line for i in ids)]
         assert not any(i.encode() in b"\n".join(new) for i in (*ids, user))
+
+
+@pytest.mark.parametrize(("further_sft", "later"), [("first", ["it1/adapter"]), ("row", [])])
+def test_weights_that_go_on_from_further_sft_are_listed_and_others_are_not(run, further_sft, later):
+    shutil.copytree(run / "base/adapter", run / "further_sft/adapter")
+    shutil.rmtree(run / "base/preferences")
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("further_sft: never", f"further_sft: {further_sft}"))
+    found = forget(run, part(run, "adversarial")[-1].user_id, dry_run=True)
+    assert list(found.adapters) == ["further_sft/adapter", *later]
 
 
 @pytest.mark.parametrize("where", ["sft", "adversarial", "evaluation"])

@@ -125,6 +125,12 @@ def test_the_phases_of_a_run_are_known_beforehand():
     ]  # fmt: skip
     judged = to_dict(load_config(ROOT / "conf" / "quickstart.yaml", ["num_iterations=0"]))
     assert expected_phases(judged)[2:] == ["base/simulated", "base/discriminator", "base/acceptance", "base/measures"]
+    first = to_dict(load_config(None, ["num_iterations=1", "further_sft=first"]))
+    assert expected_phases(first)[4:] == [
+        "base/measures", "further_sft/adapter", "further_sft/simulated", "further_sft/discriminator",
+        "further_sft/preferences", "further_sft/measures", "it1/adapter", "it1/simulated", "it1/discriminator",
+        "it1/measures",
+    ]  # fmt: skip
     assert expected_phases({"run": "runs/x"}) == []
 
 

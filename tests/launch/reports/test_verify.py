@@ -172,6 +172,9 @@ def test_what_was_made_from_a_phase_follows_the_algorithm():
     assert of("base/preferences") == {"it1/adapter", "it1/simulated", *later}
     assert of("it1/simulated") == {"it1/discriminator", "it1/preferences", "it1/measures", "it2/adapter", later[-1]}
     assert "base/adapter" not in of("chatbots/helper") and {"base/simulated", "it1/simulated"} <= of("chatbots/helper")
+    further = [f"further_sft/{kind}" for kind in ("adapter", "simulated", "preferences")]
+    phases += further
+    assert of("base/adapter") >= {*further, "it1/adapter"} and "it1/adapter" in of("further_sft/preferences")
     rounds = ["start/measured", "rounds/00000-ab", "rl1/adapter", "rl1/measured", "rl1/judged", "rl2/adapter"]
     assert set(made_from("rounds/00000-ab", rounds, {})) == {"rl1/adapter", "rl1/measured", "rl1/judged", "rl2/adapter"}
 
