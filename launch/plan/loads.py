@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from actors.engines.config import EngineConfig
 from launch.plan.assumptions import Assumptions
@@ -76,14 +76,50 @@ def sft_row(config: RunConfig, section: str, shape: ModelShape) -> Row:
     return Row(min(limit, shape.max_positions), f"{section}.max_tokens")
 
 
-def adapter_load(
-    settings: AdapterTraining, config: RunConfig, shape: ModelShape, rows: int, row: Row, rank: int
-) -> TrainingLoad:
-    """Returns the load of SFT, or with changes of DPO."""
+def sft_load(config: RunConfig, section: str, shape: ModelShape, assumed: Assumptions) -> TrainingLoad:
+    """Returns the load of the fine-tuning with the settings of ``section``."""
+    settings = getattr(config, section)
+    load = _adapter_load(settings, config, shape, sft_row(config, section, shape), settings.lora_rank)
+    own = user_share(assumed) if section == "sft" else 1 - user_share(assumed)
+    return replace(load, logit_share=own if settings.batch_size == 1 else 1.0)  # a batch keeps the union of positions
+
+
+def classifier_load(config: RunConfig, shape: ModelShape) -> TrainingLoad:
+    """Returns the load of a discriminator of kind ``classifier``, whose model has no output layer."""
+    disc = config.discriminator
+    return TrainingLoad(
+        shape=replace(shape, tied=True),
+        workers=config.train.num_workers,
+        rows=1,
+        row_tokens=discriminator_row(config).tokens,
+        num_bytes=bytes_of(disc.dtype),
+        lora_rank=disc.lora_rank,
+        checkpointing=disc.gradient_checkpointing,
+    )
+
+
+def dpo_row(config: RunConfig) -> Row:
+    """Returns the longest row of DPO, without the branches of a tree."""
+    return Row(longest_conversation(config), "engines.simulator.max_model_len")
+
+
+def dpo_load(config: RunConfig, shape: ModelShape) -> TrainingLoad:
+    """Returns the load of DPO: pairs as two rows each (``hard``), or all alternatives of a session as one tree."""
+    settings = config.dpo
+    rank = config.sft.lora_rank if config.simulator.adapter is None else config.engines["simulator"].max_lora_rank
+    load = _adapter_load(settings, config, shape, dpo_row(config), rank)
+    if settings.targets == "hard":
+        return replace(load, rows=2 * load.rows, num_adapters=2, tiled_logits=True)
+    branches = alternatives_tokens(config)
+    tokens = load.row_tokens + branches
+    return replace(load, row_tokens=tokens, masked=True, logit_share=branches / tokens)
+
+
+def _adapter_load(settings: AdapterTraining, config: RunConfig, shape: ModelShape, row: Row, rank: int) -> TrainingLoad:
     return TrainingLoad(
         shape=shape,
         workers=config.train.num_workers,
-        rows=rows,
+        rows=settings.batch_size,
         row_tokens=row.tokens,
         num_bytes=bytes_of(settings.dtype),
         lora_rank=rank,

@@ -1,7 +1,8 @@
 """The memory of one process on one GPU, by kind, in bytes. Every formula is worked by hand in ``tests/launch/plan``.
 
-Elements of a decoder layer are counted per token, for a decoder with LoRA on all linear layers; the fused attention
-kernels keep no matrix of scores. Independent of the run's settings and of the GPU.
+What a decoder layer keeps is counted per token, as autograd saves it (a test compares the two); the fused attention
+kernels keep no matrix of scores. Independent of the run's settings and of the GPU. On a CPU the same tensors take the
+same bytes; what differs there is said where it is counted.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ from rlenv.discriminator.reading import READ_LOGITS
 FLOAT32, BFLOAT16 = 4, 2
 ADAM_BYTES = 8
 """Two float32 moments of a trained parameter."""
-LOGIT_BYTES = 14
-"""Per kept logit in a training step: bfloat16 2, and in float32 the copy, its log-softmax and its gradient."""
-MASK_BYTES = 3
-"""Per pair of tokens of an explicit attention mask: a boolean, and its bfloat16 form."""
-READ_BYTES = 18
-"""Per kept logit where a discriminator reads: bfloat16 2, and in float32 four copies."""
-TILE_BYTES = 4096 * 8192 * 4 * 2
-"""TRL's DPO takes log-probs tile by tile (4,096 tokens by 8,192 words in float32) and never holds all logits."""
+LOGIT_BYTES = 12
+"""Per kept logit in a training step, all in float32: the log-softmax, its gradient, and the gradient of the logits."""
+READ_BYTES = 16
+"""Per kept logit where a discriminator reads, in float32: logits, log-softmax, probabilities and their product."""
+TILE_TOKENS, TILE_WORDS = 4096, 32768
+"""TRL's DPO takes log-probs tile by tile and never holds all logits."""
+TILE_COPIES_CPU = 7 * FLOAT32 + 1
+"""Bytes per element of a tile in its gradient on a CPU, where torch computes what one kernel does on a GPU: seven
+arrays in float32 and a boolean."""
 PREFILL_TOKENS = 8192
 """Prompt tokens that an engine processes in one step, at most."""
 
@@ -58,15 +60,29 @@ class Memory:
 KINDS = tuple(Memory().by_kind())
 
 
-def layer_elements(shape: ModelShape) -> int:
-    """Returns the elements per token that one layer keeps for its backward pass.
+def layer_bytes(shape: ModelShape, num_bytes: int, rank: int | None = None, masked: bool = False) -> int:
+    """Returns the bytes per token that one layer keeps for its backward pass, without the mask itself.
 
-    With hidden size h, feed-forward f, queries q and keys k: two residuals, two norms and the output (5h); the norms'
-    inputs in float32 (2 x 2h); q and k before and after the rotation, the values, the attention's output (3q + 3k);
-    gate, up, their activation and their product (4f).
+    With hidden size h, feed-forward f, queries q and keys k. Norms compute in float32 and keep their input; one with a
+    trained weight keeps the normalised input too. Attention keeps queries, keys, values and output; under an explicit
+    mask, keys and values are repeated for every head. The feed-forward layer keeps gate, its activation and up. With
+    autocast (bfloat16), each of the seven matrix products of an adapter keeps its own copy of its input (5h + q + f),
+    and otherwise they share it. LoRA adds r for each of the seven.
+
+    Args:
+        shape: the model.
+        num_bytes: of a number in the matrix products; 2 computes with autocast.
+        rank: of the adapter; None trains all weights.
+        masked: whether there is an explicit attention mask.
     """
-    q = shape.num_heads * shape.head_dim
-    return 9 * shape.hidden_size + 3 * q + 3 * shape.kv_size + 4 * shape.intermediate_size
+    h, f, q, b = shape.hidden_size, shape.intermediate_size, shape.num_heads * shape.head_dim, num_bytes
+    attention = 4 * q if masked else 2 * q + 2 * shape.kv_size
+    statistics = FLOAT32 * (shape.num_heads + 2)
+    norms = 2 * h * FLOAT32 * (2 if rank is None else 1)
+    if b == FLOAT32:  # products of one input share it: the norms' outputs, and the feed-forward's product
+        return norms + FLOAT32 * (2 * h + attention + 4 * f + 7 * (rank or 0)) + statistics
+    inputs = 5 * h + f + (q if rank is not None else 0)
+    return norms + b * (inputs + attention + 3 * f + 7 * (rank or 0)) + statistics
 
 
 def backward_elements(shape: ModelShape) -> int:
@@ -75,6 +91,14 @@ def backward_elements(shape: ModelShape) -> int:
     Gradients (2f + 2h), and a float32 copy of the widest input for LoRA (2f).
     """
     return 4 * shape.intermediate_size + 2 * shape.hidden_size
+
+
+def reading_elements(shape: ModelShape) -> int:
+    """Returns the elements per token of a forward pass without gradients, at its widest: in the feed-forward layer.
+
+    The residual, the norm's input and output (3h); the activated gate, up and their product (3f).
+    """
+    return 3 * shape.hidden_size + 3 * shape.intermediate_size
 
 
 @dataclass(frozen=True)
@@ -102,6 +126,7 @@ class TrainingLoad:
     tiled_logits: bool = False
     masked: bool = False
     """Whether there is an explicit attention mask."""
+    on_cpu: bool = False
 
     @property
     def tokens(self) -> int:
@@ -110,40 +135,58 @@ class TrainingLoad:
 
 
 def training_memory(load: TrainingLoad, runtime: float = 0.0) -> Memory:
-    """Returns the memory of one training worker."""
+    """Returns the memory of one training worker.
+
+    The loss's logits are gone when the layers are differentiated: of the two, only the larger counts.
+    """
     shape, b, shards = load.shape, load.num_bytes, load.workers if load.shard else 1
     whole = load.lora_rank is None
     adapter = 0 if load.lora_rank is None else shape.lora_parameters(load.lora_rank)
     trained = shape.num_parameters if whole else adapter
     weight_bytes = FLOAT32 if whole else b
     gathered = (2 * shape.layer_parameters + shape.embedding_parameters) * b if shards > 1 else 0
-    computed = shape.num_parameters * b if whole and b < FLOAT32 and shards == 1 else 0  # autocast's copies
+    products = shape.num_layers * shape.layer_parameters
+    computed = products * b if whole and b < FLOAT32 and shards == 1 else 0  # autocast's copies
     buckets = FLOAT32 if load.workers > 1 and shards == 1 else 0  # gradients on their way between workers
-    kept, host_kept = _activations(load)
+    kept, backward, host_kept = _activations(load)
+    logits = _logits(load)
     return Memory(
         weights=shape.num_parameters * weight_bytes / shards + gathered + computed,
         adapter=adapter * FLOAT32 * load.num_adapters / shards,
         optimizer=trained * (FLOAT32 + ADAM_BYTES) / shards + trained * buckets,
-        activations=kept,
-        logits=TILE_BYTES if load.tiled_logits else load.tokens * load.logit_share * shape.vocab_size * LOGIT_BYTES,
+        activations=kept + (backward if backward > logits else 0),
+        logits=logits if logits >= backward else 0,
         runtime=runtime,
         host=host_kept if shards > 1 else max(shape.num_parameters * weight_bytes, host_kept),
         host_first=shape.num_parameters * weight_bytes if shards > 1 else 0.0,
     )
 
 
-def _activations(load: TrainingLoad) -> tuple[float, float]:
-    """Returns the bytes of activations on the GPU and in the host's memory."""
+def _activations(load: TrainingLoad) -> tuple[float, float, float]:
+    """Returns the bytes of activations that wait for the backward pass, those while one layer is differentiated, and
+    those in the host's memory."""
     shape, b, tokens = load.shape, load.num_bytes, load.tokens
-    layer = tokens * layer_elements(shape) * b
+    # Each layer keeps the mask in the form that its attention kernel takes; the model holds a boolean.
+    mask = tokens * load.row_tokens if load.masked else 0
+    layer = tokens * layer_bytes(shape, b, load.lora_rank, load.masked) + mask * b
+    ends = tokens * shape.hidden_size * (FLOAT32 + b) + mask  # the last norm's input in float32, and the last state
     now = tokens * backward_elements(shape) * b
-    mask = load.rows * load.row_tokens**2 * MASK_BYTES if load.masked else 0
     if not load.checkpointing:
-        return shape.num_layers * layer + now + mask, 0.0
+        return shape.num_layers * layer + ends, now, 0.0
     inputs = tokens * shape.hidden_size * b
     if load.offload:
-        return 2 * inputs + layer + now + mask, shape.num_layers * inputs
-    return shape.num_layers * inputs + layer + now + mask, 0.0
+        return 2 * inputs + ends, layer + now, shape.num_layers * inputs
+    return shape.num_layers * inputs + ends, layer + now, 0.0
+
+
+def _logits(load: TrainingLoad) -> float:
+    """Returns the bytes of the loss's logits."""
+    if not load.tiled_logits:
+        return load.tokens * load.logit_share * load.shape.vocab_size * LOGIT_BYTES
+    tokens = min(load.tokens, TILE_TOKENS)
+    if load.on_cpu:  # pages that are not written take no memory
+        return tokens * min(load.shape.vocab_size, TILE_WORDS) * (load.num_bytes + TILE_COPIES_CPU)
+    return tokens * TILE_WORDS * load.num_bytes
 
 
 def reading_memory(
@@ -154,17 +197,20 @@ def reading_memory(
     Args:
         shape: the model.
         row_tokens: tokens of the longest row, with the branches of its session.
-        batch_tokens: tokens in one forward pass, if a row has fewer.
+        batch_tokens: tokens in one forward pass, if a row has fewer; 0 on a CPU, which reads one row after the other.
         num_bytes: of a weight and of an activation.
         runtime: of the process.
         masked: rows have branches, and so an explicit attention mask.
     """
     tokens = max(row_tokens, batch_tokens)
-    mask = tokens * row_tokens * MASK_BYTES if masked else 0
+    mask = tokens * row_tokens * (1 + num_bytes) if masked else 0  # a boolean, and the form that the kernel takes
+    rounded = num_bytes if num_bytes < FLOAT32 else 0
+    layer = tokens * reading_elements(shape) * num_bytes + mask
+    logits = min(tokens * shape.vocab_size, READ_LOGITS) * (READ_BYTES + rounded)
     return Memory(
         weights=shape.num_parameters * num_bytes,
-        activations=tokens * (shape.hidden_size + layer_elements(shape)) * num_bytes + mask,
-        logits=min(tokens * shape.vocab_size, READ_LOGITS) * READ_BYTES,
+        activations=tokens * shape.hidden_size * num_bytes + (layer if layer > logits else 0),
+        logits=logits if logits >= layer else 0,
         runtime=runtime,
         host=shape.num_parameters * num_bytes,
     )
@@ -179,7 +225,7 @@ def scoring_memory(
     """
     return Memory(
         weights=shape.num_parameters * num_bytes,
-        activations=max(row_tokens, batch_tokens) * layer_elements(shape) * num_bytes,
+        activations=max(row_tokens, batch_tokens) * reading_elements(shape) * num_bytes,
         kv_cache=(2 + num_branches) * row_tokens * shape.kv_bytes_per_token(num_bytes),
         runtime=runtime,
         host=shape.num_parameters * num_bytes,

@@ -22,11 +22,7 @@ DPO = "DPO"
 def sft(planner: Planner, section: str, name: str, shape: ModelShape) -> Phase:
     """Returns the fine-tuning with the settings of ``section``; real sessions may have any length."""
     config, settings = planner.config, getattr(planner.config, section)
-    row = loads.sft_row(config, section, shape)
-    load = loads.adapter_load(settings, config, shape, settings.batch_size, row, settings.lora_rank)
-    own = loads.user_share(planner.assumed)
-    own = own if section == "sft" else 1 - own
-    load = replace(load, logit_share=own if settings.batch_size == 1 else 1.0)  # a batch keeps the union of positions
+    row, load = loads.sft_row(config, section, shape), loads.sft_load(config, section, shape, planner.assumed)
     memory = _checked(planner, load, section, settings, row.setting)
     rows, passes = planner.sizes.sft_sessions * settings.epochs, 2 + load.checkpointing
     work = _trained(planner, shape, rows, planner.sizes.row, passes)
@@ -57,16 +53,7 @@ def _reading(planner: Planner) -> tuple[Memory, Work]:
 
 def _classifier(planner: Planner) -> tuple[Memory, Work]:
     config, disc, shape = planner.config, planner.config.discriminator, planner.models.backbone.shape
-    row = loads.discriminator_row(config)
-    load = TrainingLoad(
-        shape=shape,
-        workers=config.train.num_workers,
-        rows=1,
-        row_tokens=row.tokens,
-        num_bytes=loads.bytes_of(disc.dtype),
-        lora_rank=disc.lora_rank,
-        checkpointing=disc.gradient_checkpointing,
-    )
+    row, load = loads.discriminator_row(config), loads.classifier_load(config, shape)
     memory = training_memory(load, planner.runtime)
     if config.train.num_gpus and memory.total > planner.usable:
         least = config.context.budget_tokens * disc.use_context + 1
@@ -85,12 +72,9 @@ def _classifier(planner: Planner) -> tuple[Memory, Work]:
 def dpo(planner: Planner) -> Phase:
     """Returns DPO: pairs as two rows each (``hard``), or all alternatives of a session as one tree."""
     config, settings, shape = planner.config, planner.config.dpo, planner.models.simulator.shape
-    row = loads.Row(loads.longest_conversation(config), "engines.simulator.max_model_len")
-    rank = config.sft.lora_rank if config.simulator.adapter is None else config.engines["simulator"].max_lora_rank
-    load = loads.adapter_load(settings, config, shape, settings.batch_size, row, rank)
+    row, load = loads.dpo_row(config), loads.dpo_load(config, shape)
     passes = 3 + settings.gradient_checkpointing  # one is the reference's
     if settings.targets == "hard":
-        load = replace(load, rows=2 * load.rows, num_adapters=2, tiled_logits=True)
         memory = _checked(planner, load, "dpo", settings, row.setting)
         rows = 2 * planner.sizes.compared * planner.assumed.pairs_kept * settings.epochs
         work = _trained(planner, shape, rows, planner.sizes.row, passes)
@@ -103,9 +87,7 @@ def dpo(planner: Planner) -> Phase:
 
 
 def _tree(planner: Planner, load: TrainingLoad, row: loads.Row) -> Memory:
-    settings, branches = planner.config.dpo, loads.alternatives_tokens(planner.config)
-    tokens = load.row_tokens + branches
-    load = replace(load, row_tokens=tokens, masked=True, logit_share=branches / tokens)
+    settings = planner.config.dpo
     whole = training_memory(replace(load, shard=False), planner.runtime)
     if not settings.shard or whole.total <= planner.usable:
         return _checked(planner, load, "dpo", settings, row.setting)

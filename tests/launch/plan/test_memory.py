@@ -13,7 +13,8 @@ from launch.plan.memory import (
     backward_elements,
     cache_tokens,
     engine_memory,
-    layer_elements,
+    layer_bytes,
+    reading_elements,
     reading_memory,
     scoring_memory,
     training_memory,
@@ -30,26 +31,48 @@ P, LAYER, LORA = TINY.num_parameters, TINY.layer_parameters, TINY.lora_parameter
 LOAD = TrainingLoad(shape=TINY, workers=1, rows=1, row_tokens=10)
 
 
-def test_the_elements_of_a_layer_are_those_worked_by_hand():
-    assert layer_elements(TINY) == 9 * 8 + 3 * 8 + 3 * 4 + 4 * 16  # h 8, q 8, k 4, f 16
+LAYER_BYTES = 352 + 2 * 7 * 8
+"""Of a token, with an adapter of rank 8 in bfloat16; the sum is below."""
+NOW = 10 * 2 * (4 * 16 + 2 * 8)
+ENDS = 10 * 8 * (4 + 2)
+
+
+def test_the_bytes_of_a_layer_are_those_worked_by_hand():
+    # h 8, f 16, q 8, k 4; two heads and two norms have a float32 statistic each
+    attention, statistics = 2 * 8 + 2 * 4, 4 * (2 + 2)
+    norms = 2 * 8 * 4
+    copies, feed_forward = 5 * 8 + 8 + 16, 3 * 16
+    assert norms + 2 * (copies + attention + feed_forward) + statistics == 352
+    assert layer_bytes(TINY, 2, 8) == 352 + 2 * 7 * 8
+    assert layer_bytes(TINY, 2, 8, masked=True) == layer_bytes(TINY, 2, 8) + 2 * 8  # keys and values for both heads
+    assert layer_bytes(TINY, 4, 8) == 4 * (4 * 8 + attention + 4 * 16 + 7 * 8) + statistics
+    assert layer_bytes(TINY, 4) == 4 * (6 * 8 + attention + 4 * 16) + statistics
+    assert layer_bytes(TINY, 2) == 2 * norms + 2 * (5 * 8 + 16 + attention + feed_forward) + statistics
     assert backward_elements(TINY) == 4 * 16 + 2 * 8
+    assert reading_elements(TINY) == 3 * 8 + 3 * 16
 
 
 def test_lora_training_holds_weights_adapter_gradients_optimiser_and_activations():
     memory = training_memory(LOAD, runtime=5.0)
     assert memory.weights == 2 * P and memory.adapter == 4 * LORA and memory.optimizer == 12 * LORA
-    assert memory.activations == 10 * 2 * (2 * 172 + 80)  # both layers, and one backward
+    assert memory.activations == 10 * 2 * LAYER_BYTES + ENDS + NOW  # both layers, and one backward
     assert memory.total == memory.weights + memory.adapter + memory.optimizer + memory.activations + 5.0
     assert memory.host == 2 * P
 
 
 def test_checkpointing_keeps_one_input_a_layer_and_offloading_moves_those_to_the_host():
     kept = training_memory(replace(LOAD, checkpointing=True))
-    assert kept.activations == 10 * 2 * (2 * 8 + 172 + 80)
+    one = 10 * (2 * 2 * 8 + LAYER_BYTES) + ENDS + NOW
+    assert kept.activations == one
     load = replace(LOAD, shape=replace(TINY, num_layers=1000), checkpointing=True, offload=True)
     moved = training_memory(load)
-    assert moved.activations == 10 * 2 * (2 * 8 + 172 + 80)
+    assert moved.activations == one
     assert moved.host == max(2 * load.shape.num_parameters, 1000 * 10 * 2 * 8)
+
+
+def test_an_explicit_mask_is_kept_once_a_layer_in_the_form_that_the_kernel_takes():
+    plain, masked = training_memory(LOAD), training_memory(replace(LOAD, masked=True))
+    assert masked.activations - plain.activations == 2 * 10 * (10 * 2 + 2 * 8) + 10 * 10  # and once as a boolean
 
 
 def test_sharding_divides_weights_and_state_and_gathers_two_layers_and_the_embedding():
@@ -73,8 +96,24 @@ def test_a_reference_is_a_second_adapter_without_gradients():
 
 
 def test_logits_are_held_where_there_is_a_loss_only():
-    assert training_memory(replace(LOAD, rows=2, logit_share=0.3)).logits == pytest.approx(20 * 0.3 * 10 * 14)
+    wide = replace(LOAD, shape=replace(TINY, vocab_size=1000), rows=2, logit_share=0.3)
+    assert training_memory(wide).logits == pytest.approx(20 * 0.3 * 1000 * 12)
     assert training_memory(LOAD).logits == 0
+
+
+def test_logits_and_the_backward_pass_of_a_layer_take_turns_and_the_larger_counts():
+    small = training_memory(replace(LOAD, logit_share=1.0))  # 10 tokens x 10 words x 12 bytes are less than NOW
+    assert small.logits == 0 and small.activations == training_memory(LOAD).activations
+    large = training_memory(replace(LOAD, logit_share=1.0, shape=replace(TINY, vocab_size=1000)))
+    assert large.logits == 10 * 1000 * 12 and large.activations == training_memory(LOAD).activations - NOW
+
+
+def test_tiles_of_logits_are_one_buffer_on_a_gpu_and_eight_arrays_on_a_cpu():
+    load = replace(LOAD, shape=replace(TINY, vocab_size=50_000), rows=2, row_tokens=4096, tiled_logits=True)
+    assert training_memory(load).logits == 4096 * 32768 * 2
+    assert training_memory(replace(load, on_cpu=True)).logits == 4096 * 32768 * (2 + 7 * 4 + 1)
+    small = replace(LOAD, shape=replace(TINY, vocab_size=1000), tiled_logits=True, on_cpu=True)
+    assert training_memory(small).logits == 10 * 1000 * 31  # what is not written takes no memory
 
 
 def test_an_engine_gives_its_key_value_cache_what_weights_and_the_rest_leave():
@@ -100,15 +139,21 @@ def test_a_key_value_head_that_gpus_cannot_divide_is_held_by_each_of_them():
 
 def test_scoring_keeps_the_sessions_cache_a_copy_of_it_and_one_for_each_branch():
     memory = scoring_memory(TINY, row_tokens=10, batch_tokens=16, num_branches=8, num_bytes=2, runtime=1.0)
-    assert memory.kv_cache == (1 + 1 + 8) * 10 * 32 and memory.activations == 16 * 172 * 2
+    assert memory.kv_cache == (1 + 1 + 8) * 10 * 32 and memory.activations == 16 * 72 * 2
 
 
-def test_reading_holds_weights_one_layer_the_last_hidden_states_and_a_mask_over_branches():
+def test_reading_holds_weights_the_last_hidden_states_and_a_layer_or_the_logits():
     memory = reading_memory(TINY, row_tokens=10, batch_tokens=16, num_bytes=2, runtime=1.0)
-    assert memory.weights == 2 * P and memory.activations == 16 * (8 + 172) * 2
-    assert memory.logits == 16 * 10 * 18
-    masked = reading_memory(TINY, row_tokens=10, batch_tokens=16, num_bytes=2, runtime=1.0, masked=True)
-    assert masked.activations - memory.activations == 16 * 10 * 3
+    assert memory.weights == 2 * P and memory.logits == 16 * 10 * (16 + 2)  # more than a layer's 16 x 72 x 2
+    assert memory.activations == 16 * 8 * 2
+    narrow = replace(TINY, vocab_size=2)
+    plain = reading_memory(narrow, row_tokens=10, batch_tokens=16, num_bytes=2, runtime=1.0)
+    assert plain.logits == 0 and plain.activations == 16 * (8 + 72) * 2
+    masked = reading_memory(narrow, row_tokens=10, batch_tokens=16, num_bytes=2, runtime=1.0, masked=True)
+    assert masked.activations - plain.activations == 16 * 10 * 3  # a boolean, and its form in bfloat16
+    wide = replace(TINY, vocab_size=100)
+    alone = reading_memory(wide, row_tokens=10, batch_tokens=0, num_bytes=4, runtime=1.0)
+    assert alone.logits == 10 * 100 * 16  # a CPU reads one row after the other
 
 
 def test_the_papers_simulator_takes_16_gib_a_gpu_over_eight_and_no_gpu_alone():
