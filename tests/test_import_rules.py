@@ -29,7 +29,9 @@ LAYERS = {
     ),
     "actors": ("engines",),
     "trainers": ("backend", "sft", "pretrain", "dpo", "discriminator", "chatbot_rl"),
-    "launch": ("tracking", "run", "plan", "adversarial", "privacy", "serving", "reports", "study", "chatbot", "cli"),
+    "launch": (
+        "tracking", "run", "plan", "measure", "adversarial", "privacy", "serving", "reports", "study", "chatbot", "cli",
+    ),
 }  # fmt: skip
 """Folders of each package from the ground up: a folder imports from those before it alone."""
 MOST_MODULES = 13

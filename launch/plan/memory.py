@@ -271,6 +271,20 @@ def engine_memory(
     return Memory(**{**memory.by_kind(), "kv_cache": max(0.0, cache), "host": host})
 
 
+def request_memory(shape: ModelShape, tokens: int, num_bytes: int, runtime: float) -> Memory:
+    """Returns the memory of an engine on plain transformers that answers one request of ``tokens`` tokens.
+
+    Such an engine reserves nothing; each request takes its own cache.
+    """
+    return Memory(
+        weights=shape.num_parameters * num_bytes,
+        activations=tokens * reading_elements(shape) * num_bytes,
+        kv_cache=tokens * shape.kv_bytes_per_token(num_bytes),
+        runtime=runtime,
+        host=shape.num_parameters * num_bytes,
+    )
+
+
 def cache_tokens(shape: ModelShape, memory: Memory, tensor_parallel: int, num_bytes: int) -> int:
     """Returns the tokens that an engine's key-value cache holds; heads that GPUs cannot share are held by several."""
     heads = -(-shape.num_kv_heads // tensor_parallel)

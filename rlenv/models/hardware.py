@@ -15,7 +15,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
 
 
 TOP_PAD_BYTES = 64 << 20
@@ -26,13 +26,24 @@ def keep_freed_memory() -> bool:
 
     Useful for processes that allocate the same large blocks repeatedly. Their size never shrinks again.
     """
+    return _set_allocator((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, TOP_PAD_BYTES))
+
+
+def return_freed_memory() -> bool:
+    """Makes this process return freed blocks of 64 KiB and more to the system; returns whether that took effect.
+
+    Its size is then that of what it holds, without the gaps between blocks that an allocator keeps. Slower.
+    """
+    return _set_allocator((M_MMAP_THRESHOLD, 64 << 10), (M_TRIM_THRESHOLD, 64 << 10), (M_TOP_PAD, 0))
+
+
+def _set_allocator(*settings: tuple[int, int]) -> bool:
     if not sys.platform.startswith("linux"):
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # a C library without mallopt, such as musl
         return False
-    settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, TOP_PAD_BYTES))
     return all([mallopt(name, value) == 1 for name, value in settings])
 
 
