@@ -8,6 +8,7 @@ from launch.plan.hardware import GIB
 from launch.plan.phases import Phase, Planner
 from launch.plan.placement import Process
 from launch.plan.work import Work, reading_work, sampling_work
+from launch.run.contents import version_names
 
 
 def conversations(planner: Planner) -> Phase:
@@ -27,7 +28,7 @@ def conversations(planner: Planner) -> Phase:
             f"{name}: the key-value cache of an engine holds {held:,} tokens, {held // size.row:,} conversations of "
             f"{size.row:,}"
         )
-    processes, times = list(planner.engines(names)), planner.config.num_iterations + 1
+    processes, times = list(planner.engines(names)), len(version_names(planner.config))
     return planner.phase(
         "conversations", "4", processes, [Work(tokens, seconds)], times, beside_engines=False, notes=notes
     )

@@ -11,6 +11,7 @@ from launch.plan.phases import Phase, Planner
 from launch.plan.placement import Process
 from launch.plan.shapes import ModelShape
 from launch.plan.work import Work, reading_work, training_work
+from launch.run.contents import version_names
 from rlenv.discriminator.reading import READ_TOKENS
 from trainers.backend.config import AdapterTraining
 
@@ -32,7 +33,7 @@ def sft(planner: Planner, section: str, name: str, shape: ModelShape) -> Phase:
 def discriminators(planner: Planner) -> Phase:
     """Returns the discriminator and its leak control; the power controls of the base count as further times."""
     config, disc = planner.config, planner.config.discriminator
-    times = (2 * (config.num_iterations + 1) + 3) / 2
+    times = (2 * len(version_names(config)) + 3) / 2
     notes = ["2 discriminators an iteration: main and leak control; for the base 3 power controls more"]
     memory, work = _reading(planner) if disc.kind == "likelihood" else _classifier(planner)
     return planner.phase(DISCRIMINATORS, "5", _workers(planner, memory), [work], times, notes=notes)
