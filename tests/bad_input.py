@@ -3,8 +3,9 @@
     python -m tests.bad_input --cases 300 --seed 0      prints a table of outcomes by kind
 
 A case is accepted (and what was read is written and read again, with the same result) or refused with a message that
-names the file or the key, as the command line would tell it. Anything else is a fault: an error that the command line
-calls a fault of rlenv, another result, or words of a conversation in the message.
+names the file or the key, and of settings the key of the damaged value, as the command line would tell it. Anything else
+is a fault: an error that the command line calls a fault of rlenv, another result, words of a conversation in the message,
+or a library's words.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import gzip
 import io
 import json
 import random
+import re
 import shutil
 import tempfile
 import traceback
@@ -31,6 +33,12 @@ from rlenv.core.errors import RlenvError
 
 SECRET = "zanzibar"
 """A word of the messages, which no error may show."""
+NOT_FOR_PEOPLE = re.compile(
+    r"Traceback|fault of rlenv|Input should|Tuple should|validation error|something else|\b[A-Z]\w+Error\b|<class|object at 0x"
+)
+"""What a library says and nobody understands."""
+LONGEST = 400
+"""Characters of the longest line that a person reads."""
 ODD: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 3.5, 10**25, 1e308, float("inf"), float("nan"), -0.0),
     *("", " ", "\t\n", "null", "nan", "1e400", "007", "yes", "\x00", "\ud83d", "\u202e", "é" * 3, "x" * 5000),
@@ -87,7 +95,7 @@ def in_bytes(data: bytes, rng: random.Random) -> tuple[str, bytes]:
         "Windows lines": data.replace(b"\n", b"\r\n"),
         "gzipped": zipped,
         "cut gzip": zipped[: rng.randrange(1, len(zipped))],
-        "deep": b"[" * 100_000,
+        "deep": b"[" * 5_000,
         "noise": rng.randbytes(200),
         "HTML": b"<html><body>Not found</body></html>",
     }
@@ -115,7 +123,7 @@ def in_values(value: Any, rng: random.Random) -> tuple[str, Any]:
     if how == "removed" and len(path) > 1:
         del parent[key]
     elif how == "renamed" and isinstance(parent, dict):
-        parent[rng.choice([f"{key}s", str(key).upper(), f" {key}", "", "x" * 300])] = parent.pop(key)
+        parent[rng.choice([f"{key}s", str(key).upper(), f" {key}", "", "x" * 60])] = parent.pop(key)
     elif how == "wrapped":
         parent[key] = rng.choice([[parent[key]], {"value": parent[key]}])
     elif how == "as text":
@@ -206,6 +214,8 @@ class Chats:
 class Config:
     """The YAML file of a run, or one key=value of the command line."""
 
+    names_keys = True
+
     def __init__(self, folder: Path) -> None:
         self.path = folder / "run.yaml"
         self.values = {
@@ -270,8 +280,60 @@ class Config:
         same(to_dict(load_config(again)), to_dict(config))
 
 
+class OtherConfigs:
+    """The YAML file of a study, of an env or of a chatbot's training."""
+
+    names_keys = True
+
+    def __init__(self, folder: Path) -> None:
+        run = folder / "run"
+        run.mkdir()
+        (run / "config.yaml").write_text(yaml.safe_dump({"num_iterations": 1, "out_dir": str(run)}))
+        env = {
+            "run": str(run), "ensemble": {"base": 0.5, "it1": 1.0}, "users": {"real": {"kind": "population"}},
+            "rewards": {"concise": {"weight": 0.5, "most_words": 3}}, "discriminator": "base", "split": "evaluation",
+            "settings": {"env": {"max_turns": 3}, "simulator": {"sampling": {"temperature": 0.9}}},
+        }  # fmt: skip
+        study = {
+            "out_dir": str(folder / "study"), "chatbots": ["steady", "brief"], "sft_sizes": [20, 40],
+            "treatments": {"colder": {"control": "brief", "habits": {"cold": 0.5}}},
+            "goals": {"pearson_r": 0.8}, "run": {"num_iterations": 2, "sft": {"epochs": 1}},
+        }  # fmt: skip
+        chatbot = {
+            **env, "name": "bot", "held_out": ["real"], "split": "adversarial", "resample": 2,
+            "chatbot": {"engine": "simulator", "adapter": "trained", "sampling": {"max_tokens": 60}},
+            "rl": {"learning_rate": 1e-4, "num_rounds": 3}, "evaluation": {"every": 2},
+        }  # fmt: skip
+        self.path, self.kinds = folder / "other.yaml", {"env": env, "study": study, "chatbot": chatbot}
+        self.chosen = "env"
+
+    def mutate(self, rng: random.Random) -> str:
+        self.chosen = rng.choice(sorted(self.kinds))
+        if rng.random() < 0.3:
+            name, data = in_bytes(yaml.safe_dump(self.kinds[self.chosen]).encode(), rng)
+        else:
+            name, values = in_values(self.kinds[self.chosen], rng)
+            data = yaml.safe_dump(values).encode()
+        self.path.write_bytes(data)
+        return f"{self.chosen}: {name}"
+
+    def use(self) -> None:
+        from launch.chatbot.config import load_chatbot_config
+        from launch.run.settings import to_dict
+        from launch.serving.config import load_env_config
+        from launch.study.config import load_study
+
+        load = {"env": load_env_config, "study": load_study, "chatbot": load_chatbot_config}[self.chosen]
+        config = load(self.path)
+        again = self.path.with_name("again.yaml")
+        again.write_text(yaml.safe_dump(to_dict(config)))
+        same(to_dict(load(again)), to_dict(config))
+
+
 class Roster:
     """The chatbots and zero-shot users of a run, up to the speakers that they become."""
+
+    names_keys = True
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "roster.yaml"
@@ -351,23 +413,23 @@ class Adapter:
 class Taxonomy:
     """A taxonomy, or a map of labels to one."""
 
+    names_keys = True
+
     def __init__(self, folder: Path) -> None:
         self.path = folder / "taxonomy.yaml"
         self.values = {
             "actions": {
-                "good": {"opens_up": ["Opens up", "Tells more."]},
+                "good": {"opens_up": ["Opens up", "Tells more."], "smiles": ["Smiles", "A smile."]},
                 "bad": {"disagrees": ["Disagrees", "Says no."]},
             },
-            "issues": {"content": {"early_advice": ["Early advice", "Advice at once."]}},
+            "issues": {"user_distress": {"early_advice": ["Early advice", "Advice at once."]}, "app_bug": None},
         }
-        self.map = {"actions": {"sad": ["opens_up"], "angry": []}, "issues": {"bad": ["early_advice"]}}
+        self.map = {"actions": {"sad": ["opens_up"], "angry": ["disagrees"]}, "issues": {"bad": ["early_advice"]}}
         self.is_map = False
 
     def mutate(self, rng: random.Random) -> str:
-        from rlenv.core.taxonomy import DEFAULT_FILE
-
         self.is_map = rng.random() < 0.3
-        values = self.map if self.is_map else yaml.safe_load(DEFAULT_FILE.read_text())
+        values = self.map if self.is_map else self.values
         if rng.random() < 0.4:
             name, data = in_bytes(yaml.safe_dump(values).encode(), rng)
         else:
@@ -549,8 +611,8 @@ class RunFolder:
 
 
 KINDS = {
-    "sessions": Sessions, "chats": Chats, "config": Config, "roster": Roster, "adapter": Adapter, "taxonomy": Taxonomy,
-    "judge replies": Replies, "run directory": RunFolder,
+    "sessions": Sessions, "chats": Chats, "config": Config, "other configs": OtherConfigs, "roster": Roster,
+    "adapter": Adapter, "taxonomy": Taxonomy, "judge replies": Replies, "run directory": RunFolder,
 }  # fmt: skip
 
 
@@ -558,6 +620,29 @@ def same(actual: object, expected: object) -> None:
     """Fails where what was written reads differently."""
     if actual != expected:
         raise AssertionError("what was accepted does not survive the round trip")
+
+
+def unfit(made: Any, mutation: str, told: str) -> bool:
+    """Returns whether a message does not tell a person where to look, or is not written for people.
+
+    What a language model replies has no place; its message goes back to the model.
+    """
+    if not told.strip() or SECRET in told or max(map(len, told.splitlines())) > LONGEST + len(str(made.path)):
+        return True
+    if NOT_FOR_PEOPLE.search(told.replace(str(made.path), "")):
+        return True
+    if override := re.fullmatch("override (.*?)=.*", mutation, re.DOTALL):
+        return override[1].partition(".")[0] not in told
+    if isinstance(made, Replies):
+        return False
+    damaged = re.fullmatch(r"(?:\w+: )?(\S+) (?:replaced|removed|renamed|wrapped|as text|added|twice)", mutation)
+    names_keys = getattr(made, "names_keys", False)
+    if str(made.path) not in told:  # what is found out after reading is told by its key alone
+        return not (names_keys and damaged and damaged[1] in told)
+    if not names_keys or not damaged or damaged[1] == "all" or "half an emoji" in told or "no such setting" in told:
+        return False
+    keys = [key for key in damaged[1].split(".") if not key.isdigit()]
+    return not any(key.lower() in told.lower() for key in keys)
 
 
 def outcomes(kind: str, cases: int, seed: int, folder: Path) -> Iterator[Outcome]:
@@ -571,11 +656,10 @@ def outcomes(kind: str, cases: int, seed: int, folder: Path) -> Iterator[Outcome
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 made.use()
         except Exception as error:
-            result, told = "refused", message_of(error)
-            if SECRET in told or not told.strip() or "Traceback" in told:
-                result = "FAULT"
-            elif "fault of rlenv" in told:
-                result, told = "FAULT", traceback.format_exc()
+            told = message_of(error)
+            result = "FAULT" if unfit(made, mutation, told) else "refused"
+            if "fault of rlenv" in told:
+                told = traceback.format_exc()
         yield Outcome(kind, number, mutation, result, told)
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from actors.engines.config import EngineConfig
 from launch.run.config import RunConfig, SpeakerConfig
@@ -139,7 +139,7 @@ def read_settings(path: str | Path | None, overrides: Sequence[str] = ()) -> dic
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
-        problem = getattr(error, "problem", None) or type(error).__name__
+        problem = getattr(error, "problem", None) or getattr(error, "strerror", None) or "it is no text in UTF-8"
         raise ConfigError(f"{path}: this is not a YAML file of settings{line}: {problem}") from None
     except OmegaConfBaseException as error:
         raise _config_error(error, path or overrides) from None
@@ -204,7 +204,8 @@ def _no_sections(known: Mapping[str, Any], given: Mapping[str, Any], prefix: str
 
 def _config_error(error: OmegaConfBaseException, where: object) -> ConfigError:
     key = getattr(error, "full_key", None)
-    return ConfigError(f"{where}: {key + ': ' if key else ''}{str(error).splitlines()[0]}")
+    hint = "; ${...} stands for the value of another setting" if isinstance(error, InterpolationResolutionError) else ""
+    return ConfigError(f"{where}: {key + ': ' if key else ''}{str(error).splitlines()[0]}{hint}")
 
 
 def token_problems(config: RunConfig) -> list[str]:

@@ -18,6 +18,7 @@ from launch.run.config import RunConfig, SpeakerConfig, speaker_problems
 from launch.run.contents import SPLITS, run_settings
 from launch.run.settings import read_settings, typed
 from rlenv.core.errors import ConfigError, there_are
+from rlenv.core.files import describe
 from rlenv.core.settings import Settings, settings
 
 EXPONENT = re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+")
@@ -92,9 +93,16 @@ def load_env_config(config: str | Path, overrides: Sequence[str] = (), schema: t
         own = {"run": str(path), **read_settings(None, overrides)}
     else:
         own = read_settings(path, overrides)
-    if not own.get("run"):
+    folder = own.get("run")
+    if not folder:
         raise ConfigError(
             f"{config}: no key 'run', which names the directory of an adversarial run. If this is the configuration of "
             "an adversarial run, give its run directory (out_dir) instead"
         )
-    return typed(schema, [{"settings": run_settings(own["run"])}, own], config)
+    if not isinstance(folder, str):
+        raise ConfigError(f"{config}: run: expected the directory of a run, got {describe(folder)}")
+    try:
+        of_run = run_settings(folder)
+    except ConfigError as error:
+        raise ConfigError(f"{config}: run: {error}") from None
+    return typed(schema, [{"settings": of_run}, own], config)

@@ -14,6 +14,8 @@ from typing import Any
 
 from rlenv.core.canary import CANARY
 from rlenv.core.errors import ConfigError
+from rlenv.core.files import describe
+from rlenv.core.settings import shown
 from rlenv.core.types import Adapter
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -80,12 +82,20 @@ def adapter_problems(path: str | Path, max_rank: int, base: Shapes | None = None
     root = Path(path)
     try:
         config = json.loads((root / ADAPTER_CONFIG).read_text())
-        rank = max([int(config["r"]), *(config.get("rank_pattern") or {}).values()])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        return [f"{ADAPTER_CONFIG} cannot be read ({type(error).__name__}); copy the folder again"]
+    except (OSError, ValueError, RecursionError):
+        return [f"{ADAPTER_CONFIG} cannot be read: it is no JSON in UTF-8; copy the folder again"]
+    if not isinstance(config, dict):
+        return [f"{ADAPTER_CONFIG}: expected settings in {{ }}, got {describe(config)}; copy the folder again"]
+    ranks = config.get("rank_pattern") or {}
+    ranks = {"r": config.get("r"), **(ranks if isinstance(ranks, dict) else {"rank_pattern": ranks})}
+    if wrong := [name for name, value in ranks.items() if type(value) is not int or value < 1]:
+        came = describe(ranks[wrong[0]])
+        return [f"{ADAPTER_CONFIG}: {wrong[0]}: expected a rank of 1 or more, got {came}; copy the folder again"]
+    rank = max(ranks.values())
     if config.get("peft_type", "LORA") != "LORA":
-        return [f"peft_type: expected LORA, got {config['peft_type']!r}"]
-    problems = [f"rank: expected {max_rank} or less, got {rank}; raise max_lora_rank"] if rank > max_rank else []
+        return [f"peft_type: expected LORA, got {shown(config['peft_type'])}"]
+    came = f"rank: expected {max_rank} or less, got {shown(rank)}; raise max_lora_rank"
+    problems = [came] if rank > max_rank else []
     if plain:
         problems += list(_not_plain(config))
     try:
@@ -98,10 +108,10 @@ def adapter_problems(path: str | Path, max_rank: int, base: Shapes | None = None
 def _not_plain(config: Mapping[str, Any]) -> Iterator[str]:
     for name in UNSUPPORTED:
         if config.get(name):
-            yield f"{name}: {config[name]!r} cannot be served; train a LoRA adapter without it"
+            yield f"{name}: {shown(config[name])} cannot be served; train a LoRA adapter without it"
     for name, allowed in ABSENT.items():
         if config.get(name, allowed[0]) not in allowed:
-            yield f"{name}: {config[name]!r} cannot be served; train a LoRA adapter without it"
+            yield f"{name}: {shown(config[name])} cannot be served; train a LoRA adapter without it"
 
 
 def _misfits(tensors: Shapes, base: Shapes, trained_on: str) -> list[str]:
@@ -139,9 +149,9 @@ def tensor_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
         tensors = {name: value for name, value in head.items() if name != "__metadata__"}
         expected = 8 + length + max([value["data_offsets"][1] for value in tensors.values()], default=0)
         shapes = {name: tuple(value["shape"]) for name, value in tensors.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         raise ConfigError(
-            f"{file}: this is not a whole safetensors file ({type(error).__name__}); copy it again"
+            f"{file}: this is not a whole safetensors file: its head is missing or damaged; copy it again"
         ) from None
     if size != expected or not shapes:
         raise ConfigError(f"{file}: expected {expected} bytes, got {size}; the file was cut off, copy it again")

@@ -83,9 +83,9 @@ class Settings:
         annotation = cast(Any, cls).__pydantic_fields__[info.field_name].annotation
         types = {annotation, *get_args(annotation)}
         if {int, float} & types and _has_bool(value):
-            raise ValueError(f"expected a number, got {_short(value)}")
+            raise ValueError(f"expected a number, got {shown(value)}")
         if str in types and not {bool, float} & types and isinstance(value, bool | float):
-            raise ValueError(f"expected text, got {_short(value)}; write it in quotation marks, inside the shell's")
+            raise ValueError(f"expected text, got {shown(value)}; write it in quotation marks, inside the shell's")
         return value
 
     @model_validator(mode="after")
@@ -119,6 +119,10 @@ def settings(cls: type[T]) -> type[T]:
     return cast(type[T], made)
 
 
+OVERLONG = re.compile(r"(\S{60})\S{240,}")
+"""A value that was pasted in the wrong place; a message shows its beginning."""
+
+
 def read(schema: type[T], values: Mapping[str, Any], where: object, rules: Callable[[T], list[str]] | None = None) -> T:
     """Returns the settings of class ``schema`` with the values of a file.
 
@@ -133,7 +137,8 @@ def read(schema: type[T], values: Mapping[str, Any], where: object, rules: Calla
     """
     found, config = find_problems(schema, values, rules)
     if found or config is None:
-        raise ConfigError("\n".join(f"{where}: {problem}" for problem in found))
+        readable = [OVERLONG.sub(r"\1...", problem) for problem in found]
+        raise ConfigError("\n".join(f"{where}: {problem}" for problem in readable))
     return config
 
 
@@ -204,13 +209,13 @@ def _sentences(schema: Any, error: ErrorDetails) -> list[str]:
     if kind in ("missing", "missing_argument"):
         return [f"{key}: expected a value, and none is given; it has no default"]
     if kind not in EXPECTED:
-        return [f"{key}: {error['msg']}, got {_short(actual)}"]
-    sentence = f"{key}: expected {EXPECTED[kind].format(**context)}, got {_short(actual)}"
+        return [f"{key}: {error['msg']}, got {shown(actual)}"]
+    sentence = f"{key}: expected {EXPECTED[kind].format(**context)}, got {shown(actual)}"
     names = re.findall(r"'([^']*)'", str(context.get("expected", "")))
     return [sentence + did_you_mean(names, actual)]
 
 
-def _short(value: Any) -> str:
+def shown(value: Any) -> str:
     """Returns a wrong value as a short text."""
     text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= MAX_VALUE_CHARS else text[:MAX_VALUE_CHARS] + "..."

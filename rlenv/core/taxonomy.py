@@ -6,15 +6,17 @@ and 35+). Independent of the annotator: a judge model, a person, or the populati
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from rlenv.core.errors import DataError, Problem
+from rlenv.core.errors import DataError, Problem, did_you_mean, there_are
 from rlenv.core.files import describe
 from rlenv.core.plain_yaml import read_yaml, unreadable_yaml
 from rlenv.core.types import Record
@@ -39,7 +41,10 @@ GROUP_NAMES: dict[ActionGroup | IssueGroup, str] = {
 DEFAULT_FILE = Path(__file__).with_name("taxonomy.yaml")
 
 
-LabelId = Annotated[str, Field(pattern=r"^\S(?:[^\r\n\t]*\S)?$")]
+GROUPS = {"actions": get_args(ActionGroup), "issues": get_args(IssueGroup)}
+"""The groups of each kind."""
+LABEL_FORM = r"^\S(?:[^\r\n\t]*\S)?$"
+LabelId = Annotated[str, Field(pattern=LABEL_FORM)]
 """What sessions carry: one line of text without blanks at its ends, so that a data set's own labels can be ids."""
 
 
@@ -101,34 +106,53 @@ def _default() -> Taxonomy:
 def _read(path: Path) -> Taxonomy:
     try:
         data = read_yaml(path.read_text("utf-8-sig"))
-        if not isinstance(data, dict):
-            raise DataError([Problem(str(path), expected="actions and issues", came=type(data).__name__)])
-        wrong = [
-            Problem(str(path), None, f"{kind}.{group}", "categories as id: [name, description]", describe(categories))
-            for kind in ("actions", "issues")
-            if isinstance(data.get(kind), dict)
-            for group, categories in data[kind].items()
-            if not isinstance(categories, dict | type(None))
-        ]
-        if wrong:
-            raise DataError(wrong)
-        return Taxonomy.model_validate({kind: _flat(data.get(kind)) for kind in ("actions", "issues")})
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DataError([unreadable_yaml(path, error)]) from error
-    except ValidationError as error:
-        details = error.errors(include_url=False, include_context=False, include_input=False)
-        raise DataError(
-            [Problem(str(path), field=".".join(map(str, d["loc"])), sentence=str(d["msg"])) for d in details]
-        ) from error
+    if not isinstance(data, dict):
+        raise DataError([Problem(str(path), expected="actions and issues", came=describe(data))])
+    problems = list(_problems(path, data))
+    if problems:
+        raise DataError(problems)
+    try:
+        return Taxonomy.model_validate({kind: _flat(data[kind]) for kind in GROUPS})
+    except ValidationError as error:  # ids that stand twice
+        raise DataError([Problem(str(path), sentence=str(d["msg"])) for d in error.errors(include_url=False)]) from None
 
 
-def _flat(groups: Any) -> list[dict[str, Any]]:
+def _problems(path: Path, data: dict[Any, Any]) -> Iterator[Problem]:
+    """Yields what is wrong with the form of ``{kind: {group: {id: [name, description]}}}``, each with its key."""
+
+    def problem(field: str, expected: str, came: object, hint: str = "") -> Problem:
+        return Problem(str(path), None, field, expected, describe(came), hint)
+
+    for kind in sorted(set(map(str, data)) - {*GROUPS}):
+        yield Problem(str(path), None, kind, "actions and issues alone", f"another key{did_you_mean(GROUPS, kind)}")
+    for kind, known in GROUPS.items():
+        groups = data.get(kind)
+        if not isinstance(groups, dict) or not any(groups.values()):
+            yield problem(kind, "groups of categories", groups, "add at least one category")
+            continue
+        for group, categories in groups.items():
+            place = f"{kind}.{group}"
+            if group not in known:
+                yield Problem(str(path), None, place, "a group of the paper", "another one", there_are(known, group))
+            if not isinstance(categories, dict | None):
+                yield problem(place, "categories as id: [name, description]", categories)
+                continue
+            for category, pair in (categories or {}).items():
+                if not re.fullmatch(LABEL_FORM, str(category)):
+                    yield problem(
+                        f"{place}.{category!r}", "an id of one line without blanks at its ends", str(category)
+                    )
+                if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+                    parts = "a list of other values" if isinstance(pair, list) and len(pair) == 2 else describe(pair)
+                    yield Problem(str(path), None, f"{place}.{category}", "[name, description], two texts", parts)
+
+
+def _flat(groups: dict[str, Any]) -> list[dict[str, Any]]:
     """Returns ``{group: {id: [name, description]}}`` as a list of categories."""
-    if not isinstance(groups, dict):
-        return []
-    rows = []
-    for group, categories in groups.items():
-        for category_id, pair in (categories or {}).items():
-            name, description = pair if isinstance(pair, list) and len(pair) == 2 else (None, None)
-            rows.append({"id": str(category_id), "name": name, "group": group, "description": description})
-    return rows
+    return [
+        {"id": str(category), "name": name, "group": group, "description": description}
+        for group, categories in groups.items()
+        for category, (name, description) in (categories or {}).items()
+    ]

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from rlenv.core.errors import DataError, Problem, did_you_mean, there_are
+from rlenv.core.files import describe
 from rlenv.core.plain_yaml import read_yaml, unreadable_yaml
 from rlenv.core.taxonomy import Taxonomy
 from rlenv.core.types import Message, Role, Session
@@ -126,12 +127,21 @@ def _mapped(message: Message, label_map: LabelMap) -> Message:
 
 
 def _checked(data: Any, file: Path) -> LabelMap:
-    def problem(field: str, expected: str) -> DataError:
-        return DataError([Problem(str(file), field=field, expected=expected, came="something else")])
-
-    if not isinstance(data, dict) or set(data) - {*KINDS}:
-        raise problem("the map", "actions, issues or both")
+    form = "label: [category, ...]"
+    if not isinstance(data, dict) or not data:
+        raise DataError([Problem(str(file), expected=f"actions or issues, each with {form}", came=describe(data))])
+    problems = []
     for kind, labels in data.items():
-        if not isinstance(labels, dict) or not all(isinstance(o, list) and o for o in labels.values()):
-            raise problem(kind, "label: [category, ...]")
+        if kind not in KINDS:
+            problems.append(Problem(str(file), None, str(kind), "actions or issues", "another key"))
+        elif not isinstance(labels, dict):
+            problems.append(Problem(str(file), None, kind, form, describe(labels)))
+        else:
+            problems += [
+                Problem(str(file), None, f"{kind}.{label}", "at least one, as [category, ...]", describe(others))
+                for label, others in labels.items()
+                if not isinstance(others, list) or not others or not all(isinstance(o, str | int) for o in others)
+            ]
+    if problems:
+        raise DataError(problems)
     return {kind: {str(t): tuple(map(str, o)) for t, o in labels.items()} for kind, labels in data.items()}

@@ -206,7 +206,7 @@ class _Reading:
             return None
         ours = self.roles.get(name, self.roles.get(name.lower())) if isinstance(name, str) else None
         if ours is None:
-            hint = f"{role_hint(name)} Say so with --role NAME=user or --role NAME=assistant, or --drop-role NAME"
+            hint = f"{role_hint(name)}; say so with --role NAME=user or --role NAME=assistant, or --drop-role NAME"
             self.problems.append(
                 Problem(where, session_id, f"{place}.role", "'user' or 'assistant'", short_name(name), hint)
             )

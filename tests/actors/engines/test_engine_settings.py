@@ -137,7 +137,7 @@ def broken(folder: Path, how: str) -> None:
         ("rank", "rank: expected 8 or less, got 16; raise max_lora_rank"),
         ("rank of one module", "rank: expected 8 or less, got 64"),
         ("whole layers", r"modules_to_save: \['lm_head'\] cannot be served"),
-        ("dora", "use_dora: True cannot be served"),
+        ("dora", "use_dora: true cannot be served"),
         ("not lora", "peft_type: expected LORA, got 'IA3'"),
         ("bias", "bias: 'all' cannot be served"),
         ("pissa", "init_lora_weights: 'pissa' cannot be served"),
