@@ -201,6 +201,7 @@ def _replica(config: EngineConfig, index: int) -> Supervised:
         log=config.log_path(index),
         max_restarts=config.max_restarts,
         startup_timeout_s=config.startup_timeout_s,
+        answer_timeout_s=config.answer_timeout_s,
         num_cpus=config.num_cpus,
         num_gpus=config.num_gpus,
         runtime_env={"env_vars": actor_environment(config)},

@@ -40,6 +40,9 @@ class ScoringConfig(Settings):
     """Tokens in one forward pass, including padding."""
     startup_timeout_s: PositiveFloat = 300.0
     """Seconds after which an actor that is not ready is an error."""
+    answer_timeout_s: PositiveFloat = 1800.0
+    """Seconds without an answer to any session, though there are some, after which an actor that is alive counts as
+    hung and is restarted."""
     max_restarts: NonNegativeInt = 3
     """Restarts of one actor before its death is an error."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
@@ -83,6 +86,7 @@ class DiscriminatorPool:
                 log=f"{log_dir}/discriminator-{index}.log",
                 max_restarts=config.max_restarts,
                 startup_timeout_s=config.startup_timeout_s,
+                answer_timeout_s=config.answer_timeout_s,
                 num_cpus=config.num_cpus,
                 num_gpus=config.num_gpus,
                 runtime_env={"env_vars": thread_environment(config.threads)},

@@ -78,6 +78,8 @@ class Supervised:
         log: log file of the process and its children.
         max_restarts: number of deaths after which the process is restarted; the next one is an error.
         startup_timeout_s: seconds after which a process that is not ready is an error, at the start and after a death.
+        answer_timeout_s: seconds without an answer to any call, though there are some, after which a process that is
+            alive counts as hung: it is killed, and so restarted. None waits for ever.
         options: options of the Ray actor: ``num_cpus``, ``num_gpus``, ``runtime_env`` and so on.
     """
 
@@ -89,17 +91,21 @@ class Supervised:
         log: str,
         max_restarts: int,
         startup_timeout_s: float,
+        answer_timeout_s: float | None = None,
         **options: Any,
     ) -> None:
         self.name = name
         self.log = str(Path(log).resolve())
         self.max_restarts = max_restarts
         self.startup_timeout_s = startup_timeout_s
+        self.answer_timeout_s = answer_timeout_s
         self.pid = 0
         """Process id on its own node; 0 while the process is not known to be running."""
         self.in_flight = 0
         """Calls in progress, including those that wait for a restart."""
         self.restarts = 0
+        self._answers = 0
+        """Answers so far, as signs of life."""
         self._make = make
         self._options = {"max_restarts": max_restarts, "max_concurrency": MAX_CALLS, **options}
         self._actor: Any = None
@@ -143,7 +149,7 @@ class Supervised:
         with self._counted():
             try:
                 reference = self._actor.call.remote(method, args)
-                return await reference
+                return await self._answer(reference)
             except asyncio.CancelledError:
                 ray.cancel(reference)
                 raise
@@ -155,6 +161,24 @@ class Supervised:
                 if isinstance(error.cause, RlenvError):
                     raise error.cause from None
                 raise
+
+    async def _answer(self, reference: Any) -> Any:
+        """Returns the answer to a call; kills the process if it is silent for too long, which ends all its calls."""
+        answer = asyncio.wrap_future(reference.future())
+        try:
+            while True:
+                before = self._answers
+                done, _ = await asyncio.wait([answer], timeout=self.answer_timeout_s)
+                if done or self._answers == before:
+                    break
+            self._answers += 1  # so that one of the waiting calls kills it, and not each
+            if not done:
+                silent = f"is alive and has answered nothing for {self.answer_timeout_s:g} s"
+                logger.warning("%s %s; killing it (raise answer_timeout_s if it is only slow)", self.name, silent)
+                ray.kill(self._actor, no_restart=False)
+            return await answer
+        finally:
+            answer.cancel()
 
     async def revived(self) -> None:
         """Waits until the process is running.

@@ -70,6 +70,9 @@ class EngineConfig(Settings):
     """Seed of requests that have none."""
     startup_timeout_s: PositiveFloat = 600.0
     """Seconds after which a replica that is not ready is an error."""
+    answer_timeout_s: PositiveFloat = 1800.0
+    """Seconds without an answer to any request, though there are some, after which a replica that is alive counts as
+    hung and is restarted."""
     max_restarts: NonNegativeInt = 3
     """Restarts of one replica before its death is an error."""
 

@@ -21,9 +21,11 @@ from launch.serving.language_models import (
     KeyEnv,
     ModelName,
     SamplingSeed,
+    TimeoutS,
     cache_folder,
 )
 from rlenv.core.errors import ConfigError
+from rlenv.speakers.openai_client import TIMEOUT_S
 
 
 def taxonomy(
@@ -62,6 +64,7 @@ def annotate(
     model: ModelName = None,
     key_env: KeyEnv = None,
     allow_external: AllowExternal = False,
+    timeout_s: TimeoutS = TIMEOUT_S,
     reasoning_effort: Annotated[str | None, typer.Option(help="endpoint: effort of a reasoning model, as low")] = None,
     engine_model: EngineModel = None,
     input_tokens: Annotated[int, typer.Option(help="engine: longest prompt, in tokens")] = 8000,
@@ -90,6 +93,7 @@ def annotate(
             engine_model=engine_model,
             reasoning_effort=reasoning_effort,
             allow_external=allow_external,
+            timeout_s=timeout_s,
             judge=judge,
             concurrency=concurrency,
             taxonomy=categories,

@@ -29,11 +29,13 @@ from launch.serving.language_models import (
     ModelChoice,
     ModelName,
     SamplingSeed,
+    TimeoutS,
     cache_folder,
     language_model,
 )
 from rlenv.core.errors import ConfigError, DataError, Problem, RlenvError
 from rlenv.core.types import Session
+from rlenv.speakers.openai_client import TIMEOUT_S
 
 CONTEXT_FIELDS = ("profile", "situation", "long_term_context", "previous_summaries", "current_summary")
 
@@ -173,6 +175,7 @@ def summarize(
     model: ModelName = None,
     key_env: KeyEnv = None,
     allow_external: AllowExternal = False,
+    timeout_s: TimeoutS = TIMEOUT_S,
     engine_model: EngineModel = None,
     previous: Annotated[int, typer.Option(help="maximum number of earlier summaries per session (paper: 3 to 5)")] = 5,
     recent_sessions: Annotated[
@@ -214,6 +217,7 @@ def summarize(
                 api_key_env=key_env,
                 engine_model=engine_model,
                 allow_external=allow_external,
+                timeout_s=timeout_s,
             ),
         )
         room = input_tokens + max_tokens + 512

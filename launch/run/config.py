@@ -17,6 +17,7 @@ from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,
     PlainSerializer,
+    PositiveFloat,
     PositiveInt,
 )
 
@@ -163,6 +164,9 @@ class SpeakerConfig(Settings):
     """kind endpoint: the name of the environment variable that holds the key."""
     allow_external: bool = False
     """kind endpoint: whether conversations may go to an endpoint that is not on this machine."""
+    timeout_s: PositiveFloat | None = None
+    """kinds endpoint and callable: seconds for one attempt of a request (None is 120), or for a reply of an async
+    function (None is 600). No result depends on it, so it may change when a run is resumed."""
     function: Name | None = None
     """kind callable: ``package.module:name`` of a function (messages, seed) -> str."""
     name: Name | None = None

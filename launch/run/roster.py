@@ -76,9 +76,10 @@ def make_speaker(
     build = system_text(seat, speaker, context, approximate_tokens)
     if speaker.kind == "endpoint":
         assert speaker.base_url and speaker.model
-        return EndpointSpeaker(name, seat, speaker.base_url, speaker.model, speaker.api_key_env, build, sampling)
+        at = (speaker.base_url, speaker.model, speaker.api_key_env)
+        return EndpointSpeaker(name, seat, *at, build, sampling, timeout_s=speaker.timeout_s)
     assert speaker.function
-    return CallableSpeaker(name, seat, import_callable(speaker.function), build)
+    return CallableSpeaker(name, seat, import_callable(speaker.function), build, timeout_s=speaker.timeout_s)
 
 
 def roster(chatbots: Mapping[str, SpeakerConfig]) -> dict[str, SpeakerConfig]:

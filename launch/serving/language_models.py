@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import PositiveFloat
 
 from rlenv.core.errors import ConfigError
 from rlenv.core.settings import Settings, settings
 from rlenv.prompting.cutting import CountTokens, estimate_tokens
 from rlenv.speakers.completers import Completer, EndpointCompleter, EngineCompleter
+from rlenv.speakers.openai_client import TIMEOUT_S
 from rlenv.speakers.outside import consent_problems, secret_problems
 
 BaseUrl = Annotated[str | None, typer.Option(help="root URL of an OpenAI-compatible API, as http://host:8000/v1")]
@@ -25,6 +27,7 @@ AllowExternal = Annotated[bool, typer.Option(help="let conversations go to a --b
 EngineModel = Annotated[
     str | None, typer.Option(help="folder of a chat model to run on this machine, instead of --base-url")
 ]
+TimeoutS = Annotated[float, typer.Option("--timeout-s", help="endpoint: seconds for one attempt of a request")]
 Concurrency = Annotated[int, typer.Option(help="number of requests at the same time")]
 SamplingSeed = Annotated[int, typer.Option(help="seed of sampling")]
 Cache = Annotated[Path | None, typer.Option(help="folder of cached answers; by default OUT.cache")]
@@ -44,6 +47,8 @@ class ModelChoice(Settings):
     """Folder of a checkpoint to run on a local engine, or None."""
     reasoning_effort: str | None = None
     """Reasoning effort of a reasoning model behind an endpoint."""
+    timeout_s: PositiveFloat = TIMEOUT_S
+    """Seconds for one attempt of a request to an endpoint."""
     allow_external: bool = False
     """Whether conversations may go to an endpoint that is not on this machine."""
 
@@ -86,6 +91,7 @@ def language_model(
                 choice.api_key_env,
                 temperature=temperature,
                 reasoning_effort=choice.reasoning_effort,
+                timeout_s=choice.timeout_s,
             ),
             estimate_tokens,
         )

@@ -5,6 +5,7 @@ Independent of the kind of judge. With a judge that caches its answers, repeatin
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,12 +13,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from rlenv.core.aio import all_of
-from rlenv.core.errors import EngineError, OverlongError, PhaseError, UnusableReplyError
+from rlenv.core.errors import EngineError, OverlongError, PhaseError, UnreachableError, UnusableReplyError
 from rlenv.core.protocols import Judge
 from rlenv.core.types import Annotation, Message, Session
 from rlenv.data.labels import KIND_OF_ROLE
 
 log = logging.getLogger(__name__)
+ATTEMPTS = 3
+"""Attempts of a session whose judge cannot be reached; the answers that it got are cached."""
 MAX_FAILURES = 20
 """After this many failed sessions the rest are not judged."""
 
@@ -81,7 +84,7 @@ async def judged(
         annotation = None
         if len(failures) < MAX_FAILURES and (num_judged or len(left_out) < MAX_FAILURES):
             try:
-                annotation = await judge.annotate(session)
+                annotation = await _annotated(judge, session)
                 num_judged += 1
             except (EngineError, OverlongError) as error:
                 is_of_session = isinstance(error, OverlongError | UnusableReplyError)
@@ -101,6 +104,14 @@ async def judged(
             "was written. Answers are kept: run the same command again to resume."
         )
     return annotations
+
+
+async def _annotated(judge: Judge, session: Session) -> Annotation:
+    """Returns the judge's annotation. What fails in an outage is asked again, when the endpoint is back."""
+    for _ in range(ATTEMPTS - 1):
+        with contextlib.suppress(UnreachableError):
+            return await judge.annotate(session)
+    return await judge.annotate(session)
 
 
 def with_labels(

@@ -2,7 +2,7 @@
 
 After some requests in a row have failed, each with all its retries, all further ones wait. Now and then one is sent;
 when it succeeds, all go on. When none has succeeded for too long, the endpoint counts as dead and requests fail at
-once.
+once. One that has never answered, as with a wrong address, is not waited for as long.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ AFTER = 8
 """Failed requests in a row after which all further ones wait."""
 PATIENCE_S = 300.0
 """Seconds without any success after which a waiting request fails."""
+FIRST_PATIENCE_S = 30.0
+"""The same, if the endpoint has never answered."""
 PAUSE_S = 10.0
 """Seconds between two requests to an endpoint that fails them."""
 
@@ -32,16 +34,25 @@ class Breaker:
         place: names the endpoint in messages.
         after: failed requests in a row after which all further ones wait.
         patience_s: seconds without any success after which a waiting request fails.
+        first_patience_s: the same, if the endpoint has never answered.
         pause_s: seconds between two requests while the others wait.
     """
 
     def __init__(
-        self, place: str, *, after: int = AFTER, patience_s: float = PATIENCE_S, pause_s: float = PAUSE_S
+        self,
+        place: str,
+        *,
+        after: int = AFTER,
+        patience_s: float = PATIENCE_S,
+        first_patience_s: float = FIRST_PATIENCE_S,
+        pause_s: float = PAUSE_S,
     ) -> None:
         self.place = place
         self.after = after
         self.patience_s = patience_s
+        self.first_patience_s = first_patience_s
         self.pause_s = pause_s
+        self._has_answered = False
         self._failed = 0
         """Requests that failed since the last success."""
         self._first = 0.0
@@ -66,11 +77,15 @@ class Breaker:
             else:
                 if self._failed >= self.after:
                     log.warning("%s answers again", self.place)
-                self._failed = 0
+                self._failed, self._has_answered = 0, True
                 return result
 
+    @property
+    def _patience(self) -> float:
+        return self.patience_s if self._has_answered else min(self.patience_s, self.first_patience_s)
+
     def _is_dead(self) -> bool:
-        return self._failed >= self.after and time.monotonic() - self._first >= self.patience_s
+        return self._failed >= self.after and time.monotonic() - self._first >= self._patience
 
     async def _admitted(self) -> None:
         while self._failed >= self.after:
@@ -96,5 +111,5 @@ class Breaker:
                 "%s: %d requests in a row have failed; the others wait up to %.0f s for an answer",
                 self.place,
                 self._failed,
-                self.patience_s,
+                self._patience,
             )

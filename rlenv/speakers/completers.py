@@ -19,7 +19,7 @@ from rlenv.core.protocols import Engine
 from rlenv.core.types import Sampling, Turn, Utterance
 from rlenv.prompting.chat_format import chat_format
 from rlenv.prompting.cutting import encodable
-from rlenv.speakers.openai_client import ChatMessages, OpenAIClient, Schema
+from rlenv.speakers.openai_client import TIMEOUT_S, ChatMessages, OpenAIClient, Schema
 from rlenv.speakers.thoughts import without_thoughts
 
 
@@ -63,7 +63,7 @@ class EndpointCompleter:
         *,
         temperature: float = 0.3,
         reasoning_effort: str | None = None,
-        timeout_s: float = 120.0,
+        timeout_s: float = TIMEOUT_S,
         retries: int = 4,
     ) -> None:
         effort = f", reasoning {reasoning_effort}" if reasoning_effort else ""

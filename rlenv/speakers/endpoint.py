@@ -16,9 +16,10 @@ from rlenv.core.errors import ConfigError, EngineError, there_are
 from rlenv.core.types import ROLE_OF_SEAT, ConversationState, Sampling, Seat, Utterance
 from rlenv.env.provenance import SpeakerCard
 from rlenv.prompting.system_texts import SystemText
-from rlenv.speakers.breaker import Breaker
-from rlenv.speakers.openai_client import ChatAnswer, ChatMessages, OpenAIClient
+from rlenv.speakers.openai_client import TIMEOUT_S, ChatAnswer, ChatMessages, OpenAIClient
 
+CALLABLE_TIMEOUT_S = 600.0
+"""Seconds for a reply of an async function."""
 END_MARK = "[END]"
 """With this mark a prompted user ends the session. The prompt asks for it, and it is removed from the text."""
 
@@ -59,7 +60,7 @@ class EndpointSpeaker:
         system_text: builds the system message from a context.
         sampling: temperature, top_p, max_tokens; the seed is set for each reply.
         concurrency: concurrent requests.
-        timeout_s: time limit of one attempt, in seconds.
+        timeout_s: time limit of one attempt, in seconds; None is ``TIMEOUT_S``.
         retries: retries per request after errors that may pass.
     """
 
@@ -74,7 +75,7 @@ class EndpointSpeaker:
         sampling: Sampling,
         *,
         concurrency: int = 32,
-        timeout_s: float = 120.0,
+        timeout_s: float | None = None,
         retries: int = 4,
     ) -> None:
         self.name = name
@@ -82,8 +83,9 @@ class EndpointSpeaker:
         self.model = model
         self.system_text = system_text
         self.sampling = sampling
-        self._client = OpenAIClient(base_url, model, api_key_env, timeout_s=timeout_s, retries=retries, name=name)
-        self._breaker = Breaker(self._client.place)
+        self._client = OpenAIClient(
+            base_url, model, api_key_env, timeout_s=timeout_s or TIMEOUT_S, retries=retries, name=name
+        )
         self._limit = asyncio.Semaphore(concurrency)
 
     def describe(self) -> SpeakerCard:
@@ -99,7 +101,7 @@ class EndpointSpeaker:
             ConfigError: no request can succeed (a wrong key, an unknown model).
         """
         system = _instructed(self.system_text(state.context), self.seat)
-        answer = await self._breaker.call(lambda: self._asked(chat_messages(state, self.seat, system), seed))
+        answer = await self._asked(chat_messages(state, self.seat, system), seed)
         if answer.refused and self.seat == "user":  # a chatbot's refusal is what people would read
             raise EngineError(f"{self._client.place}: the model refused to take the user's seat")
         if not answer.text and answer.truncated:
@@ -132,17 +134,18 @@ class CallableSpeaker:
         seat: the seat that it takes.
         function: the function.
         system_text: builds the system message from a context.
-        timeout_s: time limit of a reply of an async function, in seconds; a plain one must keep to its own.
+        timeout_s: time limit of a reply of an async function, in seconds; None is ``CALLABLE_TIMEOUT_S``. A plain one
+            must keep to its own.
     """
 
     def __init__(
-        self, name: str, seat: Seat, function: Reply, system_text: SystemText, *, timeout_s: float = 600.0
+        self, name: str, seat: Seat, function: Reply, system_text: SystemText, *, timeout_s: float | None = None
     ) -> None:
         self.name = name
         self.seat = seat
         self.function = function
         self.system_text = system_text
-        self._timeout_s = timeout_s
+        self._timeout_s = timeout_s or CALLABLE_TIMEOUT_S
 
     def describe(self) -> SpeakerCard:
         """Returns the speaker's card for records; its version is the function's name."""

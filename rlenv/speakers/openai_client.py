@@ -1,7 +1,7 @@
 """The client of OpenAI-compatible endpoints, for chat and for embeddings.
 
-Handles retries, time-outs and the server's limits. Errors are raised as rlenv's own, without any text of requests or
-answers. Imports openai only when a client is created.
+Handles retries, time-outs, outages and the server's limits. Errors are raised as rlenv's own, without any text of
+requests or answers. Imports openai only when a client is created.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from rlenv.core.errors import ConfigError, EngineError, OverlongError, RlenvError, UnreachableError
+from rlenv.speakers.breaker import Breaker
 from rlenv.speakers.thoughts import without_thoughts
 
 if TYPE_CHECKING:
     import openai
 
 log = logging.getLogger(__name__)
+TIMEOUT_S = 120.0
+"""Seconds for one attempt of a request."""
 PASSING = (408, 409, 429)
 """States below 500 of a server that may answer later."""
 MAX_SHOWN = 200
@@ -78,13 +81,15 @@ class OpenAIClient:
         model: str,
         key_env: str | None = None,
         *,
-        timeout_s: float = 120.0,
+        timeout_s: float = TIMEOUT_S,
         retries: int = 4,
         name: str = "",
     ) -> None:
         self.base_url = base_url
         self.model = model
         self.place = f"{name}: {model} at {base_url}" if name else f"{model} at {base_url}"
+        self.breaker = Breaker(self.place)
+        """Holds requests back while the endpoint fails all of them."""
         self._key_env = key_env
         self._timeout_s = timeout_s
         self._retries = retries
@@ -122,7 +127,8 @@ class OpenAIClient:
         Raises:
             OverlongError: the chat does not fit the model.
             UnreachableError: no answer after retries: no connection, time-outs, overload, errors of the server.
-            EngineError: the endpoint refused the request or gave no chat completion, after retries.
+            EngineError: the endpoint has answered nothing for too long (``Breaker``), refused the request, or gave no
+                chat completion after retries.
             ConfigError: no request can succeed (a wrong key, an unknown model, no address).
         """
         wanted: dict[str, Any] = {**sampling, "seed": seed, "max_tokens": max_tokens}
@@ -132,7 +138,7 @@ class OpenAIClient:
             form = {"name": "reply", "schema": schema, "strict": True}
             wanted["response_format"] = {"type": "json_schema", "json_schema": form}
         for attempt in range(self._retries + 1):
-            response = await self._asked(messages, wanted)
+            response = await self.breaker.call(lambda: self._asked(messages, wanted))
             try:
                 return _read(response, self.place)
             except _NoCompletion as error:
@@ -194,17 +200,20 @@ class OpenAIClient:
         Raises:
             OverlongError, EngineError, ConfigError: as in ``chat``; EngineError also if a text has no vector.
         """
-        import openai
-
-        create = self._connected().embeddings.create
-        try:
-            response = await create(model=self.model, input=list(texts), encoding_format="float")
-        except openai.APIError as error:
-            raise self._as_ours(error) from None
+        response = await self.breaker.call(lambda: self._embedded(list(texts)))
         data = sorted(response.data or (), key=lambda item: item.index)
         if [item.index for item in data] != list(range(len(texts))):
             raise EngineError(f"{self.place}: expected {len(texts)} vectors, got {len(data)}")
         return [item.embedding for item in data]
+
+    async def _embedded(self, texts: list[str]) -> Any:
+        import openai
+
+        create = self._connected().embeddings.create
+        try:
+            return await create(model=self.model, input=texts, encoding_format="float")
+        except openai.APIError as error:
+            raise self._as_ours(error) from None
 
     def _connected(self) -> Any:
         """Returns an ``openai.AsyncOpenAI``.

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.ray
 
 def toy(tmp_path, **settings) -> Supervised:
     """Returns a supervised toy, of a class that the process gets by value."""
-    slow = tmp_path / "slow"
+    slow, hung = tmp_path / "slow", tmp_path / "hung"
     starts, fails = settings.pop("start_s", 0.0), settings.pop("fails", None)
 
     class Toy:
@@ -43,6 +43,12 @@ def toy(tmp_path, **settings) -> Supervised:
         async def die(self) -> None:
             print("about to die", flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
+
+        async def hang_once(self) -> str:
+            if not hung.exists():
+                hung.touch()
+                time.sleep(600)
+            return "back"
 
         def one_at_a_time(self) -> tuple[float, float]:
             began = time.monotonic()
@@ -103,6 +109,38 @@ def test_a_call_that_kills_the_process_each_time_ends_with_the_count_the_cause_a
     assert "worker process has died" in str(error.value)
     assert "toy.log:\n" in str(error.value) and str(error.value).endswith("about to die")
     assert running.restarts == 3
+
+
+def test_a_process_that_is_alive_and_silent_is_killed_and_its_calls_are_repeated(tmp_path, cluster):
+    actor = toy(tmp_path, answer_timeout_s=2.0)
+    start_all([actor])
+
+    async def calls() -> list[object]:
+        hangs = asyncio.ensure_future(actor.call("hang_once"))
+        await asyncio.sleep(0.5)
+        return await asyncio.gather(hangs, *(actor.call("double", i) for i in range(5)))
+
+    try:
+        assert asyncio.run(calls()) == ["back", 0, 2, 4, 6, 8]
+        assert (actor.restarts, actor.in_flight) == (1, 0)
+    finally:
+        actor.close()
+
+
+def test_a_call_that_takes_long_is_waited_for_while_others_are_answered(tmp_path, cluster):
+    actor = toy(tmp_path, answer_timeout_s=1.0)
+    start_all([actor])
+
+    async def calls() -> int:
+        slow = asyncio.ensure_future(actor.call("double", 1, 4.0))
+        while not slow.done():
+            assert await actor.call("double", 2, 0.2) == 4
+        return await slow
+
+    try:
+        assert asyncio.run(calls()) == 2 and actor.restarts == 0
+    finally:
+        actor.close()
 
 
 def test_rlenv_errors_keep_their_type_and_cost_no_restart(running):

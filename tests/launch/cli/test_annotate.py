@@ -36,7 +36,7 @@ def test_the_taxonomy_is_copied_edited_and_printed(tmp_path):
     assert (code, "this file exists" in err) == (1, True)
     own.write_text(own.read_text().replace("app_bug", "bugs"))
     code, _, err = rlenv("taxonomy", own)
-    assert code == 1 and "own.yaml" in err and "'user_distress'" in err
+    assert code == 1 and "own.yaml" in err and "issues.bugs" in err and "user_distress" in err
 
 
 def unlabelled(sessions: Sequence[Session]) -> list[Session]:
