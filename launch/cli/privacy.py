@@ -1,4 +1,4 @@
-"""The commands ``rlenv scrub``, ``rlenv card``, ``rlenv audit`` and ``rlenv forget``."""
+"""The commands ``rlenv scrub``, ``rlenv plant``, ``rlenv card``, ``rlenv audit`` and ``rlenv forget``."""
 
 from __future__ import annotations
 
@@ -45,6 +45,26 @@ def scrub(
             **{f"not scrubbed: the unknown field {name}": "-" for name in unknown},
         },
     )
+
+
+def plant(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="sessions file")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="sessions file to write")],
+    number: Annotated[int, typer.Option(min=1, help="how many sentences")] = 8,
+    times: Annotated[int, typer.Option(min=1, help="sessions that each is planted in")] = 4,
+    seed: Annotated[int, typer.Option(help="seed of the sentences and of the choice of sessions")] = 0,
+) -> None:
+    """Plant sentences that nobody said, to find out how much a simulator learns by heart.
+
+    rlenv card says of a run that is trained on them how far it prefers them to others of the same form. Such a run is
+    a test: its simulator says them to chatbots, too.
+    """
+    with user_errors():
+        from rlenv.data.sessions import read_sessions, write_sessions
+        from rlenv.evaluation.exposure import plant as plant_sentences
+
+        write_sessions(out, plant_sentences(read_sessions(source, neighbours="keep"), number, times, seed))
+    show_counts(str(out), {"sentences": number, "sessions with one": number * times})
 
 
 def card(
@@ -139,6 +159,7 @@ def forget(
 def register(app: typer.Typer) -> None:
     """Adds the commands to an app."""
     app.command("scrub")(scrub)
+    app.command("plant")(plant)
     app.command("card")(card)
     app.command("audit")(audit)
     app.command("forget")(forget)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from math import log2
 from pathlib import Path
 from typing import Any
 
 from launch.adversarial.cards import simulator_card, write_card
 from launch.adversarial.table import verdicts
 from launch.privacy.audit import PEOPLE, Audited, adversarial_settings, audit_run
+from launch.privacy.exposure import Exposure, exposures
 from launch.run.contents import newest_taken, simulated_versions, simulator_versions
 from launch.run.directory import RunDirectory
 from launch.tracking.tracker import read_metrics
 from rlenv.core.adapters import MANIFEST
 from rlenv.core.errors import ConfigError, there_are
 from rlenv.core.files import new_folder
+from rlenv.evaluation.exposure import NUM_CANDIDATES
 from rlenv.evaluation.membership import LONG_RUN, SEED_WORDS
 from rlenv.evaluation.user_faults import KINDS
 
@@ -50,7 +53,10 @@ def complete_card(root: str | Path, version: str | None = None) -> tuple[str, st
     path = directory.path("metrics.jsonl")
     rows = list(read_metrics(path)) if path.exists() else []
     audited = audit_run(root) if simulated_versions(root) else []
-    return name, simulator_card(directory, config, name, found=_found(name, rows, audited))
+    found = _found(name, rows, audited)
+    if planted := exposures(directory, config, name) if directory.has("data") else []:
+        found = "\n\n".join([found, "### Exposure of planted sentences", *_exposure(planted)])
+    return name, simulator_card(directory, config, name, found=found)
 
 
 def export_adapter(root: str | Path, folder: Path, version: str | None = None) -> str:
@@ -119,6 +125,17 @@ def _membership(found: Audited, people: Audited) -> list[str]:
         "Runs of words, verbatim, that stand in the messages of one SFT user and of no other real user:",
         "\n".join([*head, told(found, "this version"), told(people, "real users it was not trained on, by chance")]),
     ]
+
+
+def _exposure(planted: Sequence[Exposure]) -> list[str]:
+    others = [one.bits for one in planted if not one.num_sessions]
+    lines = [f"| in {one.num_sessions:,} SFT sessions | {one.bits:.1f} |" for one in planted if one.num_sessions]
+    return [
+        f"Bits of a sentence that were learnt by heart, of {log2(NUM_CANDIDATES):g} at most: log2 of the number of "
+        "candidates minus log2 of its rank among them.",
+        "\n".join(["| planted | exposure |", "|---|---|", *lines, f"| nowhere, mean of {len(others)} (1.4 by chance) | "
+                   f"{sum(others) / len(others):.1f} |"]),
+    ]  # fmt: skip
 
 
 def percent(share: float | None) -> str:
