@@ -3,9 +3,9 @@
     python -m tests.bad_input --cases 300 --seed 0      prints a table of outcomes by kind
 
 A case is accepted (and what was read is written and read again, with the same result) or refused with a message that
-names the file or the key, and of settings the key of the damaged value, as the command line would tell it. Anything else
-is a fault: an error that the command line calls a fault of rlenv, another result, words of a conversation in the message,
-or a library's words.
+names the file or the key, and of settings the key of the damaged value, as the command line would tell it. Anything
+else is a fault: an error that the command line calls a fault of rlenv, another result, words of a conversation in the
+message, or a library's words.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from rlenv.core.errors import RlenvError
 SECRET = "zanzibar"
 """A word of the messages, which no error may show."""
 NOT_FOR_PEOPLE = re.compile(
-    r"Traceback|fault of rlenv|Input should|Tuple should|validation error|something else|\b[A-Z]\w+Error\b|<class|object at 0x"
+    r"Traceback|fault of rlenv|Input should|Tuple should|validation error|something else|"
+    r"\b[A-Z]\w+Error\b|<class|object at 0x"
 )
 """What a library says and nobody understands."""
 LONGEST = 400
@@ -637,8 +638,8 @@ def unfit(made: Any, mutation: str, told: str) -> bool:
         return False
     damaged = re.fullmatch(r"(?:\w+: )?(\S+) (?:replaced|removed|renamed|wrapped|as text|added|twice)", mutation)
     names_keys = getattr(made, "names_keys", False)
-    if str(made.path) not in told:  # what is found out after reading is told by its key alone
-        return not (names_keys and damaged and damaged[1] in told)
+    if str(made.path) not in told:  # what is found out after reading, about a speaker, is told by its key alone
+        return not (isinstance(made, Roster) and damaged and damaged[1] in told)
     if not names_keys or not damaged or damaged[1] == "all" or "half an emoji" in told or "no such setting" in told:
         return False
     keys = [key for key in damaged[1].split(".") if not key.isdigit()]

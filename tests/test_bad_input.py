@@ -15,7 +15,7 @@ from tests import bad_input
 from tests.bad_input import KINDS, outcomes, unfit
 
 ROOT = Path(__file__).parents[1]
-CASES = {kind: 20 if kind == "run directory" else 36 for kind in KINDS}
+CASES = {kind: 12 if kind == "run directory" else 37 for kind in KINDS}
 """About 300 in all. A run's files have many readers, which are slow."""
 
 
@@ -34,7 +34,7 @@ def test_damaged_input_is_accepted_as_it_is_or_refused_with_a_message(kind, tmp_
 def test_input_of_every_kind_is_accepted_before_it_is_damaged(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(bad_input, "in_values", lambda value, rng: ("untouched", value))
     monkeypatch.setattr(bad_input, "in_bytes", lambda data, rng: ("untouched", data))
-    found = [o for o in outcomes(kind, 8, 0, tmp_path) if o.mutation.endswith("untouched")]
+    found = [o for o in outcomes(kind, 4, 0, tmp_path) if o.mutation.endswith("untouched")]
     assert found and [o.told for o in found if o.result != "accepted"] == []
 
 
