@@ -14,7 +14,8 @@ from importlib.metadata import distributions
 def licence(meta):
     listed = [c.rpartition(" :: ")[2] for c in meta.get_all("Classifier") or [] if c.startswith("License :: ")]
     given = (meta.get("License-Expression") or "").strip() or ", ".join(listed) or (meta.get("License") or "").strip()
-    return (given.splitlines() or ["unknown"])[0][:60]
+    files = ", ".join(meta.get_all("License-File") or [])
+    return (given.splitlines() or [f"see its {files}" if files else "unknown"])[0][:60]
 
 
 found = {d.metadata["Name"]: (d.version, licence(d.metadata)) for d in distributions()}
@@ -27,7 +28,8 @@ PYTHON
 tools="$(mktemp -d)"
 trap 'rm -rf "$tools"' EXIT
 frozen="$tools/frozen.txt"
-.venv/bin/python -m pip freeze --exclude-editable 2>/dev/null | grep -E '^[A-Za-z0-9._-]+==[0-9][^+]*$' > "$frozen"
+.venv/bin/python -m pip freeze --exclude-editable 2>/dev/null | sed 's/+.*//' | grep -E '^[A-Za-z0-9._-]+==[0-9]' \
+  > "$frozen"  # torch==2.13.0+cpu has the vulnerabilities of torch==2.13.0
 if ! .venv/bin/python -m venv "$tools/venv" || ! timeout 300 "$tools/venv/bin/pip" install -q pip-audit; then
   echo "pip-audit cannot be installed here (no network?): vulnerabilities were not looked up" >&2
   exit 0
