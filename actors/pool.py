@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from actors import metrics
 from actors.adapter_proof import Proofs, Swap, prove, swaps_path
@@ -53,6 +54,8 @@ class EnginePool:
         self._newest: dict[str, Adapter] = {}
         self._homes: OrderedDict[str, Supervised] = OrderedDict()
         self._counts = {"requests": 0, "prompt_tokens": 0, "cached_tokens": 0, "sampled_tokens": 0}
+        self._load = dict.fromkeys((replica.name for replica in self._replicas), 0)
+        """Replies that each replica has yet to give, and all together."""
         self._in_flight = 0
         self._busy_s = 0.0
         self._busy_since = 0.0
@@ -95,57 +98,72 @@ class EnginePool:
         adapter: Adapter | None = None,
         conversation: str | None = None,
     ) -> Generation:
-        """Returns one sampled continuation of ``token_ids``; see ``rlenv.core.protocols.Engine``.
+        """Returns one sampled continuation of ``token_ids``; see ``generate_each``."""
+        (reply,) = await self.generate_each(token_ids, sampling, (sampling.seed,), adapter, conversation)
+        return reply
 
-        If the replica dies, the request is repeated after its restart; with a seed, it gives the same tokens. Before
+    async def generate_each(
+        self,
+        token_ids: Sequence[int],
+        sampling: Sampling,
+        seeds: Sequence[int | None],
+        adapter: Adapter | None = None,
+        conversation: str | None = None,
+    ) -> list[Generation]:
+        """Returns a continuation of ``token_ids`` for each seed, by one call; see ``rlenv.core.protocols.Engine``.
+
+        If the replica dies, the request is repeated after its restart; with seeds, it gives the same tokens. Before
         the first words of a version, the replica is proved to serve it (``actors.adapter_proof``).
 
         Raises:
             PhaseError: it serves something else.
         """
         check_prompt(token_ids, sampling, self.config.max_model_len)
-        self._enter()
+        replica = self._route(conversation)
+        self._enter(replica, len(seeds))
         try:
-            replica = self._route(conversation)
-            reply = await self._ask(replica, tuple(token_ids), sampling, adapter, conversation)
+            replies = await self._ask(replica, tuple(token_ids), sampling, tuple(seeds), adapter, conversation)
         finally:
-            self._leave()
+            self._leave(replica, len(seeds))
+        sampled = sum(len(reply.token_ids) for reply in replies)
+        metrics.engine_tokens(replica.name, len(seeds) * len(token_ids), sampled)
         for name, increment in (
-            ("requests", 1),
-            ("prompt_tokens", len(token_ids)),
-            ("cached_tokens", reply.cached_tokens),
-            ("sampled_tokens", len(reply.token_ids)),
+            ("requests", len(seeds)),
+            ("prompt_tokens", len(seeds) * len(token_ids)),
+            ("cached_tokens", sum(reply.cached_tokens for reply in replies)),
+            ("sampled_tokens", sampled),
         ):
             self._counts[name] += increment
-        return reply
+        return replies
 
     async def _ask(
         self,
         replica: Supervised,
         token_ids: tuple[int, ...],
         sampling: Sampling,
+        seeds: tuple[int | None, ...],
         adapter: Adapter | None,
         conversation: str | None,
-    ) -> Generation:
+    ) -> list[Generation]:
         life = -1
         if adapter is not None:
             life = await self._proved(replica, adapter)
-        try:
-            metrics.engine_queue(replica.name, replica.in_flight + 1)
-            reply: Generation = await replica.call("generate", token_ids, sampling, adapter, conversation)
-        finally:
-            metrics.engine_queue(replica.name, replica.in_flight)
-        metrics.engine_tokens(replica.name, len(token_ids), len(reply.token_ids))
+        replies = await self._call(replica, token_ids, sampling, seeds, adapter, conversation)
         if adapter is not None and replica.restarts != life:  # another process has answered
             await self._proved(replica, adapter)
-        return reply
+        return replies
+
+    @staticmethod
+    async def _call(replica: Supervised, *request: Any) -> list[Generation]:
+        replies: list[Generation] = await replica.call("generate_each", *request)
+        return replies
 
     async def _proved(self, replica: Supervised, adapter: Adapter) -> int:
         """Returns the number of the replica's restarts, in which it is proved to serve the version."""
         life = replica.restarts
 
         async def ask(prompt: tuple[int, ...], sampling: Sampling, adapter: Adapter) -> Generation:
-            reply: Generation = await replica.call("generate", prompt, sampling, adapter, None)
+            (reply,) = await self._call(replica, prompt, sampling, (sampling.seed,), adapter, None)
             return reply
 
         async def make() -> Swap:
@@ -159,11 +177,11 @@ class EnginePool:
         return life
 
     def _route(self, conversation: str | None) -> Supervised:
-        idlest = min(self._replicas, key=lambda replica: replica.in_flight)
+        idlest = min(self._replicas, key=self._load_of)
         if conversation is None:
             return idlest
         home = self._homes.pop(conversation, idlest)
-        if home.in_flight - idlest.in_flight > max(2, self.config.max_num_seqs // 4):
+        if self._load_of(home) - self._load_of(idlest) > max(2, self.config.max_num_seqs // 4):
             home = idlest
         self._homes[conversation] = home
         if len(self._homes) > MAX_HOMES:
@@ -183,15 +201,23 @@ class EnginePool:
         restarts = sum(replica.restarts for replica in self._replicas)
         return PoolStats(busy_s=self._busy_s + now, restarts=restarts, **self._counts)
 
-    def _enter(self) -> None:
-        if self._in_flight == 0:
-            self._busy_since = time.monotonic()
-        self._in_flight += 1
+    def _load_of(self, replica: Supervised) -> int:
+        return self._load[replica.name]
 
-    def _leave(self) -> None:
-        self._in_flight -= 1
-        if self._in_flight == 0:
+    def _enter(self, replica: Supervised, replies: int) -> None:
+        if not self._in_flight:
+            self._busy_since = time.monotonic()
+        self._count(replica, replies)
+
+    def _leave(self, replica: Supervised, replies: int) -> None:
+        self._count(replica, -replies)
+        if not self._in_flight:
             self._busy_s += time.monotonic() - self._busy_since
+
+    def _count(self, replica: Supervised, replies: int) -> None:
+        self._load[replica.name] += replies
+        self._in_flight += replies
+        metrics.engine_queue(replica.name, self._load[replica.name])
 
 
 def _replica(config: EngineConfig, index: int) -> Supervised:

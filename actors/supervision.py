@@ -2,7 +2,7 @@
 
     actors = [Supervised(f"engine {i}", make, log=..., max_restarts=3, startup_timeout_s=600, num_cpus=1) for i in ...]
     start_all(actors)
-    await actors[0].call("generate", token_ids, sampling)
+    await actors[0].call("generate_each", token_ids, sampling, seeds)
     actors[0].close()
 
 Ray itself restarts a dead actor's process. But with Ray alone a constructor's error loses its type, a restart has no

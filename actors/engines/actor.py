@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class EngineActor:
-    """One replica: call ``start`` once, then ``generate`` concurrently.
+    """One replica: call ``start`` once, then ``generate_each`` concurrently.
 
     Args:
         config: the pool's settings.
@@ -32,17 +32,18 @@ class EngineActor:
         """Loads the model."""
         await self._engine.start()
 
-    async def generate(
+    async def generate_each(
         self,
         token_ids: Sequence[int],
         sampling: Sampling,
+        seeds: Sequence[int | None],
         adapter: Adapter | None = None,
         conversation: str | None = None,
-    ) -> Generation:
-        """Returns a continuation; see ``rlenv.core.protocols.Engine``. If the engine is dead, its process is
-        restarted."""
+    ) -> list[Generation]:
+        """Returns a continuation for each seed; see ``rlenv.core.protocols.Engine``. If the engine is dead, its process
+        is restarted."""
         try:
-            return await self._engine.generate(token_ids, sampling, adapter, conversation)
+            return await self._engine.generate_each(token_ids, sampling, seeds, adapter, conversation)
         except EngineError as error:
             logger.critical("%s; the process ends", error)
             os._exit(1)

@@ -33,6 +33,12 @@ class RowCache:
         all_keys, all_values = self._layers[layer]
         return all_keys[None, :, :end], all_values[None, :, :end]
 
+    def copy(self, other: RowCache) -> None:
+        """Takes over all that ``other`` holds; this cache must be empty."""
+        for layer, (keys, values) in other._layers.items():
+            self.append(layer, keys[:, : other.length], values[:, : other.length])
+        self.length = other.length
+
 
 class BatchCache:
     """The caches of the rows of one forward pass; further rows are padding and are not computed."""

@@ -11,11 +11,12 @@ from pathlib import Path
 from actors.engines.config import EngineConfig
 from actors.engines.requests import check_adapter, check_prompt, check_schema
 from rlenv.core.errors import ConfigError, EngineError
+from rlenv.core.protocols import Engine
 from rlenv.core.types import Adapter, Generation, Sampling
 from rlenv.speakers.scripted import EngineScript, ScriptedEngine
 
 
-class ScriptedBackend:
+class ScriptedBackend(Engine):
     """A ``ScriptedEngine`` with an ``EngineConfig``. Call ``start`` before the first request."""
 
     def __init__(self, config: EngineConfig) -> None:

@@ -1,9 +1,9 @@
 """An ``Engine`` on plain transformers and peft, for machines on which vLLM cannot be installed.
 
-Requests join and leave between any two steps. A prompt is processed alone; then all requests of one adapter take each
-step together, padded to a multiple of ``ROWS`` rows, each attending only to its own keys (``row_attention.py``). So the
-tokens and log-probs of a request do not depend on its batch. Log-probs are of the distribution that was sampled from,
-as in ``vllm_engine.py``. There is no prefix cache.
+Requests join and leave between any two steps. A prompt is processed alone, once for all requests that join with it;
+then all requests of one adapter take each step together, padded to a multiple of ``ROWS`` rows, each attending only to
+its own keys (``row_attention.py``). So the tokens and log-probs of a request do not depend on its batch. Log-probs are
+of the distribution that was sampled from, as in ``vllm_engine.py``. Beyond that there is no prefix cache.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from actors.engines.requests import adapter_key, check_adapter, check_prompt, ch
 from actors.engines.row_attention import NAME, BatchCache, RowCache, attend
 from actors.engines.sampler import Sampler
 from rlenv.core.errors import ConfigError, EngineError
+from rlenv.core.protocols import Engine
 from rlenv.core.types import Adapter, Generation, Sampling
 
 ROWS = 16  # a matrix product of fewer rows may sum in another order
@@ -27,12 +28,13 @@ class _Request:
     """A request in progress: its arguments, the tokens sampled so far, and the future of its reply."""
 
     def __init__(self, token_ids: Sequence[int], sampling: Sampling, adapter: Adapter | None) -> None:
-        self.token_ids = list(token_ids)
+        self.token_ids = tuple(token_ids)
         self.sampling = sampling
         self.adapter = adapter
         self.reply: asyncio.Future[Generation] = asyncio.get_running_loop().create_future()
         self.sampler = Sampler(sampling)
         self.cache = RowCache(len(self.token_ids) + sampling.max_tokens)
+        self.cached_tokens = 0
         self.sampled: list[int] = []
         self.logprobs: list[float] = []
 
@@ -41,6 +43,12 @@ class _Request:
         token, logprob = self.sampler(logits)
         self.sampled.append(token)
         self.logprobs.append(logprob)
+
+    def read_with(self, other: _Request, logits: Any) -> None:
+        """Copies what ``other`` has just read of the same prompt, and samples the first token from its ``logits``."""
+        self.cache.copy(other.cache)
+        self.cached_tokens = len(self.token_ids)
+        self.take(logits)
 
     @property
     def stopped(self) -> bool:
@@ -61,11 +69,12 @@ class _Request:
                     logprobs=tuple(self.logprobs),
                     finish_reason="stop" if self.stopped else "length",
                     adapter=self.adapter,
+                    cached_tokens=self.cached_tokens,
                 )
             )
 
 
-class TransformersEngine:
+class TransformersEngine(Engine):
     """``AutoModelForCausalLM`` with adapters loaded by version. Call ``start`` before the first request."""
 
     def __init__(self, config: EngineConfig) -> None:
@@ -152,15 +161,21 @@ class TransformersEngine:
         fresh = set(map(id, new))
         for adapter in dict.fromkeys(request.adapter for request in self._active):
             self._use(adapter)
+            prompts: dict[tuple[int, ...], list[_Request]] = {}
             for request in new:
                 if request.adapter == adapter:
-                    self._forward([request], [request.token_ids])
+                    prompts.setdefault(request.token_ids, []).append(request)
+            for first, *others in prompts.values():
+                logits = self._forward([first], [first.token_ids])[0]
+                for other in others:
+                    other.read_with(first, logits)
             running = [r for r in self._active if r.adapter == adapter and id(r) not in fresh and not r.finished]
             if running:
                 self._forward(running, [[request.sampled[-1]] for request in running])
 
-    def _forward(self, requests: Sequence[_Request], token_ids: list[list[int]]) -> None:
-        """Runs the model over each request's next tokens and samples one token for each request."""
+    def _forward(self, requests: Sequence[_Request], token_ids: Sequence[Sequence[int]]) -> Any:
+        """Runs the model over each request's next tokens, samples one token for each, and returns the logits
+        [requests, vocabulary]."""
         import torch
 
         tokens = len(token_ids[0])
@@ -169,7 +184,7 @@ class TransformersEngine:
         cache = BatchCache([request.cache for request in requests])
         with torch.inference_mode():
             out = self._base(
-                input_ids=torch.tensor(token_ids + [[0]] * padding, device=self._base.device),
+                input_ids=torch.tensor([*token_ids, *[[0]] * padding], device=self._base.device),
                 position_ids=(starts + torch.arange(tokens)).to(self._base.device),
                 past_key_values=cache,
                 use_cache=True,
@@ -179,6 +194,7 @@ class TransformersEngine:
             logits = out.logits[:, -1].float().cpu()
             for row, request in enumerate(requests):
                 request.take(logits[row])
+        return logits[: len(requests)]
 
     def _use(self, adapter: Adapter | None) -> None:
         """Activates ``adapter``; loads it if necessary, in place of the least recently used one if the limit is

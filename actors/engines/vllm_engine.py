@@ -16,12 +16,13 @@ from typing import Any
 from actors.engines.config import EngineConfig
 from actors.engines.requests import adapter_id, adapter_key, check_adapter, check_prompt, check_schema
 from rlenv.core.errors import ConfigError, EngineError
+from rlenv.core.protocols import Engine
 from rlenv.core.types import Adapter, Generation, Sampling
 
 BLOCK_TOKENS_CPU = 32  # the smallest block that the CPU kernels handle well; the unit of the prefix cache
 
 
-class VllmEngine:
+class VllmEngine(Engine):
     """vLLM's ``AsyncLLM`` with LoRA per request and prefix caching. Call ``start`` before the first request."""
 
     def __init__(self, config: EngineConfig) -> None:

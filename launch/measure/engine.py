@@ -23,7 +23,7 @@ async def _serve_one(config: EngineConfig, tokens: int, device: str) -> Peak | N
     engine = EngineActor(config)
     await engine.start()
     try:
-        await engine.generate([5] * tokens, Sampling(max_tokens=REPLY, temperature=0.0))
+        await engine.generate_each([5] * tokens, Sampling(max_tokens=REPLY, temperature=0.0), (None,))
         if config.backend != "vllm":  # in this process, which counts itself
             return None
         return Peak(free - _free(device) if device != "cpu" else children_resident())

@@ -17,6 +17,7 @@ from typing import Any
 from actors.engines.sampler import Sampler
 from rlenv.core.aio import run
 from rlenv.core.errors import ConfigError, OverlongError
+from rlenv.core.protocols import Engine
 from rlenv.core.seeds import derive_seed
 from rlenv.core.types import Adapter, Generation, Sampling, Seat
 from rlenv.env.collect import Episode, collect, in_order
@@ -124,7 +125,7 @@ def _return(trajectory: Trajectory | None) -> float | None:
     return None if trajectory is None or not trajectory.completion_ids else sum(trajectory.rewards)
 
 
-class ModuleEngine:
+class ModuleEngine(Engine):
     """An ``rlenv.core.protocols.Engine`` on a torch model in training; each request uses the current weights.
 
     It does not batch requests, so it is for small models only.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from rlenv.core.aio import all_of
 from rlenv.core.types import (
     Adapter,
     Annotation,
@@ -45,6 +46,26 @@ class Engine(Protocol):
             rlenv.core.errors.EngineError: the engine died and could not be restarted.
         """
         ...
+
+    async def generate_each(
+        self,
+        token_ids: Sequence[int],
+        sampling: Sampling,
+        seeds: Sequence[int | None],
+        adapter: Adapter | None = None,
+        conversation: str | None = None,
+    ) -> list[Generation]:
+        """Returns a continuation of the same prompt for each seed, in order: one request, whatever their number.
+
+        Each has the tokens and log-probs that ``generate`` gives with this ``seed`` in ``sampling``. Arguments and
+        errors are those of ``generate``; the first error ends all. An engine that inherits from this class need not
+        write this method: its requests start together, so that it can read their prompt once.
+        """
+
+        async def one(seed: int | None) -> Generation:
+            return await self.generate(token_ids, sampling.model_copy(update={"seed": seed}), adapter, conversation)
+
+        return await all_of(one, seeds)
 
 
 class Speaker(Protocol):

@@ -108,9 +108,12 @@ def keep(pair: PreferencePair) -> bool:
 async def sample_alternatives(
     conversation: ConversationState, turn: int, speaker: EngineSpeaker, count: int
 ) -> list[Utterance]:
-    """Returns ``count`` alternatives to the speaker's message ``turn``: replies in a fork there, with a seed each."""
+    """Returns ``count`` alternatives to the speaker's message ``turn``: replies in a fork there, with a seed each.
+
+    They are one request to the speaker's engine.
+    """
     fork = before_message(conversation, speaker.seat, turn)
-    return await all_of(lambda i: speaker.reply(fork, reply_seed(fork, "alternative", i)), range(count))
+    return await speaker.replies(fork, [reply_seed(fork, "alternative", i) for i in range(count)])
 
 
 def preference_pair(

@@ -6,12 +6,12 @@ seat, system text, adapter and sampling. Endpoints, which take text, are in ``rl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from rlenv.core.protocols import Engine
-from rlenv.core.types import Adapter, ConversationState, Sampling, Seat, SessionContext, Utterance
+from rlenv.core.types import Adapter, ConversationState, Generation, Sampling, Seat, SessionContext, Utterance
 from rlenv.env.provenance import SpeakerCard
 from rlenv.prompting.chat_format import ChatFormat
 from rlenv.prompting.system_texts import SystemText
@@ -69,12 +69,20 @@ class EngineSpeaker:
 
     async def reply(self, state: ConversationState, seed: int) -> Utterance:
         """Returns this seat's next message. Only the user's seat can end a session."""
-        generation = await self.engine.generate(
-            self.prompt(state),
-            self.sampling.model_copy(update={"seed": seed}),
-            self.adapter,
-            conversation=f"{self.seat}:{state.context_id}:{state.seed}",
+        sampling = self.sampling.model_copy(update={"seed": seed})
+        return self._said(await self.engine.generate(self.prompt(state), sampling, self.adapter, self._key(state)))
+
+    async def replies(self, state: ConversationState, seeds: Sequence[int]) -> list[Utterance]:
+        """Returns what ``reply`` returns with each seed, in order; one request to the engine for all."""
+        generations = await self.engine.generate_each(
+            self.prompt(state), self.sampling, seeds, self.adapter, self._key(state)
         )
+        return [self._said(generation) for generation in generations]
+
+    def _key(self, state: ConversationState) -> str:
+        return f"{self.seat}:{state.context_id}:{state.seed}"
+
+    def _said(self, generation: Generation) -> Utterance:
         text, ends, truncated = self.format.read_reply(generation.token_ids)
         return Utterance(
             text=text,

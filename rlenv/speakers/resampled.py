@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from rlenv.core.aio import all_of
 from rlenv.core.protocols import Discriminator
 from rlenv.core.seeds import derive_seed
 from rlenv.core.types import Branch, ConversationState, Message, Utterance
@@ -43,7 +42,7 @@ class ResampledSpeaker:
         Raises:
             OverlongError: the conversation no longer fits the discriminator.
         """
-        candidates = await all_of(lambda i: self.speaker.reply(state, derive_seed(seed, "candidate", i)), range(self.n))
+        candidates = await self.speaker.replies(state, [derive_seed(seed, "candidate", i) for i in range(self.n)])
         rng = np.random.default_rng(derive_seed(seed, "resample"))
         first = candidates[rng.integers(self.n)]
         worded = [each for each in candidates if each.text]

@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import Field
 
 from rlenv.core.errors import ConfigError, OverlongError
+from rlenv.core.protocols import Engine
 from rlenv.core.seeds import derive_seed
 from rlenv.core.settings import Settings, settings
 from rlenv.core.taxonomy import load_taxonomy
@@ -106,7 +107,7 @@ class EngineScript:
     """A different seed acts as a different model."""
 
 
-class ScriptedEngine:
+class ScriptedEngine(Engine):
     """An ``Engine`` without a model: uniform tokens, as a function of prompt, sampling seed and adapter digest.
 
     At temperature 0 the sampling seed has no effect, as in greedy decoding.

@@ -17,8 +17,9 @@ import pytest
 
 from actors.engines.config import EngineConfig
 from actors.pool import EnginePool
+from actors.supervision import Supervised
 from rlenv.core.errors import ConfigError, EngineError
-from rlenv.core.types import Sampling
+from rlenv.core.types import Generation, Sampling
 
 REQUESTS = [(list(range(5, 25 + i)), Sampling(max_tokens=60, seed=i)) for i in range(24)]
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,6 +71,42 @@ def test_two_replicas_share_the_work_and_a_killed_one_changes_no_token(tiny, tmp
         stats = pool.stats()
         assert (stats.restarts, stats.requests) == (1, 48)
         assert stats.sampled_tokens == 2 * sum(map(len, undisturbed)) and stats.busy_s > 0
+
+
+@pytest.mark.ray
+def test_many_seeds_are_one_call_of_one_replica(tiny, tmp_path, cluster, monkeypatch):
+    calls, call = [], Supervised.call
+
+    async def counted(replica, method, *args):
+        calls.append(method)
+        return await call(replica, method, *args)
+
+    prompt, sampling = REQUESTS[0]
+    with EnginePool(_config(tiny, tmp_path, backend="scripted")) as pool:
+        monkeypatch.setattr(Supervised, "call", counted)
+        together = asyncio.run(pool.generate_each(prompt, sampling, range(8), None, "c"))
+        assert len(calls) == 1 and pool.stats().requests == 8
+        assert pool.stats().sampled_tokens == sum(len(reply.token_ids) for reply in together)
+        asked = [sampling.model_copy(update={"seed": seed}) for seed in range(8)]
+        assert together == [asyncio.run(pool.generate(prompt, each)) for each in asked]
+
+
+def test_a_request_for_eight_replies_weighs_eight_when_a_replica_is_chosen(tiny, tmp_path, monkeypatch):
+    reply = Generation(token_ids=(1,), logprobs=(0.0,), finish_reason="stop")
+
+    async def answer(replica, method, prompt, sampling, seeds, *_):
+        chosen.append(replica.name)
+        await asyncio.sleep(0)
+        return [reply] * len(seeds)
+
+    async def ask(pool: EnginePool) -> None:
+        seeds = [8, *[1] * 9]
+        await asyncio.gather(*[pool.generate_each([1], Sampling(max_tokens=1), range(count)) for count in seeds])
+
+    chosen: list[str] = []
+    monkeypatch.setattr(Supervised, "call", answer)
+    asyncio.run(ask(EnginePool(_config(tiny, tmp_path, backend="scripted", replicas=2))))
+    assert chosen == ["engine engine-0", *["engine engine-1"] * 8, "engine engine-0"]
 
 
 @pytest.mark.vllm

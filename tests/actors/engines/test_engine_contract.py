@@ -1,4 +1,5 @@
 """One suite over every implementation of ``rlenv.core.protocols.Engine``: transformers in-process, vLLM in a pool.
+The scripted engine, which has no model, is held to what does not need one.
 
 An env on each engine: equal seeds give equal conversations, and a fork continues like its conversation.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from actors.engines.config import EngineConfig
+from actors.engines.scripted_engine import ScriptedBackend
 from actors.engines.transformers_engine import TransformersEngine
 from actors.pool import EnginePool
 from rlenv.core.errors import ConfigError, OverlongError
@@ -45,8 +47,8 @@ def started(backend: str, model: str, folder: Path) -> Iterator[Engine]:
         model=model, backend=backend, dtype="float32", max_model_len=3000, max_num_seqs=16, kv_cache_gib=0.25,
         log_dir=str(folder),
     )  # fmt: skip
-    if backend == "transformers":
-        inside = TransformersEngine(config)
+    if backend != "vllm":
+        inside = TransformersEngine(config) if backend == "transformers" else ScriptedBackend(config)
         asyncio.run(inside.start())
         yield inside
         inside.close()
@@ -84,6 +86,37 @@ def test_a_request_gives_the_same_tokens_and_logprobs_alone_and_among_others(eng
     for pick, reply in zip(picks, run(*[later(requests[pick]) for pick in picks]), strict=True):
         assert reply.token_ids == alone[pick].token_ids
         assert reply.logprobs == alone[pick].logprobs
+
+
+def check_each(engine: Engine, adapter: Adapter | None) -> None:
+    """Asks for eight replies to a new prompt at once, then for each alone."""
+    prompt = [(i * i + 3) % 300 for i in range(200)]
+    seeds, sampling = [3, 1, 4, 1, 5, 9, 2, 6], Sampling(max_tokens=12, stop_token_ids=(7, 11, 13))
+    (together,) = run(engine.generate_each(prompt, sampling, seeds, adapter, "c"))
+    asked = [sampling.model_copy(update={"seed": seed}) for seed in seeds]
+    alone = [run(engine.generate(prompt, each, adapter, "c"))[0] for each in asked]
+    found, expected = ([(r.token_ids, r.logprobs, r.adapter) for r in replies] for replies in (together, alone))
+    assert found == expected and len({tokens for tokens, _, _ in found}) == len(set(seeds))
+    assert run(engine.generate_each(prompt, sampling, [], adapter)) == [[]]
+    with pytest.raises(OverlongError, match="2990 tokens"):
+        run(engine.generate_each([1] * 2990, sampling, seeds, adapter))
+
+
+def test_one_request_for_many_seeds_gives_what_each_seed_gives_alone(engine, tiny):
+    check_each(engine, None)
+    check_each(engine, tiny[1])
+
+
+def test_the_scripted_engine_answers_many_seeds_as_each_alone(tiny, tmp_path):
+    with started("scripted", tiny[0], tmp_path) as scripted:
+        check_each(scripted, None)
+
+
+def test_the_prompt_of_many_seeds_is_read_once(engine):
+    prompt = [(i * i + 5) % 300 for i in range(160)]  # five blocks of vLLM's cache
+    (replies,) = run(engine.generate_each(prompt, Sampling(max_tokens=2), range(8)))
+    cached = sorted(reply.cached_tokens for reply in replies)
+    assert cached[0] == 0 and all(128 <= tokens <= 160 for tokens in cached[1:])
 
 
 def test_logprobs_are_those_of_the_model_at_the_temperature_used(engine, tiny):

@@ -136,6 +136,16 @@ def test_alternatives_are_the_same_whenever_they_are_sampled(simulator, conversa
     assert len({a.token_ids for a in more}) > 5
 
 
+def test_alternatives_are_the_replies_of_the_fork_with_a_seed_each(simulator, conversations):
+    _, state = conversations[2]
+    fork = before_user_turn(state, 1)
+
+    async def one_by_one() -> list[Utterance]:
+        return [await simulator.reply(fork, reply_seed(fork, "alternative", i)) for i in range(8)]
+
+    assert asyncio.run(sample_alternatives(state, 1, simulator, 8)) == asyncio.run(one_by_one())
+
+
 def test_the_pair_holds_the_best_over_the_worst_with_their_sampled_tokens(simulator, conversations):
     session, state = conversations[0]
     sampled = asyncio.run(sample_alternatives(state, 1, simulator, 4))
@@ -153,13 +163,13 @@ def test_the_pairs_of_a_session_worked_by_hand(format, simulator, monkeypatch):
     for text in ("one", "why", "two", "so", "three"):
         state = apply(state, Utterance(text=text, token_ids=format.reply_ids(text)), Limits(max_turns=3))
     session = to_session(state, session_id="s", source="t", chatbot="b")
-    replies = iter(["a", "b", "", "d"] + ["same"] * 4)
+    texts = iter(["a", "b", "", "d"] + ["same"] * 4)
 
-    async def reply(_state, _seed):
-        text = next(replies)
-        return Utterance(text=text, ends_session=not text, token_ids=format.reply_ids(text, ends_session=not text))
+    async def replies(_state, seeds):
+        said = [next(texts) for _ in seeds]
+        return [Utterance(text=t, ends_session=not t, token_ids=format.reply_ids(t, ends_session=not t)) for t in said]
 
-    monkeypatch.setattr(simulator, "reply", reply)
+    monkeypatch.setattr(simulator, "replies", replies)
     # rewards 1, 2, -4: the highest is turn 2, the lowest turn 3
     judge = Scores((0.0, 1.0, 3.0, -1.0), {2: (1.5, 0.25, 2.0), 3: (9.0, 9.0, 9.0, 9.0)})
     made = asyncio.run(build_preferences([(session, state)], simulator, judge, PreferencesConfig(num_alternatives=4)))

@@ -36,6 +36,9 @@ class Categorical:
             return Utterance(text="", ends_session=True)
         return Utterance(text=str(rng.choice(list(SHARES), p=list(SHARES.values()))))
 
+    async def replies(self, state: ConversationState, seeds: Sequence[int]) -> list[Utterance]:
+        return [await self.reply(state, seed) for seed in seeds]
+
 
 class Judge:
     """Gives each word its log-odds."""
