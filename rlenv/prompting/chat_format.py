@@ -11,9 +11,11 @@ independent of torch.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from rlenv.core.errors import ConfigError
@@ -22,6 +24,8 @@ from rlenv.prompting.cutting import encodable
 
 DATE = datetime(2024, 7, 26)
 """What templates with today's date write, so that a run is the same on any day; the date of Llama-3's own template."""
+MESSAGE_CHARACTERS = 2_000
+"""Length up to which a text counts as a message and not as a context: more of them are remembered."""
 END_OF_SESSION_NAMES = ("<|endoftext|>", "<|end_of_text|>")
 """End-of-text tokens of pretraining that chat models do not use to end a turn."""
 
@@ -65,8 +69,13 @@ class ChatFormat:
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Returns the ids of plain text; the names of special tokens in it are encoded as text."""
-        ids = self.tokenizer.encode(spoken(text), add_special_tokens=False, split_special_tokens=True)
-        return tuple(ids)
+        text = spoken(text)
+        known = _message_ids if len(text) <= MESSAGE_CHARACTERS else _context_ids
+        return tuple(known(self.tokenizer, text))
+
+    def count(self, text: str) -> int:
+        """Returns the number of tokens of plain text; unlike in ``encode``, they are not remembered."""
+        return len(_encode(self.tokenizer, spoken(text)))
 
     def system_ids(self, text: str) -> tuple[int, ...]:
         """Returns the ids at the start of every prompt: begin-of-text and the system message."""
@@ -141,6 +150,16 @@ class ChatFormat:
             add(self.own.before, 0)
             add((self.end_of_session,), 1)
         return ids, mask
+
+
+def _encode(tokenizer: Any, text: str) -> array[int]:
+    """Returns the ids of a text, four bytes each."""
+    return array("i", tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+
+
+# Every turn of a conversation, and every alternative and candidate, reads the same context and past messages again.
+_message_ids = lru_cache(maxsize=16_384)(_encode)
+_context_ids = lru_cache(maxsize=1_024)(_encode)
 
 
 def _check_renders(render: Callable[..., str], name: str, system: str) -> None:

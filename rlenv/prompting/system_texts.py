@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 
 from rlenv.core.types import SessionContext
 from rlenv.prompting.chat_format import ChatFormat
@@ -23,7 +24,7 @@ SUPPORT_PROMPT = (
 
 def token_counter(chat: ChatFormat) -> Callable[[str], int]:
     """Returns a function that counts the tokens of a text in a chat format."""
-    return lambda text: len(chat.encode(text))
+    return chat.count
 
 
 def approximate_tokens(text: str) -> int:
@@ -31,9 +32,14 @@ def approximate_tokens(text: str) -> int:
     return -(-len(text) // 4)
 
 
+def remembered(system_text: SystemText) -> SystemText:
+    """Returns ``system_text`` with its last results in memory: every turn of a conversation asks for the same one."""
+    return lru_cache(maxsize=1_024)(system_text)
+
+
 def simulator_system_text(config: ContextConfig, count_tokens: Callable[[str], int]) -> SystemText:
     """Returns a function that builds the simulator's system message: the parts of Appendix A within the budget."""
-    return lambda context: build_context(context, config, count_tokens).text()
+    return remembered(lambda context: build_context(context, config, count_tokens).text())
 
 
 def chatbot_system_text(
@@ -45,7 +51,7 @@ def chatbot_system_text(
         known = chatbot_context(context, config, count_tokens).text() if sees_context else ""
         return "\n\n".join(text for text in (SUPPORT_PROMPT if prompt is None else prompt, known) if text)
 
-    return build
+    return remembered(build)
 
 
 def discriminator_system_text(config: ContextConfig, count_tokens: Callable[[str], int]) -> SystemText:

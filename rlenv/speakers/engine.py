@@ -6,12 +6,11 @@ seat, system text, adapter and sampling. Endpoints, which take text, are in ``rl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from pathlib import Path
 
 from rlenv.core.protocols import Engine
-from rlenv.core.types import Adapter, ConversationState, Generation, Sampling, Seat, SessionContext, Utterance
+from rlenv.core.types import Adapter, ConversationState, Generation, Sampling, Seat, Utterance
 from rlenv.env.provenance import SpeakerCard
 from rlenv.prompting.chat_format import ChatFormat
 from rlenv.prompting.system_texts import SystemText
@@ -25,7 +24,7 @@ class EngineSpeaker:
         engine: the engine that samples the model.
         format: the model's chat template.
         seat: "user" for a simulator, "chatbot" for a chatbot.
-        system_text: builds this seat's system message from a context.
+        system_text: returns this seat's system message for a context; called for every message.
         sampling: sampling settings; seed and stop tokens are set for each reply.
         adapter: the LoRA version. A new version is a new speaker, so a conversation keeps the one it started with.
     """
@@ -46,7 +45,7 @@ class EngineSpeaker:
         self.seat = seat
         self.adapter = adapter
         self.sampling = sampling.model_copy(update={"stop_token_ids": format.stop_token_ids})
-        self.system_text = lru_cache(maxsize=4096)(_by_json(system_text))
+        self.system_text = system_text
 
     def describe(self) -> SpeakerCard:
         """Returns the speaker's card for records; its version is its adapter's name."""
@@ -61,7 +60,7 @@ class EngineSpeaker:
 
     def system(self, state: ConversationState) -> str:
         """Returns this seat's system text."""
-        return self.system_text(state.context.model_dump_json())
+        return self.system_text(state.context)
 
     def prompt(self, state: ConversationState) -> list[int]:
         """Returns the token ids [n] of the prompt for this seat's next message."""
@@ -98,12 +97,3 @@ def _model_name(format: ChatFormat) -> str | None:
     """Returns the checkpoint's hub name, or its folder's name without the path, which may differ between machines."""
     name = str(getattr(format.tokenizer, "name_or_path", "") or "")
     return (Path(name).name if Path(name).is_dir() else name) or None
-
-
-def _by_json(system_text: SystemText) -> Callable[[str], str]:
-    """Returns ``system_text`` as a function of the context's JSON, which can be hashed and so cached."""
-
-    def build(context_json: str) -> str:
-        return system_text(SessionContext.model_validate_json(context_json))
-
-    return build

@@ -136,6 +136,11 @@ def test_alternatives_are_the_same_whenever_they_are_sampled(simulator, conversa
     assert len({a.token_ids for a in more}) > 5
 
 
+def test_a_context_with_half_a_character_is_spoken_of(simulator):
+    state = begin("c", SessionContext(profile="half \ud83d"), seed=0)
+    assert asyncio.run(simulator.reply(state, 1)).token_ids
+
+
 def test_alternatives_are_the_replies_of_the_fork_with_a_seed_each(simulator, conversations):
     _, state = conversations[2]
     fork = before_user_turn(state, 1)

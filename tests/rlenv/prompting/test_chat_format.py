@@ -106,6 +106,33 @@ def test_sampled_tokens_are_extended_as_they_are_and_never_re_encoded(chat):
         )  # fmt: skip
 
 
+class Counting:
+    """A tokenizer that counts the texts it encodes."""
+
+    def __init__(self, tokenizer) -> None:
+        self.tokenizer, self.encoded = tokenizer, []
+
+    def __getattr__(self, name):
+        return getattr(self.tokenizer, name)
+
+    def encode(self, text, **options):
+        self.encoded.append(text)
+        return self.tokenizer.encode(text, **options)
+
+
+def test_a_growing_conversation_encodes_each_text_once(tokenizer, chat):
+    counting = Counting(tokenizer)
+    counted = chat_format(counting)
+    said, system = [f"{text} {i}" for i, text in enumerate(TEXTS)], "My profile. " * 1000
+    counting.encoded.clear()
+    for seat in ("user", "chatbot", "user"):
+        for number in range(len(said) + 1):
+            past = turns(*said[:number])
+            assert counted.prompt(system, past, seat) == chat.prompt(system, past, seat)
+    assert sorted(counting.encoded) == sorted([spoken(system), *map(spoken, said)])
+    assert counted.count(system) == len(tokenizer.encode(spoken(system), add_special_tokens=False))
+
+
 def test_special_tokens_in_a_message_are_encoded_as_text(tokenizer, chat):
     specials = set(tokenizer.all_special_ids) | {chat.end_of_turn, chat.end_of_session}
     for name in (*LLAMA3, "<|im_start|>", "<|im_end|>", "<|endoftext|>"):

@@ -9,6 +9,7 @@ from rlenv.core.errors import ConfigError
 from rlenv.core.types import Message, SessionContext
 from rlenv.prompting.context import SIMULATOR_INSTRUCTION, ContextConfig, build_context, chatbot_context
 from rlenv.prompting.cutting import MARK, cut_end, cut_middle, cut_start
+from rlenv.prompting.system_texts import chatbot_system_text, discriminator_system_text, simulator_system_text
 
 
 def words(text):
@@ -163,6 +164,23 @@ def test_the_newest_message_is_cut_at_its_start():
 def test_a_lone_surrogate_does_not_reach_the_tokenizer():
     built = build_context(SessionContext(profile="cut \ud83d here"), small(50), lambda text: len(text.encode("utf-8")))
     assert "cut \ufffd here" in built.text()
+
+
+def test_system_texts_are_built_once_a_context():
+    counted = []
+
+    def count(text):
+        counted.append(text)
+        return words(text)
+
+    for make in (simulator_system_text, chatbot_system_text, discriminator_system_text):
+        build, alone = make(small(60), count), make(small(60), words)
+        for context in (full_context(), full_context(problem_type="work"), full_context(profile="Half \ud83d")):
+            first = build(context)
+            counted.clear()
+            assert build(context.model_copy(deep=True)) == first == alone(context)
+            assert not counted
+        assert build(full_context()) != build(full_context(problem_type="work"))
 
 
 def test_the_report_of_dropped_parts_contains_no_text():
