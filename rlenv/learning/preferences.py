@@ -37,7 +37,6 @@ from rlenv.core.types import (
     SessionScores,
     Utterance,
 )
-from rlenv.discriminator.controls import cut_after_turn
 from rlenv.env.conversation import before_message, reply_seed
 from rlenv.speakers.engine import EngineSpeaker
 
@@ -240,7 +239,7 @@ async def _session_pairs(
         Branch(turn=turn, texts=tuple(u.text for u in utterances))
         for (_, turn), utterances in zip(turns, rankable, strict=True)
     ]
-    scores = await _scores(session, branches, trunk, discriminator)
+    scores = await discriminator.log_odds(session, branches) if branches or trunk is None else trunk
     pairs, alternatives = [], []
     for (critical, turn), utterances, log_odds in zip(turns, rankable, scores.branches, strict=True):
         if len({u.text for u in utterances}) < 2:
@@ -268,20 +267,6 @@ async def _session_pairs(
         else:
             counts["dropped_rejected_not_negative"] += 1
     return _SessionPairs(pairs, alternatives, scores, counts)
-
-
-async def _scores(
-    session: Session, branches: Sequence[Branch], trunk: SessionScores | None, discriminator: Discriminator
-) -> SessionScores:
-    """Returns the scores of a session with its branches; with ``trunk``, what follows the last branch is not read
-    again."""
-    if trunk is None:
-        return await discriminator.log_odds(session, branches)
-    if not branches:
-        return trunk
-    scores = await discriminator.log_odds(cut_after_turn(session, max(b.turn for b in branches)), branches)
-    rest = trunk.log_odds[len(scores.log_odds) :]
-    return scores.model_copy(update={"log_odds": (*scores.log_odds, *rest)})
 
 
 async def _turns(

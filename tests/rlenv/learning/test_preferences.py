@@ -201,26 +201,6 @@ def test_the_counts_add_up_and_every_kept_pair_keeps_the_rule(simulator, convers
     assert [s.session_id for s in made.scores] == [session.session_id for session, _ in conversations]
 
 
-def test_what_follows_the_last_critical_turn_is_read_once_and_scored_as_before(simulator, conversations):
-    read = []
-
-    class Reading(ScriptedDiscriminator):
-        async def log_odds(self, session, branches=()):
-            read.append((session, branches))
-            return await super().log_odds(session, branches)
-
-    made = asyncio.run(build_preferences(conversations, simulator, Reading(), PreferencesConfig(num_alternatives=4)))
-    scores = {each.session_id: each for each in made.scores}
-    whole = {session.session_id: session for session, _ in conversations}
-    branched = [(session, branches) for session, branches in read if branches]
-    assert len(branched) == len(whole) and len(read) == 2 * len(whole)
-    for session, branches in branched:
-        assert len(session.user_messages()) == max(branch.turn for branch in branches)
-        as_a_whole = asyncio.run(ScriptedDiscriminator().log_odds(whole[session.session_id], branches))
-        assert scores[session.session_id] == as_a_whole
-    assert sum(len(s.messages) for s, _ in branched) < sum(len(s.messages) for s in whole.values())
-
-
 class Reads(ScriptedDiscriminator):
     """Raises an error for some sessions, after a wait."""
 
