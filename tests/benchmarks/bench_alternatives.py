@@ -1,11 +1,11 @@
 """CPU time of the eight alternatives of a critical turn: as one request to an engine, and as eight.
 
-    python tests/benchmarks/bench_alternatives.py [--backend transformers] [--context-tokens 1000] [--turns 16] [--seed 0]
+    python tests/benchmarks/bench_alternatives.py [--backend transformers] [--context-tokens 1000] [--turns 16]
 
-Prints one JSON line. ``value`` is the CPU milliseconds of a turn in the driver with one request, ``baseline`` those with
-eight, ``ratio`` the one over the other; ``engine_cpu_ms`` are the same of the engine's process, ``wall_ms`` of the clock.
-Both ways are measured by turns, in five rounds, and the medians of the rounds are printed; their replies must be equal.
-The engine is a Ray actor with a random Llama of two layers, or, with ``--backend scripted``, without a model.
+Prints one JSON line. ``value`` is the CPU milliseconds of a turn in the driver with one request, ``baseline`` those
+with eight, ``ratio`` the one over the other; ``engine_cpu_ms`` are the same of the engine's process, ``wall_ms`` of the
+clock. Both ways are measured by turns, in five rounds, and the medians of the rounds are printed; their replies must be
+equal. The engine is a Ray actor with a random Llama of two layers, or, with ``--backend scripted``, without a model.
 """
 
 from __future__ import annotations
@@ -56,8 +56,10 @@ def write_model(folder: Path) -> str:
 
     torch.manual_seed(0)
     tokenizer = train_tokenizer([f"{SAID} user assistant system"] * 3, 400, 8192)
-    shape = {"hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = LlamaConfig(**shape, vocab_size=len(tokenizer), max_position_embeddings=8192)
+    config = LlamaConfig(
+        hidden_size=128, intermediate_size=320, num_hidden_layers=2, num_attention_heads=2, vocab_size=len(tokenizer),
+        max_position_embeddings=8192,
+    )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)

@@ -2,10 +2,11 @@
 
     python tests/benchmarks/bench_stepping.py [--context-tokens 12000] [--seed 0]
 
-Prints one JSON line. A turn is a message of each seat. ``stand_ins`` are scripted speakers, ``population`` the synthetic
-users with a scripted chatbot, both without a model; ``engine`` and ``engine_long`` are model speakers in both seats on a
-scripted engine, whose replies take no time: with a short user context, and with one of ``--context-tokens``. The
-``value`` is that of ``engine_long``, in CPU milliseconds a turn: what the driver spends on a turn at the paper's size.
+Prints one JSON line. A turn is a message of each seat. ``stand_ins`` are scripted speakers, ``population`` the
+synthetic users with a scripted chatbot, both without a model; ``engine`` and ``engine_long`` are model speakers in both
+seats on a scripted engine, whose replies take no time: with a short user context, and with one of
+``--context-tokens``. The ``value`` is that of ``engine_long``, in CPU milliseconds a turn: what the driver spends on a
+turn at the paper's size.
 """
 
 from __future__ import annotations
