@@ -67,11 +67,12 @@ def exposures(directory: RunDirectory, config: RunConfig, version: str) -> list[
 def _load(base: str, adapter: str) -> tuple[Any, ChatFormat]:
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
+
+    from trainers.backend.huggingface import load_base
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=dtype), adapter)
+    model = PeftModel.from_pretrained(load_base(base, "float32" if device == "cpu" else "bfloat16", device), adapter)
     return model.to(device).eval(), chat_format(AutoTokenizer.from_pretrained(base))
 
 
