@@ -31,13 +31,14 @@ COLUMNS = (
     ("H", "realism/entropy_mean", "{:.2f}"),
     ("TTR", "realism/ttr_mean", "{:.3f}"),
     ("bigr", "realism/bigram_mean", "{:.3f}"),
+    ("words", "realism/words_per_message_mean", "{:.0f}"),
 )
 
 
 CAPTION = (
     "accuracy of the discriminator at turns 1, 5, 10, over all and on whole sessions (0.5 is the goal), of the leak "
     "control, and on whole sessions of the referees by word counts and by style; margin after training; "
-    "word entropy in bits, TTR and bigram diversity of the user's messages"
+    "word entropy in bits, TTR and bigram diversity of the user's messages, and words per message"
 )
 
 
@@ -123,11 +124,16 @@ def spoiled(rows: list[dict[str, Any]]) -> list[str]:
     return [f"sessions that the simulated user spoiled, included above: {', '.join(shares)}{people} (rlenv audit)"]
 
 
-DIVERSITY = (("word entropy", "entropy"), ("type-token ratio", "ttr"), ("bigrams", "bigram"))
+DIVERSITY = (
+    ("word entropy", "entropy"),
+    ("type-token ratio", "ttr"),
+    ("bigrams", "bigram"),
+    ("words per message", "words_per_message"),
+)
 
 
 def in_short(rows: list[dict[str, Any]]) -> list[str]:
-    """Returns what the run came to, in two or three sentences without jargon."""
+    """Returns what the run came to, in a few sentences without jargon."""
     versions = [row for row in _versions(rows) if row.get("accept/taken") != 0]
     if len(versions) < 2:
         return ["No version after the base was taken: a fresh judge tells each of them as well as the base."]
@@ -142,6 +148,10 @@ def in_short(rows: list[dict[str, Any]]) -> list[str]:
         f"and tells {last['version']} in {judged[1]:.0%}; 50% is guessing. By word counts alone, whole sessions: "
         f"{referee[0]:.0%}, now {referee[1]:.0%}."
     ]
+    further = next((row for row in versions[1:-1] if row["version"] == FURTHER_SFT), None)
+    if further:
+        told = further.get("disc/accuracy_overall") or 0.0
+        sentences.append(f"Further fine-tuning on the same real sessions, without a discriminator, came to {told:.0%}.")
     closed, close = [], []
     for name, key in DIVERSITY:
         before, after = _distance(first, key), _distance(last, key)

@@ -120,7 +120,7 @@ def bigram_diversity(messages: Iterable[Sequence[str]]) -> float:
 
 
 def session_diversity(session: Session) -> dict[str, float]:
-    """Returns Table 1's three figures of one session, and its numbers of user turns and words."""
+    """Returns Table 1's three figures of one session, its numbers of user turns and words, and words per message."""
     messages = [words(text) for text in session.user_messages()]
     tokens = [w for message in messages for w in message]
     return {
@@ -129,14 +129,15 @@ def session_diversity(session: Session) -> dict[str, float]:
         "bigram": bigram_diversity(messages),
         "turns": float(len(messages)),
         "words": float(len(tokens)),
+        "words_per_message": len(tokens) / len(messages) if messages else float("nan"),
     }
 
 
 def diversity(sessions: Sequence[Session]) -> dict[str, float]:
-    """Returns ``{entropy,ttr,bigram,turns,words}_{mean,median,sd}`` over sessions that have words."""
+    """Returns ``{entropy,ttr,bigram,turns,words,words_per_message}_{mean,median,sd}`` over sessions that have words."""
     rows = [session_diversity(s) for s in sessions]
     result = {}
-    for key in ("entropy", "ttr", "bigram", "turns", "words"):
+    for key in ("entropy", "ttr", "bigram", "turns", "words", "words_per_message"):
         values = np.array([row[key] for row in rows], dtype=np.float64)
         values = values[np.isfinite(values)]
         nan = float("nan")

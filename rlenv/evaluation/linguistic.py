@@ -114,10 +114,8 @@ def session_figures(session: Session) -> dict[str, float]:
     ``ttr`` and ``bigram`` are distinct-1 and distinct-2, so of distinct-n only 3 is added.
     """
     messages = [words(text) for text in session.user_messages()]
-    lengths = [len(m) for m in messages]
     return session_diversity(session) | {
         "distinct_3": distinct_n(messages, 3),
-        "words_per_message": float(np.mean(lengths)) if lengths else float("nan"),
         "repeated_phrases": repeated_phrase_rate(messages),
     }
 

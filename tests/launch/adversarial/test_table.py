@@ -33,3 +33,12 @@ def test_further_sft_is_the_last_version_where_it_was_one_and_not_where_it_is_a_
     assert "tells further_sft in 70%" in in_short([base, further, refused])[0]
     assert "tells it1 in 75%" in in_short([base, later, further])[0]
     assert in_short([base, refused, further])[0].startswith("No version after the base was taken")
+
+
+def test_what_further_sft_alone_came_to_is_said_where_a_later_version_goes_on_from_it() -> None:
+    base, further, later = (row(name, accuracy, 0.6, 6.3) for name, accuracy in
+                            (("base", 0.8), ("further_sft", 0.7), ("it1", 0.65)))  # fmt: skip
+    sentences = in_short([base, further, later])
+    assert "tells it1 in 65%" in sentences[0]
+    assert sentences[1].startswith("Further fine-tuning on the same real sessions") and sentences[1].endswith("70%.")
+    assert not any("Further" in sentence for sentence in in_short([base, later, further]))

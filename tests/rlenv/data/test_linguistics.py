@@ -73,7 +73,7 @@ def test_table_1_has_distinct_1_and_distinct_2():
 
 def test_a_sessions_figures_read_the_users_messages_alone():
     assert session_diversity(said("so so tired", "now")) == {
-        "entropy": 1.5, "ttr": 0.75, "bigram": 1.0, "turns": 2.0, "words": 4.0
+        "entropy": 1.5, "ttr": 0.75, "bigram": 1.0, "turns": 2.0, "words": 4.0, "words_per_message": 2.0
     }  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def test_means_medians_and_sample_deviations_are_over_sessions_and_skip_those_wi
     assert figures["ttr_median"] == 1.0
     assert figures["ttr_sd"] == pytest.approx(math.sqrt(((0.25 - 0.75) ** 2 + 2 * 0.25**2) / 2))
     assert figures["entropy_mean"] == pytest.approx((0 + 1 + 2) / 3)
-    assert figures["turns_mean"] == 1.0 and figures["words_mean"] == 10 / 4
+    assert figures["turns_mean"] == 1.0 and figures["words_mean"] == figures["words_per_message_mean"] == 10 / 4
     assert math.isnan(diversity([])["ttr_mean"]) and math.isnan(diversity(sessions[:1])["ttr_sd"])
 
 
