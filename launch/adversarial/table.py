@@ -27,7 +27,6 @@ COLUMNS = (
     ("whole", "disc/accuracy_session", "{:.2f}"),
     ("ref", "disc/referee_accuracy", "{:.2f}"),
     ("style", "disc/style_referee_accuracy", "{:.2f}"),
-    ("margin", "dpo/margin", "{:.2f}"),
     ("H", "realism/entropy_mean", "{:.2f}"),
     ("TTR", "realism/ttr_mean", "{:.3f}"),
     ("bigr", "realism/bigram_mean", "{:.3f}"),
@@ -37,7 +36,7 @@ COLUMNS = (
 
 CAPTION = (
     "accuracy of the discriminator at turns 1, 5, 10, over all and on whole sessions (0.5 is the goal), of the leak "
-    "control, and on whole sessions of the referees by word counts and by style; margin after training; "
+    "control, and on whole sessions of the referees by word counts and by style; "
     "word entropy in bits, TTR and bigram diversity of the user's messages, and words per message"
 )
 
