@@ -122,8 +122,9 @@ class TrainingLoad:
     offload: bool = False
     """Checkpointed activations wait in the host's memory."""
     logit_share: float = 0.0
-    """Share of the tokens whose logits are held at once."""
+    """Share of the tokens that have logits."""
     tiled_logits: bool = False
+    """Logits are held for a tile of tokens and words at a time."""
     masked: bool = False
     """Whether there is an explicit attention mask."""
     on_cpu: bool = False
@@ -181,9 +182,10 @@ def _activations(load: TrainingLoad) -> tuple[float, float, float]:
 
 def _logits(load: TrainingLoad) -> float:
     """Returns the bytes of the loss's logits."""
+    scored = load.tokens * load.logit_share
     if not load.tiled_logits:
-        return load.tokens * load.logit_share * load.shape.vocab_size * LOGIT_BYTES
-    tokens = min(load.tokens, TILE_TOKENS)
+        return scored * load.shape.vocab_size * LOGIT_BYTES
+    tokens = min(scored, TILE_TOKENS)
     if load.on_cpu:  # pages that are not written take no memory
         return tokens * min(load.shape.vocab_size, TILE_WORDS) * (load.num_bytes + TILE_COPIES_CPU)
     return tokens * TILE_WORDS * load.num_bytes

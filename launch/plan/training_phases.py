@@ -71,14 +71,14 @@ def _classifier(planner: Planner) -> tuple[Memory, Work]:
 
 
 def dpo(planner: Planner) -> Phase:
-    """Returns DPO: pairs as two rows each (``hard``), or all alternatives of a session as one tree."""
+    """Returns DPO: a pair (``hard``), or all alternatives of a session, as branches of one row."""
     config, settings, shape = planner.config, planner.config.dpo, planner.models.simulator.shape
     row, load = loads.dpo_row(config), loads.dpo_load(config, shape)
     passes = 3 + settings.gradient_checkpointing  # one is the reference's
     if settings.targets == "hard":
         memory = _checked(planner, load, "dpo", settings, row.setting)
-        rows = 2 * planner.sizes.compared * planner.assumed.pairs_kept * settings.epochs
-        work = _trained(planner, shape, rows, planner.sizes.row, passes)
+        pairs = planner.sizes.compared * planner.assumed.pairs_kept * settings.epochs
+        work = _trained(planner, shape, pairs, planner.sizes.row + planner.assumed.user_tokens, passes)
     else:
         memory = _tree(planner, load, row)
         branches = planner.sizes.compared * config.preferences.num_alternatives * planner.assumed.user_tokens

@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset, load_dataset
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import DPOTrainer
 
 from rlenv.core.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_at
 from rlenv.core.canary import CANARY
@@ -18,7 +19,8 @@ from rlenv.core.types import PreferencePair
 from rlenv.prompting.chat_format import ChatFormat, chat_format
 from trainers.backend.worker import Worker
 from trainers.dpo.config import DpoConfig
-from trainers.dpo.fit import KEYS, check_pairs, dpo_arguments, pairs_trainer, train_dpo
+from trainers.dpo.fit import KEYS, check_pairs, dpo_arguments, train_dpo
+from trainers.dpo.pairs import PairsTrainer, SessionSampler, collate, sessions_of
 from trainers.sft.config import SftConfig, SftExample
 from trainers.sft.fit import train_sft
 
@@ -65,15 +67,35 @@ def pair(chat: ChatFormat, number: int, length: int = 0) -> PreferencePair:
     )
 
 
+def later(earlier: PreferencePair) -> PreferencePair:
+    """A pair at the next turn of the same session."""
+    ids = (*earlier.prompt_ids, *earlier.chosen_ids, *earlier.prompt_ids[-3:])
+    return earlier.model_copy(update={"prompt_ids": ids, "chosen_ids": earlier.rejected_ids[1:], "turn": 2})
+
+
 def rows_of(pairs: list[PreferencePair]) -> dict[str, list[list[int]]]:
     return {key: [list(getattr(p, key)) for p in pairs] for key in KEYS}
 
 
-def make_trainer(tiny_llama: Path, reference: Path, scratch: Path, pairs: list[PreferencePair], config: DpoConfig):
+class RowsTrainer(DPOTrainer):
+    """TRL's own trainer on token ids: a row for each prompt and reply."""
+
+    def _prepare_dataset(self, dataset, *_, **__):
+        return dataset
+
+
+def make_trainer(
+    tiny_llama: Path,
+    reference: Path,
+    scratch: Path,
+    pairs: list[PreferencePair],
+    config: DpoConfig,
+    trainer_class: type[DPOTrainer] = PairsTrainer,
+) -> DPOTrainer:
     policy = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(tiny_llama), str(reference), is_trainable=True
     )
-    return pairs_trainer()(
+    return trainer_class(
         model=policy,
         args=dpo_arguments(Worker(scratch), config),
         train_dataset=Dataset.from_dict(rows_of(pairs)),
@@ -97,7 +119,7 @@ def test_loss_is_ln_2_before_the_first_update(tiny_llama, reference, scratch, ch
 def test_the_loss_is_equation_5_with_the_previous_simulator_as_reference(
     tiny_llama, reference, scratch, chat, chosen_nll
 ) -> None:
-    pairs = [pair(chat, i) for i in range(4)]
+    pairs = [first := pair(chat, 0), later(first), later(later(first)), pair(chat, 3)]
     config = replace(FAST, beta=0.3, batch_size=4, chosen_nll=chosen_nll)
     trainer = make_trainer(tiny_llama, reference, scratch, pairs, config)
     torch.manual_seed(5)
@@ -120,6 +142,53 @@ def test_the_loss_is_equation_5_with_the_previous_simulator_as_reference(
     nll = -likely / sum(len(p.chosen_ids) for p in pairs)
     assert loss == pytest.approx(float(sum(terms) / 4 + chosen_nll * nll), abs=1e-4)
     assert abs(loss - math.log(2)) > 1e-3
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_loss_gradients_and_metrics_are_those_of_trls_own_trainer(
+    tiny_llama, reference, scratch, chat, checkpointing
+) -> None:
+    pairs = [first := pair(chat, 0, length=5), later(first), pair(chat, 2)]
+    config = replace(FAST, batch_size=3, gradient_checkpointing=checkpointing)
+    found = []
+    for trainer_class in (RowsTrainer, PairsTrainer):
+        trainer = make_trainer(tiny_llama, reference, scratch, pairs, config, trainer_class)
+        torch.manual_seed(5)
+        with torch.no_grad():
+            for name, parameter in trainer.model.named_parameters():
+                if "lora_B.default" in name:
+                    parameter.add_(torch.randn_like(parameter) * 0.05)
+        loss = trainer.compute_loss(trainer.model, next(iter(trainer.get_train_dataloader())))
+        loss.backward()
+        gradients = {n: p.grad for n, p in trainer.model.named_parameters() if p.grad is not None}
+        metrics = {k: v[0] for k, v in trainer._metrics["train"].items() if k != "num_tokens"}
+        found.append((float(loss.detach()), gradients, metrics))
+    (loss, gradients, metrics), (our_loss, ours, our_metrics) = found
+    assert our_loss == pytest.approx(loss, abs=1e-5) and our_metrics == pytest.approx(metrics, abs=1e-4)
+    assert gradients.keys() == ours.keys() and gradients
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(ours[name], gradient, atol=1e-6, rtol=1e-3)
+
+
+def test_a_batch_reads_what_the_pairs_of_a_session_share_once(chat) -> None:
+    pairs = [first := pair(chat, 0, length=50), later(first), pair(chat, 2)]
+    batch = collate([{key: list(getattr(p, key)) for key in KEYS} for p in pairs])
+    read = batch["tree"]["input_ids"]
+    replies = sum(len(ids) - 1 for p in pairs[:2] for ids in (p.chosen_ids, p.rejected_ids))
+    assert read.shape == (2, len(pairs[1].prompt_ids) + replies)
+    assert batch["input_ids"].shape == (6, 1 + max(len(ids) for p in pairs for ids in (p.chosen_ids, p.rejected_ids)))
+
+
+def test_sessions_are_shuffled_and_their_pairs_stay_together(chat) -> None:
+    pairs = [turn for first in (pair(chat, i) for i in range(6)) for turn in (first, later(first))]
+    sessions = sessions_of([list(p.prompt_ids) for p in pairs])
+    assert sessions == [[2 * i, 2 * i + 1] for i in range(6)]
+    sampler, again = SessionSampler(sessions, 3), SessionSampler(sessions, 3)
+    order = list(sampler)
+    assert order == list(again) and sorted(order) == list(range(12)) and order != sorted(order)
+    assert [i % 2 for i in order] == [0, 1] * 6
+    sampler.set_epoch(1)
+    assert list(sampler) != order
 
 
 def test_a_step_moves_the_policy_and_leaves_the_reference(tiny_llama, reference, scratch, chat) -> None:
@@ -185,8 +254,6 @@ def test_a_warm_up_over_all_steps_shows_in_the_summary(tiny_llama, reference, sc
 
 
 def test_trls_own_trainer_learns_from_pairs_jsonl_too(tiny_llama, reference, scratch, chat) -> None:
-    from trl import DPOTrainer
-
     pairs = [pair(chat, i) for i in range(6)]
     file = scratch / "pairs.jsonl"
     file.write_text("".join(p.model_dump_json() + "\n" for p in pairs))

@@ -1,6 +1,6 @@
 """One adversarial update: DPO with the previous iteration's simulator as reference (Section 3.5, Eq. 5).
 
-Uses TRL's ``DPOTrainer``, in a small subclass that takes the sampled token ids instead of tokenising text. The policy
+Uses TRL's ``DPOTrainer``, in a subclass that takes the sampled token ids and reads what pairs share once. The policy
 is passed as a trainable ``PeftModel`` without a ``peft_config``, so that TRL copies the loaded adapter into a frozen
 reference named ``ref``. With a ``peft_config`` the reference would silently be the bare base model. ``max_length`` is
 None, because TRL's default cuts prompts from the right, and a row without completion tokens teaches nothing.
@@ -94,17 +94,6 @@ def check_pairs(pairs: Sequence[PreferencePair]) -> None:
         raise PhaseError("dpo: " + "\n".join(problems[:20]))
 
 
-def pairs_trainer() -> Any:
-    """Returns a subclass of TRL's ``DPOTrainer`` that takes ``prompt_ids``, ``chosen_ids`` and ``rejected_ids``."""
-    from trl import DPOTrainer
-
-    class PairsTrainer(DPOTrainer):
-        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
-            return dataset
-
-    return PairsTrainer
-
-
 def dpo_arguments(worker: Worker, config: DpoConfig) -> Any:
     """Returns TRL's ``DPOConfig`` for ``config``."""
     from trl import DPOConfig
@@ -121,12 +110,14 @@ def train_dpo(payload: tuple[Any, DpoConfig, str, str, str], worker: Worker) -> 
     from peft import PeftModel
     from transformers import AutoTokenizer
 
+    from trainers.dpo.pairs import PairsTrainer  # TRL is imported by the workers only
+
     rows, config, base_model, reference, out_dir = payload
     require_positions(base_model, _longest(rows), "dpo")
     seed_everything(config.seed)
     base = load_base(base_model, config.dtype, worker.device, config.shard)
     policy = PeftModel.from_pretrained(base, reference, is_trainable=True)
-    trainer = pairs_trainer()(
+    trainer = PairsTrainer(
         model=policy,
         args=dpo_arguments(worker, config),
         train_dataset=Dataset.from_dict(rows),

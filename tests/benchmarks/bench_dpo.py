@@ -1,0 +1,166 @@
+"""Time and memory of a DPO step on pairs that share a conversation: ours, and TRL's own rows of prompt and reply.
+
+    python tests/benchmarks/bench_dpo.py [--model population-llama|smollm2|FOLDER] [--tokens 1000] [--pairs 2]
+
+Prints one JSON line. ``value`` is the seconds of a step (the median, forward, backward and update), ``baseline`` TRL's,
+``speedup`` the one over the other. ``peak_mib`` is how far resident memory rises above the loaded model in a training.
+A step trains one session: ``--pairs`` pairs at evenly spaced turns, the last at ``--tokens``, with replies of
+``--reply-tokens``. Tokens are random. Both trainers take the same pairs in the same order, in processes of their own
+that take turns (``--rounds``); ``loss_difference`` is the largest between their curves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+MIB = 1024**2
+
+
+def model_folder(name: str, cache: Path) -> str:
+    """Returns the folder of a model."""
+    from rlenv.models.named import load_smollm2, population_llama
+
+    if name == "population-llama":
+        return str(population_llama())
+    return str(load_smollm2(cache / "smollm2", "float32")) if name == "smollm2" else name
+
+
+def make_pairs(args: argparse.Namespace, vocab_size: int) -> dict[str, list[list[int]]]:
+    """Returns ``prompt_ids``, ``chosen_ids`` and ``rejected_ids`` of as many sessions as there are steps."""
+    import numpy as np
+
+    rng = np.random.default_rng(args.seed)
+    rows: dict[str, list[list[int]]] = {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []}
+    for _ in range(args.steps):
+        prompt = rng.integers(10, vocab_size, args.tokens).tolist()
+        for turn in range(1, args.pairs + 1):
+            rows["prompt_ids"].append(prompt[: args.tokens * turn // args.pairs])
+            for key in ("chosen_ids", "rejected_ids"):
+                rows[key].append(rng.integers(10, vocab_size, args.reply_tokens).tolist())
+    return rows
+
+
+def train(args: argparse.Namespace) -> dict[str, Any]:
+    """Trains with ``args.child``, ``ours`` or ``trl``; returns seconds and loss of each step, and the memory."""
+    import psutil
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import DPOTrainer
+
+    from trainers.backend.worker import Worker
+    from trainers.dpo.config import DpoConfig
+    from trainers.dpo.fit import dpo_arguments
+    from trainers.dpo.pairs import PairsTrainer, SessionSampler, sessions_of
+
+    class RowsTrainer(DPOTrainer):
+        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+            return dataset
+
+        def _get_train_sampler(self, train_dataset: Any = None) -> SessionSampler:
+            return SessionSampler(sessions_of(self.train_dataset["prompt_ids"]), self.args.seed)
+
+    class Clock(TrainerCallback):
+        def __init__(self) -> None:
+            self.seconds: list[float] = []
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.start = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            self.seconds.append(time.perf_counter() - self.start)
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
+    model.config.use_cache = False
+    policy = get_peft_model(model, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    config = DpoConfig(dtype="float32", batch_size=args.pairs, learning_rate=1e-3, warmup=0, save_every=0)
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = (PairsTrainer if args.child == "ours" else RowsTrainer)(
+            model=policy,
+            args=dpo_arguments(Worker(Path(scratch)), config),
+            train_dataset=Dataset.from_dict(make_pairs(args, model.config.vocab_size)),
+            processing_class=AutoTokenizer.from_pretrained(args.model),
+            callbacks=[clock],
+        )
+        loaded = psutil.Process().memory_info().rss
+        trainer.train()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return {"seconds": clock.seconds, "losses": losses, "peak_mib": (peak - loaded) / MIB}
+
+
+def child(args: argparse.Namespace, way: str) -> dict[str, Any]:
+    """Returns what :func:`train` does, from a process of its own."""
+    command = [sys.executable, __file__, "--child", way]
+    for name, value in vars(args).items():
+        if name != "child":
+            command += [f"--{name.replace('_', '-')}", str(value)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Measures both trainers and prints the line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", default="population-llama")
+    parser.add_argument("--tokens", type=int, default=1000)
+    parser.add_argument("--reply-tokens", type=int, default=30)
+    parser.add_argument("--pairs", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--child", choices=["ours", "trl"])
+    args = parser.parse_args()
+    if args.child:
+        print(json.dumps(train(args)))
+        return
+    settings = {name: value for name, value in vars(args).items() if name != "child"}
+    with tempfile.TemporaryDirectory() as cache:
+        args.model = model_folder(args.model, Path(cache))
+        found: dict[str, list[dict[str, Any]]] = {"ours": [], "trl": []}
+        for number in range(args.rounds):
+            for way in sorted(found, reverse=number % 2 == 1):
+                found[way].append(child(args, way))
+    seconds = {  # the first step of a process is not counted
+        way: round(statistics.median(s for each in rounds for s in each["seconds"][1:]), 4)
+        for way, rounds in found.items()
+    }
+    memory = {way: round(statistics.median(each["peak_mib"] for each in rounds)) for way, rounds in found.items()}
+    ours, theirs = (found[way][0]["losses"] for way in ("ours", "trl"))
+    line = {
+        "benchmark": "dpo",
+        "value": seconds["ours"],
+        "unit": "s a step",
+        "baseline": seconds["trl"],
+        "speedup": round(seconds["trl"] / seconds["ours"], 2),
+        "peak_mib": memory,
+        "loss_difference": max(abs(one - other) for one, other in zip(ours, theirs, strict=True)),
+        "settings": settings,
+        "machine": {"cpus": os.cpu_count(), "processor": platform.machine(), "load": os.getloadavg()[0]},
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in ("rlenv", "torch", "trl")}},
+    }
+    print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()
