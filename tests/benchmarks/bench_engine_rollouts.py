@@ -1,0 +1,158 @@
+"""Tokens per second of conversations on a real engine, against the engine alone and against conversations in lockstep.
+
+    python tests/benchmarks/bench_engine_rollouts.py [--backend vllm] [--model population-llama|smollm2|FOLDER]
+
+Prints one JSON line. Both seats are on one pool, ``--conversations`` run at once. ``value`` is the sampled tokens a
+second of ``collect``; ``baseline`` that of the same requests given to the engine all at once, which finds the prompts
+that ``collect`` left in its prefix cache; ``lockstep`` that of other conversations of the same kind in which all wait
+for the slowest message. ``ratio`` is value over baseline, ``over_lockstep`` value over lockstep.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Coroutine
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import ray
+from transformers import AutoTokenizer
+
+from actors.engines.config import EngineConfig
+from actors.pool import EnginePool
+from rlenv.core.aio import all_of
+from rlenv.core.types import Adapter, Generation, Sampling
+from rlenv.env.collect import Episode, collect
+from rlenv.env.conversation import Limits, apply, begin, reply_seed
+from rlenv.env.core import ConversationCore
+from rlenv.env.scenarios import Scenario
+from rlenv.models.named import load_smollm2, population_llama
+from rlenv.population.corpus import generate_sessions
+from rlenv.prompting.chat_format import chat_format
+from rlenv.prompting.context import ContextConfig
+from rlenv.prompting.system_texts import chatbot_system_text, simulator_system_text, token_counter
+from rlenv.speakers.engine import EngineSpeaker
+
+Request = tuple[list[int], Sampling, Adapter | None, str | None]
+
+
+class Recorder:
+    """An engine that keeps what it is asked."""
+
+    def __init__(self, pool: EnginePool) -> None:
+        self.pool = pool
+        self.requests: list[Request] = []
+        self.sampled = 0
+
+    async def generate(
+        self, prompt: list[int], sampling: Sampling, adapter: Adapter | None = None, conversation: str | None = None
+    ) -> Generation:
+        """Returns the pool's answer."""
+        self.requests.append((prompt, sampling, adapter, conversation))
+        found = await self.pool.generate(prompt, sampling, adapter, conversation)
+        self.sampled += len(found.token_ids)
+        return found
+
+
+def seats(pool: EnginePool, folder: str, max_tokens: int) -> tuple[Recorder, EngineSpeaker, EngineSpeaker]:
+    """Returns the recorder and, on it, the chatbot and the user."""
+    recorder, chat = Recorder(pool), chat_format(AutoTokenizer.from_pretrained(folder))
+    count, sampling = token_counter(chat), Sampling(max_tokens=max_tokens)
+    config = ContextConfig(budget_tokens=200)
+    user_text, bot_text = simulator_system_text(config, count), chatbot_system_text(config, count)
+    chatbot = EngineSpeaker("bot", recorder, chat, "chatbot", bot_text, sampling)  # type: ignore[arg-type]
+    user = EngineSpeaker("user", recorder, chat, "user", user_text, sampling)  # type: ignore[arg-type]
+    return recorder, chatbot, user
+
+
+async def collecting(chatbot: EngineSpeaker, user: EngineSpeaker, scenarios: list[Scenario], limits: Limits) -> None:
+    """Holds a conversation in each scenario, none waiting for another."""
+    core = ConversationCore(scenarios, {"user": user}, "chatbot", limits)
+    plan = [
+        Episode(episode_id=s.context_id, context_id=s.context_id, counterpart="user", seed=i)
+        for i, s in enumerate(scenarios)
+    ]
+    async for _ in collect(chatbot, core.sibling, plan, concurrency=len(plan)):
+        pass
+
+
+async def in_lockstep(chatbot: EngineSpeaker, user: EngineSpeaker, scenarios: list[Scenario], limits: Limits) -> None:
+    """Holds a conversation in each scenario, all waiting for the slowest message."""
+    states = [begin(s.context_id, s.context, seed=i, opener="assistant") for i, s in enumerate(scenarios)]
+    while going := [state for state in states if not state.end]:
+        speaker = chatbot if len(going[0].turns) % 2 == 0 else user
+        said = await all_of(lambda state, by=speaker: by.reply(state, reply_seed(state)), going)
+        after = iter([apply(state, utterance, limits) for state, utterance in zip(going, said, strict=True)])
+        states = [state if state.end else next(after) for state in states]
+
+
+def timed(work: Callable[[], Coroutine[Any, Any, Any]]) -> float:
+    """Returns the seconds that it takes."""
+    start = time.perf_counter()
+    asyncio.run(work())
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Measures the three and prints the line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--backend", choices=["transformers", "vllm"], default="vllm")
+    parser.add_argument("--model", default="population-llama")
+    parser.add_argument("--conversations", type=int, default=64)
+    parser.add_argument("--max-turns", type=int, default=6)
+    parser.add_argument("--max-tokens", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--num-gpus", type=float, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    limits = Limits(max_turns=args.max_turns)
+    with tempfile.TemporaryDirectory() as cache:
+        named = {"population-llama": population_llama, "smollm2": lambda: load_smollm2(Path(cache) / "m")}
+        folder = str(named.get(args.model, lambda: args.model)())
+        config = EngineConfig(
+            model=folder, backend=args.backend, threads=args.threads, num_cpus=1, num_gpus=args.num_gpus,
+            max_model_len=2048, max_num_seqs=max(64, args.conversations), max_loras=0, log_dir=cache,
+        )  # fmt: skip
+        made = generate_sessions(2 * args.conversations + 2, 1, args.seed)
+        scenarios = [
+            Scenario(context_id=s.session_id, user_id=s.user_id, context=s.context, opener="assistant") for s in made
+        ]
+        first, second = scenarios[: args.conversations], scenarios[args.conversations : 2 * args.conversations]
+        with EnginePool(config) as pool:
+            _, *warm = seats(pool, folder, args.max_tokens)
+            timed(lambda: collecting(*warm, scenarios[-2:], limits))
+            together, *ours = seats(pool, folder, args.max_tokens)
+            seconds = {"collect": timed(lambda: collecting(*ours, first, limits))}
+            seconds["alone"] = timed(lambda: all_of(lambda r: pool.generate(*r), together.requests))
+            stepped, *theirs = seats(pool, folder, args.max_tokens)
+            seconds["lockstep"] = timed(lambda: in_lockstep(*theirs, second, limits))
+    ray.shutdown()
+    sampled = {"collect": together.sampled, "alone": together.sampled, "lockstep": stepped.sampled}
+    speed = {name: round(sampled[name] / seconds[name], 1) for name in seconds}
+    line = {
+        "benchmark": "engine_rollouts",
+        "value": speed["collect"],
+        "unit": "tokens/s",
+        "baseline": speed["alone"],
+        "ratio": round(speed["collect"] / speed["alone"], 3),
+        "over_lockstep": round(speed["collect"] / speed["lockstep"], 2),
+        "requests": len(together.requests),
+        "sampled_tokens": sampled,
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "settings": vars(args),
+        "machine": {"cpus": os.cpu_count(), "processor": platform.machine(), "load": os.getloadavg()[0]},
+        "versions": {name: version(name) for name in ("rlenv", "ray", "torch", "transformers")},
+    }
+    print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()
