@@ -13,7 +13,7 @@ from functools import lru_cache
 from rlenv.core.types import ConversationState, Record, Role
 from rlenv.population.reading import act_patterns as P
 from rlenv.population.reading.broken import copies, has_markup, is_cut, is_strange, loops, swaps_roles
-from rlenv.population.reading.hearing import cues_of
+from rlenv.population.reading.hearing import has_cue
 from rlenv.population.reading.similarity import all_words, content, likeness, sentences, share_known
 
 MAX_CHARS = 4000
@@ -178,21 +178,21 @@ def _against_history(
             found.add("hallucination")
         if _contradicts(sentence, own):
             found.add("contradiction")
-    cues = cues_of(users[-1])
+    last = users[-1]
     if _off_topic(text, acts, user_words):
         found.add("off_topic")
     elif is_strange(text, user_words):
         found.add("confusing")
     if _misunderstands(text, acts, [*users, known], own):
         found.add("misunderstanding")
-    if any(P.FORMS["cheer"].search(s) for s in parts[:2]) and not P.FORMS["good_news"].search(users[-1]):
+    if any(P.FORMS["cheer"].search(s) for s in parts[:2]) and not P.FORMS["good_news"].search(last):
         found.add("cheer")
-    if "advice" in acts and "wants_no_advice" in cues and "crisis_resources" not in acts:
+    if "advice" in acts and "crisis_resources" not in acts and has_cue(last, "wants_no_advice"):
         found.add("pushes_advice")
     advances = acts & {"open_question", "closed_question", "advice"} or P.FORMS["goes_on"].search(text)
     goes_on = bool(advances) or len(text.split()) >= _LONG
     lets_go = acts & {"goodbye", "wrap_up"} or P.ACTS["lets_go"].search(text)
-    if cues & {"leaving", "goodbye"} and goes_on and not lets_go:
+    if goes_on and not lets_go and (has_cue(last, "leaving") or has_cue(last, "goodbye")):
         found.add("ignores_end")
     return found
 
@@ -202,7 +202,7 @@ def _misunderstands(text: str, acts: set[str], user_texts: Sequence[str], own: S
     if P.FORMS["condolence"].search(text) and not any(P.FORMS["loss"].search(t) for t in user_texts):
         return True
     again = "crisis_resources" in acts and any(P.ACTS["crisis_resources"].search(earlier) for earlier in own)
-    return again and not any("crisis" in cues_of(t) for t in user_texts)
+    return again and not any(has_cue(t, "crisis") for t in user_texts)
 
 
 def _off_topic(text: str, acts: set[str], user_words: Sequence[frozenset[str]]) -> bool:

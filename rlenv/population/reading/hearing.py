@@ -67,5 +67,19 @@ def cues_of(text: str) -> frozenset[str]:
     >>> sorted(cues_of("sorry, I have to go now"))
     ['leaving']
     """
-    text = spelled_out(text[:MAX_CUE_CHARS].replace("’", "'").strip())
-    return frozenset(name for name, pattern in CUES.items() if pattern.search(text))
+    return frozenset(name for name in CUES if has_cue(text, name))
+
+
+@lru_cache(maxsize=16384)
+def has_cue(text: str, name: str) -> bool:
+    """Returns whether one cue is in a user's message; there are many, and each takes a search.
+
+    >>> has_cue("sorry, I have to go now", "leaving")
+    True
+    """
+    return CUES[name].search(_searched(text)) is not None
+
+
+@lru_cache(maxsize=4096)
+def _searched(text: str) -> str:
+    return spelled_out(text[:MAX_CUE_CHARS].replace("’", "'").strip())
