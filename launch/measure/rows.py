@@ -58,14 +58,14 @@ def labelled_sessions(chat: ChatFormat, tokens: int, count: int, first: int = 0)
 
 
 def pairs(tokens: int, reply: int, count: int) -> list[PreferencePair]:
-    """Returns ``count`` pairs of two rows of ``tokens`` tokens, of which ``reply`` are the reply's."""
+    """Returns ``count`` pairs of different prompts, which have ``tokens`` tokens with a reply and ``reply`` of them."""
     reply = min(reply, tokens // 2)
     return [
         PreferencePair(
             prompt="",
             chosen="",
             rejected="",
-            prompt_ids=(5,) * (tokens - reply),
+            prompt_ids=(10 + i,) + (5,) * (tokens - reply - 1),
             chosen_ids=(6,) * reply,
             rejected_ids=(7,) * reply,
             reward_chosen=1.0,
@@ -88,7 +88,7 @@ def alternatives(tokens: int, reply: int, turns: int, each: int, count: int) -> 
             turn=turn + 1,
             critical="drawn",
             simulator="base",
-            prompt_ids=(5,) * (tokens - reply),
+            prompt_ids=(10 + i,) + (5,) * (tokens - reply - 1),
             replies_ids=((6,) * reply,) * each,
             rewards=tuple(float(k) for k in range(each)),
         )

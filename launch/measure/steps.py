@@ -173,8 +173,12 @@ def dpo(here: Here, phase: str, adapter: str, out: Path) -> Step:
     if settings.targets == "hard":
         pairs = rows.pairs(tokens, reply, STEPS * settings.batch_size)
         data = {key: [list(getattr(pair, key)) for pair in pairs] for key in KEYS}
-        predicted = here.trained(load, row_tokens=tokens, num_bytes=num_bytes)
-        return Step(phase, _rows(load.rows, tokens), predicted, here.job(train_dpo, (data, *rest), folder))
+        length = len(pairs[0].chosen_ids)
+        row = len(pairs[0].prompt_ids) + 2 * (length - 1)
+        share = 2 * (length + 1) / row
+        predicted = here.trained(load, row_tokens=row, logit_share=share, num_bytes=num_bytes)
+        what = f"{_rows(load.rows, row)}, both replies of a pair in each"
+        return Step(phase, what, predicted, here.job(train_dpo, (data, *rest), folder))
     turns = 2 if config.preferences.turns == "critical" else config.preferences.num_turns
     each = config.preferences.num_alternatives
     made = rows.alternatives(tokens, reply, turns, each, STEPS * settings.batch_size)

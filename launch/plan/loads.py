@@ -107,16 +107,16 @@ def dpo_load(config: RunConfig, shape: ModelShape) -> TrainingLoad:
     """Returns the load of DPO: a pair, or all alternatives of a session, as branches of one row."""
     settings = config.dpo
     rank = config.sft.lora_rank if config.simulator.adapter is None else config.engines["simulator"].max_lora_rank
-    load = _adapter_load(settings, config, shape, dpo_row(config), rank)
+    load = replace(_adapter_load(settings, config, shape, dpo_row(config), rank), num_adapters=2, masked=True)
     if settings.targets == "hard":
         reply = config.simulator.sampling.max_tokens
         tokens = load.row_tokens + reply  # the row ends with one of the two replies
         scored = 2 * (reply + 1)
-        load = replace(load, num_adapters=2, tiled_logits=True)
+        load = replace(load, tiled_logits=True)
     else:
         scored = alternatives_tokens(config)
         tokens = load.row_tokens + scored
-    return replace(load, row_tokens=tokens, masked=True, logit_share=scored / tokens)
+    return replace(load, row_tokens=tokens, logit_share=scored / tokens)
 
 
 def _adapter_load(settings: AdapterTraining, config: RunConfig, shape: ModelShape, row: Row, rank: int) -> TrainingLoad:

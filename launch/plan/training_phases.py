@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from launch.plan import loads
 from launch.plan.advice import training_advice
 from launch.plan.memory import Memory, TrainingLoad, reading_memory, training_memory
@@ -75,26 +73,15 @@ def dpo(planner: Planner) -> Phase:
     config, settings, shape = planner.config, planner.config.dpo, planner.models.simulator.shape
     row, load = loads.dpo_row(config), loads.dpo_load(config, shape)
     passes = 3 + settings.gradient_checkpointing  # one is the reference's
+    memory = _checked(planner, load, "dpo", settings, row.setting)
     if settings.targets == "hard":
-        memory = _checked(planner, load, "dpo", settings, row.setting)
         pairs = planner.sizes.compared * planner.assumed.pairs_kept * settings.epochs
         work = _trained(planner, shape, pairs, planner.sizes.row + planner.assumed.user_tokens, passes)
     else:
-        memory = _tree(planner, load, row)
         branches = planner.sizes.compared * config.preferences.num_alternatives * planner.assumed.user_tokens
         tokens = planner.sizes.row + branches / max(1, planner.sizes.adversarial)
         work = _trained(planner, shape, planner.sizes.adversarial * settings.epochs, tokens, passes)
     return planner.phase(DPO, "9", _workers(planner, memory), [work], config.num_iterations)
-
-
-def _tree(planner: Planner, load: TrainingLoad, row: loads.Row) -> Memory:
-    settings = planner.config.dpo
-    whole = training_memory(replace(load, shard=False), planner.runtime)
-    if not settings.shard or whole.total <= planner.usable:
-        return _checked(planner, load, "dpo", settings, row.setting)
-    what = f"targets {settings.targets!r} reads the reference's log-probs with the whole model on each GPU"
-    planner.too_large("dpo", whole.total, what, "set dpo.targets to 'hard', or use a smaller model")
-    return whole
 
 
 def _checked(planner: Planner, load: TrainingLoad, section: str, settings: AdapterTraining, row: str) -> Memory:

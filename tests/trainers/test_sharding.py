@@ -10,12 +10,14 @@ from safetensors.torch import load_file
 
 from rlenv.core.adapters import ADAPTER_WEIGHTS
 from rlenv.core.canary import read_canary
+from rlenv.core.types import Alternatives
 from tests.trainers.toy_rollouts import ToyRollouts
 from trainers.backend.config import TrainResources
 from trainers.backend.ray_train import run_training
 from trainers.backend.worker import Worker
 from trainers.chatbot_rl.config import ChatbotRlConfig
 from trainers.chatbot_rl.fit import train_chatbot
+from trainers.dpo.alternatives import train_on_alternatives
 from trainers.dpo.config import DpoConfig
 from trainers.dpo.fit import train_dpo
 from trainers.sft.config import SftConfig, SftExample
@@ -40,12 +42,16 @@ def train_both_ways(payload, worker: Worker) -> list[float]:
     from trainers.backend.huggingface import load_base
 
     def all_loops(out: str, shard: bool) -> None:
-        model, examples, rows, rollouts = payload[:4]
+        model, examples, (rows, alternatives), rollouts = payload[:4]
         place = Worker(Path(worker.scratch) / out, worker.progress, worker.rank, worker.world_size, worker.device)
         place.scratch.mkdir(exist_ok=True)
         folder = f"{payload[4]}/{out}"
         train_sft((examples, replace(SFT, shard=shard), model, f"{folder}-sft"), place)
         train_dpo((rows, replace(DPO, shard=shard), model, f"{payload[4]}/whole-sft", f"{folder}-dpo"), place)
+        listwise = replace(DPO, targets="listwise", held_out=0.2, shard=shard)
+        train_on_alternatives(
+            ((alternatives, None), listwise, model, f"{payload[4]}/whole-sft", f"{folder}-listwise"), place
+        )
         train_chatbot((rollouts, replace(RL, shard=shard), model, f"{payload[4]}/whole-sft", f"{folder}-rl"), place)
 
     all_loops("whole", False)
@@ -76,11 +82,18 @@ def test_a_sharded_training_gives_the_unsharded_adapter_and_reads_the_model_once
         "chosen_ids": [[20, 21, 2]] * 12,
         "rejected_ids": [[30, 31 + i, 2] for i in range(12)],
     }
-    payload = str(tiny_llama), examples, rows, ToyRollouts(str(tiny_llama)), str(tmp_path)
+    alternatives = [
+        Alternatives(
+            session_id=f"s{i}", turn=1, critical="drawn", simulator="base", prompt_ids=(5, 6, 7, 8 + i),
+            replies_ids=((20, 21, 2), (30, 31 + i, 2), (40, 2)), rewards=(1.0, -1.0, 0.0),
+        )
+        for i in range(13)
+    ]  # fmt: skip
+    payload = str(tiny_llama), examples, (rows, alternatives), ToyRollouts(str(tiny_llama)), str(tmp_path)
     resources = TrainResources(num_workers=2, num_cpus=0.5, threads=1, max_failures=0)
     read = run_training(train_both_ways, payload, resources, tmp_path / "training", "both")
     assert read[0] > 0 and read[1] == 0
-    for kind in ("sft", "dpo", "rl"):
+    for kind in ("sft", "dpo", "listwise", "rl"):
         whole, shards = (load_file(tmp_path / f"{way}-{kind}" / ADAPTER_WEIGHTS) for way in ("whole", "shards"))
         assert whole.keys() == shards.keys()
         largest = max(float(value.abs().max()) for value in whole.values())

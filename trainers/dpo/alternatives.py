@@ -1,17 +1,21 @@
 """The loop behind targets other than ``hard``: all alternatives of a session's turns in one forward pass.
 
-Runs on Ray Train's workers, on transformers' ``Trainer``. The policy starts as the reference, so the reference's
-log-probs are computed once, before the first step.
+Runs on Ray Train's workers, on transformers' ``Trainer``, sharded or not. The reference is a frozen copy of the
+policy's adapter; the workers share the reading of its log-probs, once, before the first step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
+from peft import PeftModel
+from transformers import AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
 
 from rlenv.core.types import Alternatives
 from rlenv.models.tree_batch import TokenBranch, TokenTree, tree_batch
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
     from trainers.sft.config import SftExample
 
 
+REFERENCE = "ref"
+"""The name of the adapter's frozen copy, as in TRL; checkpoints leave it out."""
 FIGURES = ("margin", "target", "accuracy")
 """Of the alternatives with the extreme rewards: how far apart they are, how far apart they are to be, and whether the
 policy orders them as the rewards do."""
@@ -86,8 +92,6 @@ def _row(session_id: str, trunk: tuple[int, ...], group: Sequence[Alternatives])
 
 def with_real(rows: Sequence[SessionRow], real: Mapping[str, SftExample], base_model: str) -> list[SessionRow]:
     """Returns the rows, the first of each session with the real session in ``real`` under its id, as SFT trains it."""
-    from transformers import AutoTokenizer
-
     chat = chat_format(AutoTokenizer.from_pretrained(base_model))
     left = {session_id: sft_rows([example], chat, None)[0] for session_id, example in real.items()}
     return [replace(row, real=next(iter(left.pop(row.session_id, ())), None)) for row in rows]
@@ -100,49 +104,83 @@ def split_rows(rows: Sequence[SessionRow], held_out: float) -> tuple[list[Sessio
     return [r for r in rows if r.session_id in kept], [r for r in rows if r.session_id not in kept]
 
 
+class AlternativesTrainer(Trainer):
+    """Trains on rows by their place in ``rows``; those from ``num_trained`` on are held out."""
+
+    def __init__(
+        self, policy: Any, rows: Sequence[SessionRow], num_trained: int, config: DpoConfig, worker: Worker
+    ) -> None:
+        self.rows, self.dpo, self.worker = list(rows), config, worker
+        self.since_log: list[tuple[float, float, float]] = []
+        self.since_log_nll: list[float] = []
+        super().__init__(
+            model=policy,
+            args=TrainingArguments(**training_arguments(worker, config)),
+            train_dataset=range(num_trained),  # type: ignore[arg-type]
+            data_collator=lambda places: {"places": places},
+            callbacks=[*callbacks(worker), _ReadReference(self)],
+        )
+
+    def read_reference(self) -> None:
+        """Fills in the reference's log-probs of all rows; every worker must call it, of a model that may be sharded."""
+        with reference_of(self.model):
+            self.rows = with_reference(self.model, self.rows, self.dpo.batch_size, self.worker)
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        rows = [self.rows[place] for place in inputs["places"]]
+        loss, figures = batch_loss(model, rows, self.dpo)
+        self.since_log.append(figures)
+        if real_rows := [row.real for row in rows if row.real is not None]:
+            nll = real_nll(model, real_rows)
+            self.since_log_nll.append(float(nll.detach()))
+            loss = loss + self.dpo.replay * nll
+        return (loss, None) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if self.since_log:
+            logs |= dict(zip(FIGURES, np.mean(self.since_log, axis=0).tolist(), strict=True))
+            self.since_log.clear()
+        if self.since_log_nll:
+            logs["replay_nll"] = float(np.mean(self.since_log_nll))
+            self.since_log_nll.clear()
+        super().log(logs, *args, **kwargs)
+
+
+class _ReadReference(TrainerCallback):
+    """Has the reference read when the model is in place: after it is sharded, and before the first step."""
+
+    def __init__(self, trainer: AlternativesTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.trainer.read_reference()
+
+
+@contextmanager
+def reference_of(policy: Any) -> Iterator[None]:
+    """Within it ``policy`` answers as the reference, and is not in training mode."""
+    training = policy.training
+    policy.eval().set_adapter(REFERENCE)
+    try:
+        yield
+    finally:
+        policy.set_adapter("default")
+        policy.train(training)
+
+
 def train_on_alternatives(payload: tuple[Any, DpoConfig, str, str, str], worker: Worker) -> dict[str, Any]:
     """Returns the summary of one run; the adapter is written on rank 0."""
-    from peft import PeftModel
-    from transformers import AutoTokenizer, Trainer, TrainingArguments
-
     (alternatives, real), config, base_model, reference, out_dir = payload
     rows = with_real(session_rows(alternatives), real, base_model) if real else session_rows(alternatives)
     require_positions(base_model, max(map(_last_position, rows)), "dpo")
     seed_everything(config.seed)
-    policy = PeftModel.from_pretrained(load_base(base_model, config.dtype, worker.device), reference, is_trainable=True)
-    policy.to(worker.device)
-    train, held_out = split_rows(with_reference(policy, rows, config.batch_size), config.held_out)
-
-    class AlternativesTrainer(Trainer):
-        def compute_loss(
-            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-        ) -> Any:
-            loss, figures = batch_loss(model, inputs["rows"], config)
-            since_log.append(figures)
-            if real_rows := [row.real for row in inputs["rows"] if row.real is not None]:
-                nll = real_nll(model, real_rows)
-                since_log_nll.append(float(nll.detach()))
-                loss = loss + config.replay * nll
-            return (loss, None) if return_outputs else loss
-
-        def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-            if since_log:
-                logs |= dict(zip(FIGURES, np.mean(since_log, axis=0).tolist(), strict=True))
-                since_log.clear()
-            if since_log_nll:
-                logs["replay_nll"] = float(np.mean(since_log_nll))
-                since_log_nll.clear()
-            super().log(logs, *args, **kwargs)
-
-    since_log: list[tuple[float, float, float]] = []
-    since_log_nll: list[float] = []
-    trainer = AlternativesTrainer(
-        model=policy,
-        args=TrainingArguments(**training_arguments(worker, config)),
-        train_dataset=train,
-        data_collator=lambda batch: {"rows": batch},
-        callbacks=callbacks(worker),
-    )
+    base = load_base(base_model, config.dtype, worker.device, config.shard)
+    policy = PeftModel.from_pretrained(base, reference, is_trainable=True)
+    policy.load_adapter(reference, REFERENCE)
+    train, held_out = split_rows(rows, config.held_out)
+    trainer = AlternativesTrainer(policy, [*train, *held_out], len(train), config, worker)
     train_and_resume(trainer, worker, config)
     save_adapter(trainer, worker, AutoTokenizer.from_pretrained(base_model), out_dir)
     history = [entry for entry in trainer.state.log_history if FIGURES[0] in entry and "loss" in entry]
@@ -157,7 +195,7 @@ def train_on_alternatives(payload: tuple[Any, DpoConfig, str, str, str], worker:
     if nlls := [float(entry["replay_nll"]) for entry in history if "replay_nll" in entry]:
         summary["replay_nll"] = last_tenth_mean(nlls)
     if held_out:
-        summary |= held_out_figures(policy.eval(), held_out, config)
+        summary |= held_out_figures(policy.eval(), trainer.rows[len(train) :], config)
     return summary
 
 
@@ -177,19 +215,37 @@ def held_out_figures(model: Any, rows: Sequence[SessionRow], config: DpoConfig) 
     )
 
 
-def with_reference(policy: Any, rows: Sequence[SessionRow], batch_size: int = 1) -> list[SessionRow]:
-    """Returns the rows with the log-probs of ``policy``, which is the reference now."""
-    policy.eval()
-    size = batch_size if next(policy.parameters()).is_cuda else 1  # on a CPU, batches only add padding
-    log_probs: list[float] = []
+def with_reference(
+    model: Any, rows: Sequence[SessionRow], batch_size: int = 1, worker: Worker | None = None
+) -> list[SessionRow]:
+    """Returns the rows with the log-probs of ``model``, which is the reference now.
+
+    Args:
+        model: the model; if it is sharded, every worker must take part.
+        rows: the rows, the same on every worker.
+        batch_size: rows in one forward pass on a GPU. On a CPU, batches only add padding.
+        worker: this one of several that share the work; None reads all.
+    """
+    rank, num = (worker.rank, worker.world_size) if worker else (0, 1)
+    size = batch_size if next(model.parameters()).is_cuda else 1
+    # All make equally many passes, since a sharded model needs all of them; some rows are read twice.
+    mine = [(rank + i * num) % len(rows) for i in range(-(-len(rows) // num))]
+    found: list[tuple[int, list[float]]] = []
     with torch.no_grad():
-        for start in range(0, len(rows), size):
-            log_probs.extend(branch_log_probs(policy, rows[start : start + size]).tolist())
-    each = iter(log_probs)
-    return [
-        replace(row, turns=tuple(replace(t, reference=tuple(next(each) for _ in t.rewards)) for t in row.turns))
-        for row in rows
-    ]
+        for start in range(0, len(mine), size):
+            places = mine[start : start + size]
+            parts = branch_log_probs(model, [rows[i] for i in places]).split([_num_branches(rows[i]) for i in places])
+            found.extend((i, part.tolist()) for i, part in zip(places, parts, strict=True))
+    log_probs = dict(gather_object(found) if num > 1 else found)
+
+    def filled(row: SessionRow, each: Iterator[float]) -> SessionRow:
+        return replace(row, turns=tuple(replace(t, reference=tuple(next(each) for _ in t.rewards)) for t in row.turns))
+
+    return [filled(row, iter(log_probs[i])) for i, row in enumerate(rows)]
+
+
+def _num_branches(row: SessionRow) -> int:
+    return len(row.tree.branches)
 
 
 def branch_log_probs(model: Any, rows: Sequence[SessionRow]) -> torch.Tensor:

@@ -61,7 +61,6 @@ def test_a_configuration_for_gpus_passes_a_dry_run_and_fits_the_hardware_in_its_
         (["sft.shard=false"], r"sft: .*use more or larger GPUs|sft: .*set sft.shard to true"),
         (["dpo.offload_activations=false"], r"dpo: 1 row of 33,\d{3} tokens.*set dpo.offload_activations to true"),
         (["discriminator.gradient_checkpointing=false"], r"set discriminator.gradient_checkpointing to true"),
-        (["dpo.targets=listwise"], r"dpo: targets 'listwise'.*set dpo.targets to 'hard'"),
         (["discriminator.kind=likelihood"], r"set discriminator.kind to 'classifier'"),
         (["engines.chatbot.replicas=9"], r"conversations: .*finds no room; 13 GPUs are needed at once, 8x80 has 8"),
         (["train.num_workers=9"], r"training worker finds no room"),
@@ -98,6 +97,12 @@ def test_processes_that_share_a_gpu_must_fit_together():
     plan = planned(CONF / "esconv_h100.yaml", "1x24", *overrides)
     with pytest.raises(ConfigError, match=r"share a GPU and need .*or set keep_engines to false"):
         plan.require_fit()
+
+
+def test_all_alternatives_of_a_session_fit_where_the_model_is_sharded():
+    planned(PAPER, "8x80", "dpo.targets=listwise").require_fit()
+    with pytest.raises(ConfigError, match=r"dpo: .*GiB a GPU"):
+        planned(PAPER, "8x80", "dpo.targets=listwise", "dpo.shard=false").require_fit()
 
 
 def test_a_configuration_for_the_cpu_says_that_no_gpu_is_used():
