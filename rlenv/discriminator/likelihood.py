@@ -24,7 +24,7 @@ from rlenv.core.files import read_json
 from rlenv.core.log_odds import PRIOR_LOG_ODDS
 from rlenv.core.types import Branch, Session, SessionScores
 from rlenv.discriminator.reading import READ_TOKENS, Reader, Reading, ReadRow, TokenStatistics, read_row
-from rlenv.discriminator.rows import cut_error
+from rlenv.discriminator.rows import View, cut_error
 from rlenv.prompting.chat_format import ChatFormat
 
 CARD = "likelihood.json"
@@ -243,10 +243,18 @@ class ReadTree:
 class LikelihoodDiscriminator:
     """A fitted discriminator, ready to score. Build it with :meth:`load`."""
 
-    def __init__(self, reader: Reader, model: LikelihoodModel, max_tokens: int, blank_user: bool = False) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        model: LikelihoodModel,
+        max_tokens: int,
+        view: View = "full",
+        blank_user: bool = False,
+    ) -> None:
         self.reader = reader
         self.model = model
         self.max_tokens = max_tokens
+        self.view: View = view
         self.blank_user = blank_user
 
     @property
@@ -270,7 +278,8 @@ class LikelihoodDiscriminator:
             if what.is_absolute() and not what.exists():
                 raise ConfigError(f"{root / CARD}: the simulator's {what} does not exist; restore it or train again")
         reader = Reader.load(card["base_model"], adapter, device=device, dtype=card["dtype"], batch_tokens=batch_tokens)
-        return cls(reader, LikelihoodModel.load(root), card["max_tokens"], card["blank_user"])
+        view = card.get("view", "full")  # cards of runs made before had none
+        return cls(reader, LikelihoodModel.load(root), card["max_tokens"], view, card["blank_user"])
 
     def tree(self, session: Session, branches: Sequence[Branch] = (), system: str | None = None) -> ReadTree:
         """Returns the token layout of a session and its branches, for :meth:`score_trees`.
@@ -279,7 +288,8 @@ class LikelihoodDiscriminator:
             OverlongError: the session exceeds ``max_tokens``.
             IndexError: a branch is at a turn that the session does not have.
         """
-        row = read_row(self.chat, session.messages, system or "", self.max_tokens, self.blank_user)
+        layout: dict[str, Any] = {"view": self.view, "blank_user": self.blank_user}
+        row = read_row(self.chat, session.messages, system or "", self.max_tokens, **layout)
         if len(row.ends) < row.num_turns:
             raise cut_error(session.session_id, len(row.ends), row.num_turns, self.max_tokens)
         for branch in branches:

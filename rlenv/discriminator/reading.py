@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from rlenv.core.types import Message
+from rlenv.discriminator.rows import View
 from rlenv.models.tree_batch import TokenBranch, TokenTree, tree_batch
 from rlenv.prompting.chat_format import ChatFormat, chat_format
 
@@ -35,7 +36,13 @@ class ReadRow:
 
 
 def read_row(
-    chat: ChatFormat, messages: Sequence[Message], system: str, max_tokens: int, blank_user: bool = False
+    chat: ChatFormat,
+    messages: Sequence[Message],
+    system: str,
+    max_tokens: int,
+    *,
+    view: View = "full",
+    blank_user: bool = False,
 ) -> ReadRow:
     """Returns the layout of a session, cut after the last whole user message that fits ``max_tokens``.
 
@@ -44,6 +51,7 @@ def read_row(
         messages: of both seats, in order.
         system: the simulator's system message.
         max_tokens: the most tokens.
+        view: ``user_only`` leaves the chatbot's messages out.
         blank_user: leave the user's messages empty (the leak control).
     """
     ids = list(chat.system_ids(system))
@@ -52,6 +60,8 @@ def read_row(
     ends: list[int] = []
     texts: list[str] = []
     for message in messages:
+        if message.role != "user" and view == "user_only":
+            continue
         if message.role != "user":
             ids.extend((*chat.other.before, *chat.encode(message.content), *chat.other.after))
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,3 +115,15 @@ def test_two_workers_give_the_same_discriminator(fitted: Path, tiny_llama: Path,
     )
     for one, other in zip(read_validation(tmp_path / "main"), read_validation(fitted / "main"), strict=True):
         np.testing.assert_allclose(one.log_odds, other.log_odds, atol=1e-4)
+
+
+def test_a_discriminator_of_the_users_messages_alone_is_served_as_one(tiny_llama: Path, adapter: Path, tmp_path: Path):
+    config = replace(CONFIG, view="user_only")
+    task, folder = Task("main", items(10, "t"), items(4, "v"), False), str(tmp_path / "main")
+    train_likelihood(([task], config, str(tiny_llama), str(adapter), [folder]), Worker(tmp_path))
+    judge = LikelihoodDiscriminator.load(folder)
+    for (item, _), scored in zip(items(4, "v"), read_validation(folder), strict=True):
+        other = [m.model_copy(update={"content": "x"}) if m.role == "assistant" else m for m in item.session.messages]
+        changed = item.session.model_copy(update={"messages": tuple(other)})
+        (served,) = judge.score_trees([judge.tree(changed, (), "a person")])
+        np.testing.assert_allclose(served.log_odds, scored.log_odds, atol=1e-4)

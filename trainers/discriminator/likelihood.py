@@ -38,14 +38,21 @@ def train_likelihood(
     for index, (task, folder) in enumerate(zip(tasks, folders, strict=True)):
         items = [*task.train, *task.validation]
         rows = [
-            read_row(reader.chat, item.session.messages, system or "", config.max_tokens, task.blank_user)
+            read_row(
+                reader.chat,
+                item.session.messages,
+                system or "",
+                config.max_tokens,
+                view=config.view,
+                blank_user=task.blank_user,
+            )
             for item, system in items
         ]
         x = _read_all(reader, rows, known, worker, index, len(tasks))
         summaries.append(_summary(task, rows))
         if worker.rank == 0:
             card = {"base_model": base_model, "adapter": adapter, "dtype": dtype, "max_tokens": config.max_tokens,
-                    "blank_user": task.blank_user}  # fmt: skip
+                    "view": config.view, "blank_user": task.blank_user}  # fmt: skip
             _fit_and_save(task, rows, x, card, Path(folder), summaries[-1])
     return summaries
 

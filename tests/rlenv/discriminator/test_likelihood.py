@@ -86,6 +86,13 @@ def test_blanked_messages_leave_only_their_end_token(reader: Reader):
     assert [row.ids[i] for i in row.targets] == [reader.chat.end_of_turn] * 3
 
 
+def test_user_only_leaves_the_chatbot_out(reader: Reader):
+    row = read_row(reader.chat, TALK.messages, SYSTEM, 500, view="user_only")
+    other = [m.model_copy(update={"content": "x"}) if m.role == "assistant" else m for m in TALK.messages]
+    assert row == read_row(reader.chat, other, SYSTEM, 500, view="user_only")
+    assert row.texts == read_row(reader.chat, TALK.messages, SYSTEM, 500).texts
+
+
 def test_statistics_by_hand(reader: Reader):
     row = read_row(reader.chat, TALK.messages, SYSTEM, 500)
     found = reader.read([row])[0].own
