@@ -6,7 +6,7 @@ from pathlib import Path
 
 from launch.run.contents import SMALL_LLAMA
 from rlenv.core.errors import ConfigError
-from rlenv.models.named import load_smollm2, population_llama
+from rlenv.models.named import named_model
 from rlenv.prompting.chat_format import ChatFormat, chat_format
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -34,10 +34,8 @@ def model_here(where: str, name: str, scratch: Path) -> tuple[str, ChatFormat]:
 
 
 def _folder(where: str, name: str, scratch: Path) -> Path:
-    if name == "population-llama":
-        return population_llama()
-    if name == "smollm2":
-        return load_smollm2(scratch / "models" / "smollm2-135m-instruct")
+    if named := named_model(name, scratch / "models"):
+        return named
     if name == SMALL_LLAMA:
         raise ConfigError(
             f"{where}: {name} is trained by the run itself; give the folder of one, as {where}=RUN/models/{name}"

@@ -18,7 +18,7 @@ from rlenv.core.errors import ConfigError, there_are
 from rlenv.core.files import read_json
 from rlenv.core.types import Adapter, Session
 from rlenv.data.sessions import read_sessions
-from rlenv.models.named import load_smollm2, population_llama
+from rlenv.models.named import named_model
 
 MAIN, LEAK, POWER, SWAPPED, HALF = "main", "leak", "power", "swapped", "half"
 """The discriminator of a simulator version and its controls: folders of ``VERSION/discriminator``. The last three are
@@ -104,12 +104,8 @@ def model_folder(run: RunDirectory, name: str) -> str:
     Raises:
         ConfigError: the model is "small-llama" and the run has not trained it yet.
     """
-    if name == "smollm2":
-        return str(load_smollm2(run.root / "models" / "smollm2-135m-instruct"))
-    if name == "population-llama":
-        return str(population_llama())
     if name != SMALL_LLAMA:
-        return name
+        return str(named_model(name, run.root / "models") or name)
     if not run.has(f"models/{SMALL_LLAMA}"):
         raise ConfigError(f"{run.root}: the small Llama is not trained yet; start or finish the run first")
     return str(run.path(f"models/{SMALL_LLAMA}"))

@@ -288,8 +288,9 @@ class LikelihoodDiscriminator:
             OverlongError: the session exceeds ``max_tokens``.
             IndexError: a branch is at a turn that the session does not have.
         """
-        layout: dict[str, Any] = {"view": self.view, "blank_user": self.blank_user}
-        row = read_row(self.chat, session.messages, system or "", self.max_tokens, **layout)
+        row = read_row(
+            self.chat, session.messages, system or "", self.max_tokens, view=self.view, blank_user=self.blank_user
+        )
         if len(row.ends) < row.num_turns:
             raise cut_error(session.session_id, len(row.ends), row.num_turns, self.max_tokens)
         for branch in branches:

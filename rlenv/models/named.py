@@ -27,6 +27,18 @@ def population_llama() -> Path:
     return Path(__file__).parents[1] / "population" / "llama"
 
 
+def named_model(name: str, models: Path) -> Path | None:
+    """Returns the folder of the model called "population-llama" or "smollm2"; None for any other name.
+
+    Args:
+        name: a model's name in settings.
+        models: the folder into which "smollm2" is unpacked the first time.
+    """
+    if name == "population-llama":
+        return population_llama()
+    return load_smollm2(models / "smollm2-135m-instruct") if name == "smollm2" else None
+
+
 def load_smollm2(out_dir: str | Path, dtype: Literal["bfloat16", "float32"] = "bfloat16") -> Path:
     """Returns the folder of the checkpoint, which is written if it does not exist: weights in ``dtype``, tokenizer.
 

@@ -25,17 +25,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rlenv.models.named import named_model
+
 ROOT = Path(__file__).parents[2]
 MIB = 1024**2
-
-
-def model_folder(name: str, cache: Path) -> str:
-    """Returns the folder of a model."""
-    from rlenv.models.named import load_smollm2, population_llama
-
-    if name == "population-llama":
-        return str(population_llama())
-    return str(load_smollm2(cache / "smollm2", "float32")) if name == "smollm2" else name
 
 
 def make_pairs(args: argparse.Namespace, vocab_size: int) -> dict[str, list[list[int]]]:
@@ -136,7 +129,7 @@ def main() -> None:
         return
     settings = {name: value for name, value in vars(args).items() if name != "child"}
     with tempfile.TemporaryDirectory() as cache:
-        args.model = model_folder(args.model, Path(cache))
+        args.model = str(named_model(args.model, Path(cache)) or args.model)
         found: dict[str, list[dict[str, Any]]] = {"ours": [], "trl": []}
         for number in range(args.rounds):
             for way in sorted(found, reverse=number % 2 == 1):

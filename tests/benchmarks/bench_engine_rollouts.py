@@ -33,7 +33,7 @@ from rlenv.env.collect import Episode, collect
 from rlenv.env.conversation import Limits, apply, begin, reply_seed
 from rlenv.env.core import ConversationCore
 from rlenv.env.scenarios import Scenario
-from rlenv.models.named import load_smollm2, population_llama
+from rlenv.models.named import named_model
 from rlenv.population.corpus import generate_sessions
 from rlenv.prompting.chat_format import chat_format
 from rlenv.prompting.context import ContextConfig
@@ -115,8 +115,7 @@ def main() -> None:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     limits = Limits(max_turns=args.max_turns)
     with tempfile.TemporaryDirectory() as cache:
-        named = {"population-llama": population_llama, "smollm2": lambda: load_smollm2(Path(cache) / "m")}
-        folder = str(named.get(args.model, lambda: args.model)())
+        folder = str(named_model(args.model, Path(cache)) or args.model)
         config = EngineConfig(
             model=folder, backend=args.backend, threads=args.threads, num_cpus=1, num_gpus=args.num_gpus,
             max_model_len=2048, max_num_seqs=max(64, args.conversations), max_loras=0, log_dir=cache,

@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlenv.core.types import Session
 from rlenv.discriminator.reading import Reader, ReadRow, Texts, read_row
-from rlenv.models.named import load_smollm2, population_llama
+from rlenv.models.named import named_model
 from rlenv.population.corpus import generate_sessions
 from rlenv.prompting.chat_format import chat_format
 
@@ -80,8 +80,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as cache:
-        named = {"population-llama": population_llama, "smollm2": lambda: load_smollm2(Path(cache) / "m", "float32")}
-        folder = named.get(args.model, lambda: args.model)()
+        folder = named_model(args.model, Path(cache)) or args.model
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         reader = Reader(model, chat_format(AutoTokenizer.from_pretrained(folder)))
         sessions = [

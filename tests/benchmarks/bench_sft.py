@@ -25,7 +25,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlenv.models.named import load_smollm2, population_llama
+from rlenv.models.named import named_model
 from rlenv.population.corpus import generate_sessions
 from rlenv.prompting.chat_format import chat_format
 from trainers.sft.config import SftExample
@@ -86,8 +86,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as cache:
-        named = {"population-llama": population_llama, "smollm2": lambda: load_smollm2(Path(cache) / "m", "float32")}
-        folder = str(named.get(args.model, lambda: args.model)())
+        folder = str(named_model(args.model, Path(cache)) or args.model)
         chat = chat_format(AutoTokenizer.from_pretrained(folder))
         context = "what is known of the user " * (args.context_tokens // 6)
         sessions = generate_sessions(args.sessions, 1, args.seed)

@@ -39,7 +39,7 @@ class PairsTrainer(DPOTrainer):
         return dataset  # token ids are trained on as they were sampled
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SessionSampler:
-        return SessionSampler(self.sessions, self.args.data_seed or self.args.seed)
+        return SessionSampler(self.sessions, self.args.seed)
 
 
 class SessionSampler(Sampler[int]):
@@ -69,16 +69,15 @@ def sessions_of(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
     sessions: list[list[int]] = []
     for index, prompt in enumerate(prompts):
         before = prompts[index - 1] if index else None
-        if before is not None and _one_begins_with_the_other(before, prompt):
+        if before is not None and (_begins_with(before, prompt) or _begins_with(prompt, before)):
             sessions[-1].append(index)
         else:
             sessions.append([index])
     return sessions
 
 
-def _one_begins_with_the_other(one: Sequence[int], other: Sequence[int]) -> bool:
-    length = min(len(one), len(other))
-    return list(one[:length]) == list(other[:length])
+def _begins_with(ids: Sequence[int], start: Sequence[int]) -> bool:
+    return list(ids[: len(start)]) == list(start)
 
 
 def collate(pairs: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
@@ -121,7 +120,7 @@ def _trees(pairs: Sequence[Mapping[str, Sequence[int]]]) -> tuple[list[TokenTree
     trunks: list[tuple[Sequence[int], list[int]]] = []
     for i in longest_first:
         prompt = pairs[i]["prompt_ids"]
-        trunk = next((members for ids, members in trunks if list(ids[: len(prompt)]) == list(prompt)), None)
+        trunk = next((members for ids, members in trunks if _begins_with(ids, prompt)), None)
         if trunk is None:
             trunks.append((prompt, [i]))
         else:
