@@ -163,12 +163,13 @@ def _classifier(here: Here, phase: str, adapter: str, out: Path) -> Step:
 
 def dpo(here: Here, phase: str, adapter: str, out: Path) -> Step:
     """Returns one update of DPO, from the adapter in the folder ``adapter``."""
-    config, settings, (folder, _) = here.config, here.config.dpo, here.simulator
+    config, settings, (folder, chat) = here.config, here.config.dpo, here.simulator
     _whole(settings.shard, "dpo")
-    load = loads.dpo_load(config, here.model(config.simulator.model).shape)
+    shape = here.model(config.simulator.model).shape
+    load = loads.dpo_load(config, shape, here.assumed)
     tokens = here.at_most(loads.dpo_row(config).tokens)
     reply, num_bytes = config.simulator.sampling.max_tokens, here.num_bytes(settings.dtype)
-    once = replace(settings, epochs=1, gradient_accumulation=1, save_every=0, held_out=0.0, replay=0.0)
+    once = replace(settings, epochs=1, gradient_accumulation=1, save_every=0, held_out=0.0)
     rest = (once, folder, adapter, str(out))
     if settings.targets == "hard":
         pairs = rows.pairs(tokens, reply, STEPS * settings.batch_size)
@@ -185,9 +186,16 @@ def dpo(here: Here, phase: str, adapter: str, out: Path) -> Step:
     trunk, length = len(made[0].prompt_ids), len(made[0].replies_ids[0])
     row = trunk + turns * each * (length - 1)
     share = turns * each * length / row
+    what, real = f"{_rows(load.rows, row)}, {turns * each} alternatives among them", None
+    if load.beside is not None:
+        at_most = here.at_most(loads.replay_row(config, shape).tokens)
+        examples = rows.sft_examples(chat, at_most, STEPS * load.rows, "user", loads.user_share(here.assumed))
+        ids, mask = chat.training_example("", examples[0].messages, "user")
+        beside = replace(load.beside, row_tokens=len(ids), logit_share=sum(mask[1:]) / len(ids))
+        load, real = replace(load, beside=beside), {example.session_id: example for example in examples}
+        what += f", beside real sessions of {len(ids):,}"
     predicted = here.trained(load, row_tokens=row, logit_share=share, num_bytes=num_bytes)
-    what = f"{_rows(load.rows, row)}, {turns * each} alternatives among them"
-    return Step(phase, what, predicted, here.job(train_on_alternatives, ((made, None), *rest), folder))
+    return Step(phase, what, predicted, here.job(train_on_alternatives, ((made, real), *rest), folder))
 
 
 def engine(here: Here, name: str, settings: EngineConfig) -> Step:

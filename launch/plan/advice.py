@@ -19,7 +19,7 @@ FLAGS = {
 
 
 def training_advice(load: TrainingLoad, usable: float, runtime: float, section: str, flags: Sequence[str], rows: str,
-                    least: int) -> str:  # fmt: skip
+                    least: int, beside: bool = False) -> str:  # fmt: skip
     """Returns what makes a training load fit, as the end of a sentence.
 
     Args:
@@ -30,10 +30,14 @@ def training_advice(load: TrainingLoad, usable: float, runtime: float, section: 
         flags: fields of ``FLAGS`` that the section has.
         rows: the setting that bounds a row's tokens.
         least: tokens that a row must be able to have.
+        beside: whether the rows beside are to be shorter, and ``rows`` bounds those.
     """
 
     def fits(changed: TrainingLoad) -> bool:
         return training_memory(changed, runtime).total <= usable
+
+    def longest(changed: TrainingLoad) -> int | None:
+        return largest(changed, fits, least, beside)
 
     off = [f for f in flags if not getattr(load, f) and (f != "shard" or load.workers > 1)]
     for count in range(1, len(off) + 1):
@@ -41,27 +45,41 @@ def training_advice(load: TrainingLoad, usable: float, runtime: float, section: 
             c for c in combinations(off, count) if "offload" not in c or "checkpointing" in c or load.checkpointing
         ]
         ways = [_set(section, chosen) for chosen in found if fits(_turned_on(load, chosen))]
-        if count == 1 and (most := largest(load, fits, least)):
+        if count == 1 and (most := longest(load)):
             ways.append(f"set {rows} to {most} or less")
         if ways:
             return " or ".join(ways)
-    if not off and (most := largest(load, fits, least)):
+    if not off and (most := longest(load)):
         return f"set {rows} to {most} or less"
     everything = _turned_on(load, off)
-    if off and (most := largest(everything, fits, least)):
+    if off and (most := longest(everything)):
         return f"{_set(section, off)}, and {rows} to {most} or less"
-    if load.rows > 1 and fits(replace(everything, rows=1)):
+    if load.rows > 1 and fits(_one_row(everything)):
         return f"set {section}.batch_size to 1"
     return "use more or larger GPUs (train.num_workers, with shard), or a smaller model"
 
 
-def largest(load: TrainingLoad, fits: Callable[[TrainingLoad], bool], least: int) -> int | None:
-    """Returns the largest number of tokens of a row that fits, in steps of 256; None if it is below ``least``."""
-    low, high = 0, load.row_tokens // STEP
+def largest(load: TrainingLoad, fits: Callable[[TrainingLoad], bool], least: int, beside: bool = False) -> int | None:
+    """Returns the largest number of tokens of a row that fits, in steps of 256; None if it is below ``least``.
+
+    Of the rows beside, if asked; they may not be there at all.
+    """
+
+    def with_tokens(tokens: int) -> TrainingLoad:
+        if beside and load.beside is not None:
+            return replace(load, beside=replace(load.beside, row_tokens=tokens))
+        return replace(load, row_tokens=tokens)
+
+    now = load.beside.row_tokens if beside and load.beside is not None else load.row_tokens
+    low, high = 0, now // STEP
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(replace(load, row_tokens=middle * STEP)) else (low, middle - 1)
+        low, high = (middle, high) if fits(with_tokens(middle * STEP)) else (low, middle - 1)
     return low * STEP if low * STEP >= max(least, 1) else None
+
+
+def _one_row(load: TrainingLoad) -> TrainingLoad:
+    return replace(load, rows=1, beside=load.beside and replace(load.beside, rows=1))
 
 
 def _turned_on(load: TrainingLoad, flags: Sequence[str]) -> TrainingLoad:

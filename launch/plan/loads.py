@@ -10,6 +10,7 @@ from launch.plan.hardware import GIB, Gpus
 from launch.plan.memory import (
     BFLOAT16,
     FLOAT32,
+    Beside,
     Memory,
     TrainingLoad,
     cache_tokens,
@@ -103,8 +104,17 @@ def dpo_row(config: RunConfig) -> Row:
     return Row(longest_conversation(config), "engines.simulator.max_model_len")
 
 
-def dpo_load(config: RunConfig, shape: ModelShape) -> TrainingLoad:
-    """Returns the load of DPO: a pair, or all alternatives of a session, as branches of one row."""
+def replay_row(config: RunConfig, shape: ModelShape) -> Row:
+    """Returns the longest real session beside the alternatives of one (``dpo.replay``)."""
+    limit = config.dpo.replay_max_tokens or shape.max_positions
+    return Row(min(limit, shape.max_positions), "dpo.replay_max_tokens")
+
+
+def dpo_load(config: RunConfig, shape: ModelShape, assumed: Assumptions) -> TrainingLoad:
+    """Returns the load of DPO: a pair, or all alternatives of a session, as branches of one row.
+
+    With ``dpo.replay``, the real session of each row stands beside it.
+    """
     settings = config.dpo
     rank = config.sft.lora_rank if config.simulator.adapter is None else config.engines["simulator"].max_lora_rank
     load = replace(_adapter_load(settings, config, shape, dpo_row(config), rank), num_adapters=2, masked=True)
@@ -116,6 +126,9 @@ def dpo_load(config: RunConfig, shape: ModelShape) -> TrainingLoad:
     else:
         scored = alternatives_tokens(config)
         tokens = load.row_tokens + scored
+        if settings.replay:
+            own = user_share(assumed) if settings.batch_size == 1 else 1.0  # as in ``sft_load``
+            load = replace(load, beside=Beside(settings.batch_size, replay_row(config, shape).tokens, own))
     return replace(load, row_tokens=tokens, logit_share=scored / tokens)
 
 

@@ -7,7 +7,8 @@ same bytes; what differs there is said where it is counted.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from launch.plan.shapes import ModelShape
 from rlenv.discriminator.reading import READ_LOGITS
@@ -102,6 +103,15 @@ def reading_elements(shape: ModelShape) -> int:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """Rows of another form in the same step, whose loss is added: they are read last, and differentiated first."""
+
+    rows: int
+    row_tokens: int
+    logit_share: float
+
+
+@dataclass(frozen=True)
 class TrainingLoad:
     """What one training worker holds in a step."""
 
@@ -127,7 +137,16 @@ class TrainingLoad:
     """Logits are held for a tile of tokens and words at a time."""
     masked: bool = False
     """Whether there is an explicit attention mask."""
+    beside: Beside | None = None
+    """Rows without a mask in the same step."""
     on_cpu: bool = False
+
+    def of_beside(self) -> TrainingLoad:
+        """Returns the load that a step would be with the rows of ``beside`` alone."""
+        assert self.beside is not None
+        own, tokens, share = self.beside.rows, self.beside.row_tokens, self.beside.logit_share
+        changes: dict[str, Any] = {"masked": False, "tiled_logits": False, "beside": None}
+        return replace(self, rows=own, row_tokens=tokens, logit_share=share, **changes)
 
     @property
     def tokens(self) -> int:
@@ -138,7 +157,8 @@ class TrainingLoad:
 def training_memory(load: TrainingLoad, runtime: float = 0.0) -> Memory:
     """Returns the memory of one training worker.
 
-    The loss's logits are gone when the layers are differentiated: of the two, only the larger counts.
+    The loss's logits are gone when the layers are differentiated: of the two, only the larger counts. Where there are
+    rows beside, theirs are differentiated while the activations and log-softmax of the others wait.
     """
     shape, b, shards = load.shape, load.num_bytes, load.workers if load.shard else 1
     whole = load.lora_rank is None
@@ -149,18 +169,35 @@ def training_memory(load: TrainingLoad, runtime: float = 0.0) -> Memory:
     products = shape.num_layers * shape.layer_parameters
     computed = products * b if whole and b < FLOAT32 and shards == 1 else 0  # autocast's copies
     buckets = FLOAT32 if load.workers > 1 and shards == 1 else 0  # gradients on their way between workers
-    kept, backward, host_kept = _activations(load)
-    logits = _logits(load)
+    kept, now, logits, host_kept = _step(load)
     return Memory(
         weights=shape.num_parameters * weight_bytes / shards + gathered + computed,
         adapter=adapter * FLOAT32 * load.num_adapters / shards,
         optimizer=trained * (FLOAT32 + ADAM_BYTES) / shards + trained * buckets,
-        activations=kept + (backward if backward > logits else 0),
-        logits=logits if logits >= backward else 0,
+        activations=kept + now,
+        logits=logits,
         runtime=runtime,
         host=host_kept if shards > 1 else max(shape.num_parameters * weight_bytes, host_kept),
         host_first=shape.num_parameters * weight_bytes if shards > 1 else 0.0,
     )
+
+
+def _step(load: TrainingLoad) -> tuple[float, float, float, float]:
+    """Returns the bytes at the peak of a step: of activations that wait, of a layer that is differentiated, of logits;
+    and of activations in the host's memory."""
+    kept, backward, host = _activations(load)
+    logits = _logits(load)
+    now, held = (backward, 0.0) if backward > logits else (0.0, logits)
+    if load.beside is None:
+        return kept, now, held, host
+    other = load.of_beside()
+    other_kept, other_now, other_held, other_host = _step(other)
+    waiting = load.tokens * load.logit_share * load.shape.vocab_size * FLOAT32
+    first = kept + other_kept + other_now + other_held + waiting
+    host += other_host
+    if first > kept + now + held:
+        return kept + other_kept, other_now, other_held + waiting, host
+    return kept, now, held, host
 
 
 def _activations(load: TrainingLoad) -> tuple[float, float, float]:

@@ -13,6 +13,9 @@ from launch.plan.placement import Placed, Process, memory_on, place
 from launch.plan.work import Work, sizes
 from launch.run.config import RunConfig, keeps_engines
 
+BEYOND = "-"
+"""In place of lines for a phase that Algorithm 1 does not have."""
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -20,7 +23,7 @@ class Phase:
 
     name: str
     lines: str
-    """Lines of Algorithm 1."""
+    """Lines of Algorithm 1; ``BEYOND`` it has none."""
     placed: tuple[Placed, ...]
     tokens: float
     seconds: float

@@ -9,7 +9,7 @@ from launch.plan import serving_phases, training_phases
 from launch.plan.assumptions import Assumptions
 from launch.plan.hardware import GIB, Gpus
 from launch.plan.loads import Models
-from launch.plan.phases import Phase, Planner
+from launch.plan.phases import BEYOND, Phase, Planner
 from launch.run.config import RunConfig
 from rlenv.core.errors import ConfigError
 from rlenv.core.settings import to_dict
@@ -52,7 +52,7 @@ class Plan:
     @property
     def iteration_hours(self) -> float:
         """GPU-hours of one whole iteration."""
-        return sum(p.gpu_hours for p in self.phases if p.lines != "1")
+        return sum(p.gpu_hours for p in self.phases if p.lines not in ("1", BEYOND))
 
     @property
     def run_hours(self) -> float:
@@ -175,6 +175,7 @@ def _phases(planner: Planner) -> list[Phase]:
         *first,
         serving_phases.conversations(planner),
         training_phases.discriminators(planner),
+        *([] if config.further_sft == "never" else [training_phases.further_sft(planner)]),
         serving_phases.preferences(planner),
         training_phases.dpo(planner),
     ]

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from launch.plan.hardware import GIB
-from launch.plan.phases import Phase, kind_of
+from launch.plan.phases import BEYOND, Phase, kind_of
 from launch.plan.placement import Placed
 from launch.plan.plan import PAPER_ITERATION, PAPER_SFT, Plan
 
@@ -54,8 +54,9 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
 
 
 def _print_phase(plan: Plan, phase: Phase, console: Console) -> None:
+    where = "beyond Algorithm 1" if phase.lines == BEYOND else f"Algorithm 1, line {phase.lines}"
     console.print(
-        f"\n[bold]{phase.name}[/] (Algorithm 1, line {phase.lines}; {phase.times:g} in the run): "
+        f"\n[bold]{phase.name}[/] ({where}; {phase.times:g} in the run): "
         f"{phase.tokens / 1e6:,.1f}M tokens, {phase.seconds / 3600:.2f} h, {phase.gpu_hours:.1f} GPU-hours; "
         f"{plan.host_bytes(phase) / GIB:,.0f} GiB of host memory a node",
         highlight=False,

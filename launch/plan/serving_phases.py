@@ -7,8 +7,7 @@ from launch.plan.advice import engine_advice
 from launch.plan.hardware import GIB
 from launch.plan.phases import Phase, Planner
 from launch.plan.placement import Process
-from launch.plan.work import Work, reading_work, sampling_work
-from launch.run.contents import version_names
+from launch.plan.work import Work, num_simulated, reading_work, sampling_work
 
 
 def conversations(planner: Planner) -> Phase:
@@ -28,7 +27,7 @@ def conversations(planner: Planner) -> Phase:
             f"{name}: the key-value cache of an engine holds {held:,} tokens, {held // size.row:,} conversations of "
             f"{size.row:,}"
         )
-    processes, times = list(planner.engines(names)), len(version_names(planner.config))
+    processes, times = list(planner.engines(names)), num_simulated(planner.config)
     return planner.phase(
         "conversations", "4", processes, [Work(tokens, seconds)], times, beside_engines=False, notes=notes
     )

@@ -5,33 +5,43 @@ from __future__ import annotations
 from launch.plan import loads
 from launch.plan.advice import training_advice
 from launch.plan.memory import Memory, TrainingLoad, reading_memory, training_memory
-from launch.plan.phases import Phase, Planner
+from launch.plan.phases import BEYOND, Phase, Planner
 from launch.plan.placement import Process
 from launch.plan.shapes import ModelShape
-from launch.plan.work import Work, reading_work, training_work
-from launch.run.contents import version_names
+from launch.plan.work import Work, num_simulated, reading_work, training_work
 from rlenv.discriminator.reading import READ_TOKENS
 from trainers.backend.config import AdapterTraining
 
 SFT = "SFT of the base"
+FURTHER = "further SFT on the adversarial users' real sessions"
 DISCRIMINATORS = "discriminators"
 DPO = "DPO"
 
 
 def sft(planner: Planner, section: str, name: str, shape: ModelShape) -> Phase:
     """Returns the fine-tuning with the settings of ``section``; real sessions may have any length."""
+    memory, work = _sft(planner, section, shape, planner.sizes.sft_sessions)
+    return planner.phase(name, "1", _workers(planner, memory), [work], 1, beside_engines=False)
+
+
+def further_sft(planner: Planner) -> Phase:
+    """Returns the base's further fine-tuning on the real sessions whose contexts are simulated (``further_sft``)."""
+    memory, work = _sft(planner, "sft", planner.models.simulator.shape, planner.sizes.contexts)
+    return planner.phase(FURTHER, BEYOND, _workers(planner, memory), [work], 1)
+
+
+def _sft(planner: Planner, section: str, shape: ModelShape, sessions: int) -> tuple[Memory, Work]:
     config, settings = planner.config, getattr(planner.config, section)
     row, load = loads.sft_row(config, section, shape), loads.sft_load(config, section, shape, planner.assumed)
     memory = _checked(planner, load, section, settings, row.setting)
-    rows, passes = planner.sizes.sft_sessions * settings.epochs, 2 + load.checkpointing
-    work = _trained(planner, shape, rows, planner.sizes.row, passes)
-    return planner.phase(name, "1", _workers(planner, memory), [work], 1, beside_engines=False)
+    passes = 2 + load.checkpointing
+    return memory, _trained(planner, shape, sessions * settings.epochs, planner.sizes.row, passes)
 
 
 def discriminators(planner: Planner) -> Phase:
     """Returns the discriminator and its leak control; the power controls of the base count as further times."""
     config, disc = planner.config, planner.config.discriminator
-    times = (2 * len(version_names(config)) + 3) / 2
+    times = (2 * num_simulated(config) + 3) / 2
     notes = ["2 discriminators an iteration: main and leak control; for the base 3 power controls more"]
     memory, work = _reading(planner) if disc.kind == "likelihood" else _classifier(planner)
     return planner.phase(DISCRIMINATORS, "5", _workers(planner, memory), [work], times, notes=notes)
@@ -65,13 +75,13 @@ def _classifier(planner: Planner) -> tuple[Memory, Work]:
     work = _trained(planner, shape, 2 * disc.num_train_sessions * disc.epochs, tokens, passes)
     # rank 0 alone validates
     read = reading_work(shape, 2 * disc.num_validation_sessions, tokens, 1, planner.gpus, planner.assumed)
-    return memory, Work(work.tokens + read.tokens, work.seconds + read.seconds)
+    return memory, work + read
 
 
 def dpo(planner: Planner) -> Phase:
     """Returns DPO: a pair (``hard``), or all alternatives of a session, as branches of one row."""
     config, settings, shape = planner.config, planner.config.dpo, planner.models.simulator.shape
-    row, load = loads.dpo_row(config), loads.dpo_load(config, shape)
+    row, load = loads.dpo_row(config), loads.dpo_load(config, shape, planner.assumed)
     passes = 3 + settings.gradient_checkpointing  # one is the reference's
     memory = _checked(planner, load, "dpo", settings, row.setting)
     if settings.targets == "hard":
@@ -80,7 +90,10 @@ def dpo(planner: Planner) -> Phase:
     else:
         branches = planner.sizes.compared * config.preferences.num_alternatives * planner.assumed.user_tokens
         tokens = planner.sizes.row + branches / max(1, planner.sizes.adversarial)
-        work = _trained(planner, shape, planner.sizes.adversarial * settings.epochs, tokens, passes)
+        rows = planner.sizes.adversarial * settings.epochs
+        work = _trained(planner, shape, rows, tokens, passes)
+        if settings.replay:  # the reference does not read the real sessions
+            work += _trained(planner, shape, rows, planner.sizes.row, passes - 1)
     return planner.phase(DPO, "9", _workers(planner, memory), [work], config.num_iterations)
 
 
@@ -94,8 +107,12 @@ def _checked(planner: Planner, load: TrainingLoad, section: str, settings: Adapt
     if planner.config.train.num_gpus and memory.total > planner.usable:
         least = planner.config.context.budget_tokens + planner.config.simulator.sampling.max_tokens
         flags = ["checkpointing", "shard", "offload"]
-        ways = training_advice(load, planner.usable, planner.runtime, section, flags, row, least)
         rows = f"{load.rows} row{'s' * (load.rows > 1)} of {load.row_tokens:,} tokens ({row})"
+        beside = load.beside is not None and load.beside.row_tokens > load.row_tokens
+        if load.beside is not None:
+            row = loads.replay_row(planner.config, load.shape).setting if beside else row
+            rows += f" beside real sessions of {load.beside.row_tokens:,} (dpo.replay_max_tokens)"
+        ways = training_advice(load, planner.usable, planner.runtime, section, flags, row, least, beside)
         planner.too_large(section, memory.total, rows, ways)
     return memory
 

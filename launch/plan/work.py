@@ -13,6 +13,7 @@ from launch.plan.assumptions import Assumptions
 from launch.plan.hardware import Gpus
 from launch.plan.shapes import ModelShape
 from launch.run.config import RunConfig
+from launch.run.contents import version_names
 
 PAPER_SESSIONS = 160_000
 """Sessions of the paper's largest SFT (4.1)."""
@@ -29,6 +30,8 @@ class Sizes:
     session: int
     """Tokens of a session without its context on average."""
     sft_sessions: int
+    contexts: int
+    """Adversarial users' contexts, each that of a real session."""
     conversations: int
     adversarial: int
     """Conversations of which preferences are made."""
@@ -47,7 +50,8 @@ def sizes(config: RunConfig, assumed: Assumptions) -> Sizes:
     context = budget if assumed.context_tokens is None else min(budget, assumed.context_tokens)
     disc, collect, preferences = config.discriminator, config.collect, config.preferences
     share = disc.num_train_sessions / (disc.num_train_sessions + disc.num_validation_sessions)
-    adversarial = round(collect.num_contexts * share) * collect.simulations_per_context
+    contexts = round(collect.num_contexts * share)
+    adversarial = contexts * collect.simulations_per_context
     data = config.data
     own = round(data.population.num_users * data.population.sessions_per_user * data.sft_share)
     sessions = assumed.sft_sessions or (PAPER_SESSIONS if data.path else own)
@@ -57,10 +61,16 @@ def sizes(config: RunConfig, assumed: Assumptions) -> Sizes:
         turns=turns,
         session=turns * (assumed.user_tokens + assumed.chatbot_tokens),
         sft_sessions=min(sessions, config.data.max_sft_sessions or sessions),
+        contexts=contexts,
         conversations=collect.num_contexts * collect.simulations_per_context,
         adversarial=adversarial,
         compared=adversarial * min(each, turns),
     )
+
+
+def num_simulated(config: RunConfig) -> int:
+    """Returns how many simulators hold conversations that a discriminator judges: the versions, and a row beside."""
+    return len(version_names(config)) + (config.further_sft == "row")
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,9 @@ class Work:
 
     tokens: float
     seconds: float
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.tokens + other.tokens, self.seconds + other.seconds)
 
 
 def training_work(

@@ -237,6 +237,12 @@ def _sft(config: RunConfig) -> Iterator[str]:
                 f"{section}.max_tokens: {sft.max_tokens} leaves no room for a session after context.budget_tokens = "
                 f"{budget}; raise it, set it to null, or {LOWER}"
             )
+    longest = config.dpo.replay_max_tokens
+    if config.dpo.replay and longest is not None and longest <= budget:
+        yield (
+            f"dpo.replay_max_tokens: {longest} leaves no room for a session after context.budget_tokens = {budget}; "
+            f"raise it, set it to null, or {LOWER}"
+        )
 
 
 def _engines(config: RunConfig) -> Iterator[str]:

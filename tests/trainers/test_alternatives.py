@@ -155,6 +155,16 @@ def test_a_real_session_stands_beside_the_first_row_of_its_simulated_one(tiny_ll
     assert [row.real is not None for row in rows] == [True, False, False]
 
 
+def test_a_real_session_beside_is_cut_after_a_whole_message(tiny_llama, chat: ChatFormat, make_session):
+    data, real = session_rows(alternatives(chat, 1)), real_sessions(make_session)
+    whole = with_real(data, real, str(tiny_llama))[0].real
+    assert whole is not None
+    ids = whole["input_ids"]
+    cut = with_real(data, real, str(tiny_llama), len(ids) - 1)[0].real
+    assert cut is not None and len(cut["input_ids"]) < len(ids) and ids[: len(cut["input_ids"])] == cut["input_ids"]
+    assert with_real(data, real, str(tiny_llama), 4)[0].real is None
+
+
 def test_replay_teaches_real_messages_beside_the_alternatives(
     tiny_llama: Path, reference: Path, chat: ChatFormat, make_session, tmp_path
 ):

@@ -90,10 +90,15 @@ def _row(session_id: str, trunk: tuple[int, ...], group: Sequence[Alternatives])
     return SessionRow(session_id, TokenTree(trunk, branches), turns)
 
 
-def with_real(rows: Sequence[SessionRow], real: Mapping[str, SftExample], base_model: str) -> list[SessionRow]:
-    """Returns the rows, the first of each session with the real session in ``real`` under its id, as SFT trains it."""
+def with_real(
+    rows: Sequence[SessionRow], real: Mapping[str, SftExample], base_model: str, max_tokens: int | None = None
+) -> list[SessionRow]:
+    """Returns the rows, the first of each session with the real session in ``real`` under its id, as SFT trains it.
+
+    A real session beyond ``max_tokens`` is cut after a whole message; one without a user's message within is left out.
+    """
     chat = chat_format(AutoTokenizer.from_pretrained(base_model))
-    left = {session_id: sft_rows([example], chat, None)[0] for session_id, example in real.items()}
+    left = {session_id: sft_rows([example], chat, max_tokens)[0] for session_id, example in real.items()}
     return [replace(row, real=next(iter(left.pop(row.session_id, ())), None)) for row in rows]
 
 
@@ -173,7 +178,9 @@ def reference_of(policy: Any) -> Iterator[None]:
 def train_on_alternatives(payload: tuple[Any, DpoConfig, str, str, str], worker: Worker) -> dict[str, Any]:
     """Returns the summary of one run; the adapter is written on rank 0."""
     (alternatives, real), config, base_model, reference, out_dir = payload
-    rows = with_real(session_rows(alternatives), real, base_model) if real else session_rows(alternatives)
+    rows = session_rows(alternatives)
+    if real:
+        rows = with_real(rows, real, base_model, config.replay_max_tokens)
     require_positions(base_model, max(map(_last_position, rows)), "dpo")
     seed_everything(config.seed)
     base = load_base(base_model, config.dtype, worker.device, config.shard)

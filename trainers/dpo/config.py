@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from rlenv.core.settings import settings
 from rlenv.core.types import Adapter
@@ -36,6 +36,8 @@ class DpoConfig(AdapterTraining):
     replay: NonNegativeFloat = 0.0
     """Weight of the negative log-likelihood (mean per token) of real messages, added to the loss; 0 in the paper. They
     are those of the real session that gave a session's context. Not for ``hard``."""
+    replay_max_tokens: PositiveInt | None = None
+    """A longer real session is cut after a whole message; None cuts none."""
 
     def problems(self) -> list[str]:
         """Returns the violated rules across fields, one line each."""

@@ -8,6 +8,7 @@ import pytest
 
 from launch.plan.hardware import GIB, Gpus, parse_gpus
 from launch.plan.memory import (
+    Beside,
     Memory,
     TrainingLoad,
     backward_elements,
@@ -106,6 +107,24 @@ def test_logits_and_the_backward_pass_of_a_layer_take_turns_and_the_larger_count
     assert small.logits == 0 and small.activations == training_memory(LOAD).activations
     large = training_memory(replace(LOAD, logit_share=1.0, shape=replace(TINY, vocab_size=1000)))
     assert large.logits == 10 * 1000 * 12 and large.activations == training_memory(LOAD).activations - NOW
+
+
+def test_rows_beside_are_differentiated_while_the_others_wait_with_their_log_softmax():
+    words = replace(TINY, vocab_size=1000)
+    load = replace(LOAD, shape=words, row_tokens=20, logit_share=0.5, masked=True)
+    alone = training_memory(load)
+    assert alone.logits == 20 * 0.5 * 1000 * 12
+    kept = alone.activations  # of all layers; the logits are more than a layer's backward pass
+    for tokens, share in ((10, 0.0), (10, 1.0)):
+        memory = training_memory(replace(load, beside=Beside(1, tokens, share)))
+        other = training_memory(replace(LOAD, shape=words, row_tokens=tokens, logit_share=share))
+        waiting = 20 * 0.5 * 1000 * 4
+        first = kept + other.activations + other.logits + waiting
+        assert memory.activations + memory.logits == max(first, kept + alone.logits)
+    moved = replace(load, checkpointing=True, offload=True, shape=replace(words, num_layers=1000))
+    assert training_memory(replace(moved, beside=Beside(2, 10, 0.5))).host == max(
+        2 * moved.shape.num_parameters, 1000 * (20 + 2 * 10) * 2 * 8
+    )
 
 
 def test_tiles_of_logits_are_one_buffer_on_a_gpu_and_eight_arrays_on_a_cpu():

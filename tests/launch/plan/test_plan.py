@@ -105,6 +105,48 @@ def test_all_alternatives_of_a_session_fit_where_the_model_is_sharded():
         planned(PAPER, "8x80", "dpo.targets=listwise", "dpo.shard=false").require_fit()
 
 
+REPLAY = ("dpo.targets=listwise", "dpo.replay=0.5")
+
+
+def test_real_sessions_beside_the_alternatives_count_in_memory_and_time():
+    without, cut = planned(PAPER, "8x80", REPLAY[0]), planned(PAPER, "8x80", *REPLAY, "dpo.replay_max_tokens=16000")
+    cut.require_fit()
+    before, after = without.phases[-1], cut.phases[-1]
+    first, second = (phase.placed[0].process.memory for phase in (before, after))
+    assert second.total == first.total  # the alternatives' layer, with its mask, is larger
+    inputs = 16_000 * 80 * 8192 * 2
+    assert second.host == first.host + inputs
+    longer = planned(PAPER, "8x80", *REPLAY, "dpo.replay_max_tokens=40000").phases[-1].placed[0].process.memory
+    assert longer.total > second.total
+    row = sizes(load_config(PAPER, ["data.path=x"]), Assumptions()).row
+    assert after.tokens - before.tokens == 1600 * row and after.seconds > before.seconds
+
+
+def test_real_sessions_of_any_length_are_refused_with_the_setting_that_cuts_them():
+    plan = planned(PAPER, "8x80", *REPLAY)
+    with pytest.raises(ConfigError, match=r"real sessions of 131,072 .*set dpo.replay_max_tokens to \d+ or less"):
+        plan.require_fit()
+    most = int(plan.problems[0].rsplit("dpo.replay_max_tokens to ")[1].split()[0])
+    assert not planned(PAPER, "8x80", *REPLAY, f"dpo.replay_max_tokens={most}").problems
+    assert planned(PAPER, "8x80", *REPLAY, f"dpo.replay_max_tokens={most + 256}").problems
+
+
+@pytest.mark.parametrize("further", ["row", "first"])
+def test_the_further_sft_is_a_phase_whose_simulator_talks_and_is_judged_too(further):
+    without, plan = planned(PAPER, "8x80"), planned(PAPER, "8x80", f"further_sft={further}")
+    by_name = {phase.name: phase for phase in plan.phases}
+    (added,) = by_name.keys() - {phase.name for phase in without.phases}
+    found = by_name[added]
+    row = sizes(load_config(PAPER, ["data.path=x"]), Assumptions()).row
+    assert found.times == 1 and found.tokens == 800 * row  # 800 contexts, one epoch
+    sft = by_name["SFT of the base"]
+    assert found.placed[0].process.memory == sft.placed[0].process.memory
+    assert [by_name[name].times for name in ("conversations", "discriminators")] == [5, 6.5]  # one simulator more
+    assert plan.iteration_hours == without.iteration_hours
+    more = found.gpu_hours + sum(by_name[name].gpu_hours for name in ("conversations", "discriminators"))
+    assert plan.run_hours == pytest.approx(without.run_hours + more)
+
+
 def test_a_configuration_for_the_cpu_says_that_no_gpu_is_used():
     with pytest.raises(ConfigError, match="no process reserves a GPU; set num_gpus"):
         planned(CONF / "quickstart.yaml", "1x24").require_fit()
