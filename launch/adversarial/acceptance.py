@@ -18,6 +18,7 @@ import numpy as np
 from launch.adversarial.discrimination import label_simulated
 from launch.adversarial.run import AdversarialRun
 from launch.adversarial.simulation import Simulated
+from launch.run.config import RunConfig
 from launch.run.contents import MAIN, VERDICT
 from rlenv.core.files import read_json, write_json
 from rlenv.core.types import Session
@@ -52,9 +53,12 @@ def judge_version(
 ) -> Verdict:
     """Returns the verdict on a version whose discriminator is trained, and writes it.
 
-    Where the run takes every version and does not stop, there is nothing to judge.
+    Where the run takes every version and does not stop, there is nothing to judge; a verdict from before ``stop`` was
+    set to ``never`` is removed.
     """
     if run.config.accept == "always" and run.config.stop == "never":
+        if run.directory.has(f"{version}/acceptance"):
+            run.directory.remove(f"{version}/acceptance", "since the run judges no versions now")
         return Verdict()
 
     def make(folder: Path) -> None:
@@ -78,6 +82,21 @@ def judge_version(
 
     folder = run.directory.once(f"{version}/acceptance", make)
     return Verdict(**read_json(folder / VERDICT, lambda verdict: verdict.keys() <= {f.name for f in fields(Verdict)}))
+
+
+def early_end(config: RunConfig, verdict: Verdict, tries: int) -> str | None:
+    """Returns why a run ends with the version of this verdict, however many iterations it may have; None if it goes on.
+
+    Args:
+        config: the run's settings.
+        verdict: the verdict on the newest version.
+        tries: versions in a row that were not taken.
+    """
+    if tries == config.most_tries:
+        return f"{tries} versions in a row were not taken; a larger most_tries goes on"
+    if config.stop == "at_chance" and verdict.at_chance:
+        return "neither its discriminator nor a referee tells it from people; stop=never goes on"
+    return None
 
 
 def context_accuracy(scored: Sequence[ScoredSession]) -> dict[str, float]:

@@ -4,12 +4,15 @@ The comments give the paper's line numbers. Lines without one go beyond it: the 
 taken only if it is harder to tell (``accept``), an early end (``stop``), further rows of the table. Without these the
 loop is the paper's.
 
-The output of each line is complete in the run directory before the next line begins, so the same command resumes a run.
+The output of each line is complete in the run directory before the next line begins, so the same command resumes a run,
+and with a larger ``num_iterations`` goes on from its last version.
 """
 
 from __future__ import annotations
 
-from launch.adversarial.acceptance import judge_version
+import logging
+
+from launch.adversarial.acceptance import early_end, judge_version
 from launch.adversarial.discrimination import fit_discriminator
 from launch.adversarial.measures import measure
 from launch.adversarial.phases import (
@@ -31,6 +34,8 @@ from launch.run.directory import RunDirectory
 from launch.run.preflight import check_ready
 from launch.run.settings import to_dict
 from launch.tracking.tracker import Tracker
+
+log = logging.getLogger(__name__)
 
 
 def run_adversarial(config: RunConfig) -> RunDirectory:
@@ -69,12 +74,14 @@ def _iterate(run: AdversarialRun, tracker: Tracker) -> None:
             taken_sessions, taken_discriminator = simulated, discriminator
         else:
             tries += name != FURTHER_SFT
-        done = tries == config.most_tries or (config.stop == "at_chance" and verdict.at_chance)
-        following = None if done or name == names[-1] else names[step + 1]
+        end = early_end(config, verdict, tries)
+        following = None if end or name == names[-1] else names[step + 1]
         if following not in (None, FURTHER_SFT):  # the last simulator is evaluated but not trained further
             preferences = make_preferences(run, taken, taken_discriminator, taken_sessions, contexts)  # 6 to 8
         measure(run, tracker, step, name, simulated, contexts)
         if following is None:
+            if name != names[-1]:
+                log.info("%s is the last version: %s", name, end)
             break
         if following == FURTHER_SFT:
             adapter = further_sft(run, contexts["adversarial"])

@@ -92,14 +92,14 @@ class RunDirectory:
         path = self.root / "config.yaml"
         text = yaml.safe_dump(config, sort_keys=False)
         if path.exists():
-            differing = sorted(_differences(upgrade(_saved_settings(path)), yaml.safe_load(text)))
-            if refused := [key for key in differing if readers is None or self._was_read(key, readers)]:
+            changes = sorted(_differences(upgrade(_saved_settings(path)), yaml.safe_load(text)), key=lambda c: c.key)
+            if refused := [c for c in changes if readers is None or self._readers(c, readers)]:
                 raise ConfigError(
-                    f"{self.root} holds a run with other settings ({', '.join(refused)}); "
-                    "use the same settings to resume it, or another out_dir"
+                    f"{self.root} holds a run with other settings ({', '.join(c.key for c in refused)}); "
+                    "use the same settings to resume it, or another out_dir" + self._more_iterations(refused, readers)
                 )
-            if differing:
-                log.info("changed settings, which no finished phase has read: %s", ", ".join(differing))
+            if changes:
+                log.info("changed settings, which no finished phase has read: %s", ", ".join(c.key for c in changes))
                 write_text(path, text)
         else:
             write_text(path, text)
@@ -107,10 +107,30 @@ class RunDirectory:
             if TRAINING not in leftover.relative_to(self.root).parts:  # an interrupted training resumes there
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
-    def _was_read(self, key: str, readers: Readers) -> bool:
-        """Returns whether a finished phase has read a setting."""
-        found = (path for pattern in readers_of(key, readers) for path in self.root.glob(pattern))
-        return any(path.suffix != PARTIAL for path in found)
+    def _readers(self, change: _Change, readers: Readers) -> list[str]:
+        """Returns the finished phases that have read a setting."""
+        patterns = readers_of(change.key, readers, change.old, change.new)
+        found = (path for pattern in patterns for path in self.root.glob(pattern))
+        return [path.relative_to(self.root).as_posix() for path in found if path.suffix != PARTIAL]
+
+    def _more_iterations(self, refused: list[_Change], readers: Readers | None) -> str:
+        """Returns what to do where fewer iterations are refused."""
+        for change in refused:
+            if change.key.rpartition(".")[2] == "num_iterations" and readers and change.new < change.old:
+                there = ", ".join(sorted(self._readers(change, readers)))
+                return f"; {change.key} can be raised, but {change.new} is too few for what is finished: {there}"
+        return ""
+
+    def remove(self, name: str, why: str) -> None:
+        """Removes a finished phase, or a folder of phases, whole or not at all, and its wall times; logs why."""
+        log.info("%s: removed, %s", name, why)
+        times = self.root / "timings.jsonl"
+        lines = times.read_text("utf-8").splitlines() if times.exists() else []
+        kept = [line for line in lines if not f"{json.loads(line)['phase']}/".startswith(f"{name}/")]
+        if kept != lines:
+            write_text(times, "".join(f"{line}\n" for line in kept))
+        path = self.path(name)
+        shutil.rmtree(path.rename(path.with_name(path.name + PARTIAL)))
 
     def path(self, name: str) -> Path:
         """Returns the path of a folder or file of the run, whether or not it exists."""
@@ -364,9 +384,18 @@ def _saved_settings(path: Path) -> dict[str, Any]:
     return saved
 
 
-def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
+@dataclass(frozen=True)
+class _Change:
+    """A setting whose value differs from the saved one."""
+
+    key: str
+    old: Any
+    new: Any
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[_Change]:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in old.keys() | new.keys():
             yield from _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
     elif old != new:
-        yield prefix
+        yield _Change(prefix, old, new)

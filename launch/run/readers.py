@@ -6,12 +6,15 @@ again, and the files are still those of an undisturbed run with the corrected se
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
-Readers = Mapping[str, tuple[str, ...]]
+Patterns = tuple[str, ...]
+Readings = Patterns | Callable[[Any, Any], Patterns]
+Readers = Mapping[str, Readings]
 """A setting, or the start of its dotted key, to the phases that read it, as patterns of their folders. A part of the
 key may be ``*``. The longest start that fits counts; "" stands for all other settings. ``{name}`` in a pattern is the
-part of the key after the start."""
+part of the key after the start. A function returns the patterns of a change from one value to another."""
 
 SMALL = "models/small-llama"
 TRAINED = ("base/adapter", "further_sft/adapter")
@@ -24,9 +27,28 @@ MACHINE: Readers = dict.fromkeys(
 IN_CONVERSATIONS = ("base_url", "model", "api_key_env", "function", "sampling", "habits", "name")
 """Settings of a chatbot that no training reads."""
 
+
+def fewer_iterations(old: int, new: int) -> Patterns:
+    """Returns what stands in the way of fewer iterations: later versions, and preferences of the last one.
+
+    More iterations change nothing that exists: what the last version led to is made anew (``launch.adversarial.rows``).
+    """
+    if new >= old:
+        return ()
+    last = (f"it{new}",) if new else ("base", "further_sft")
+    return (*(f"{name}/preferences" for name in last), *(f"it{number}/*" for number in range(new + 1, old + 1)))
+
+
+def earlier_end(old: Any, new: Any) -> Patterns:
+    """Returns what stands in the way of a run that ends earlier than it might have; none where it may go on longer."""
+    longer = new == "never" if isinstance(new, str) else new >= old
+    return () if longer else JUDGED
+
+
 ADVERSARIAL: Readers = {
     "": ("data", SMALL, "*/adapter", SIMULATED, "chatbots/*"),
     **MACHINE,
+    "num_iterations": fewer_iterations,
     "data.max_sft_sessions": (*TRAINED, "chatbots/*"),
     "pretrain": (SMALL,),
     "sft": TRAINED,
@@ -50,8 +72,8 @@ ADVERSARIAL: Readers = {
     "discriminator.num_validation_sessions": (SIMULATED,),
     "accept": JUDGED,
     "accept_margin": JUDGED,
-    "most_tries": JUDGED,
-    "stop": JUDGED,
+    "most_tries": earlier_end,
+    "stop": earlier_end,
     "preferences": ("*/preferences",),
     "scoring": ("*/preferences", "*_of_*/simulated"),
     "scoring.answer_timeout_s": (),
@@ -82,13 +104,15 @@ CHATBOT: Readers = {
 """Of a run that trains a chatbot."""
 
 
-def readers_of(key: str, readers: Readers) -> tuple[str, ...]:
-    """Returns the patterns of the phases that read a setting.
+def readers_of(key: str, readers: Readers, old: Any = None, new: Any = None) -> Patterns:
+    """Returns the patterns of the phases that read a setting whose value was ``old`` and is to be ``new``.
 
     >>> readers_of("zero_shot.hosted.base_url", ADVERSARIAL)
     ('hosted/*',)
     >>> readers_of("ray.num_cpus", ADVERSARIAL)
     ()
+    >>> readers_of("num_iterations", ADVERSARIAL, 2, 3), readers_of("num_iterations", ADVERSARIAL, 2, 1)
+    ((), ('it1/preferences', 'it2/*'))
     """
     parts = key.split(".")
 
@@ -98,20 +122,31 @@ def readers_of(key: str, readers: Readers) -> tuple[str, ...]:
 
     size, start = max((len(start.split(".")) if start else 0, start) for start in readers if fits(start))
     name = parts[size] if len(parts) > size else "*"
-    return tuple(pattern.replace("{name}", name) for pattern in readers[start])
+    found = readers[start]
+    return tuple(pattern.replace("{name}", name) for pattern in (found(old, new) if callable(found) else found))
 
 
 def below(prefix: str, folder: str, readers: Readers) -> Readers:
     """Returns the readers for a run in ``folder`` of another one, whose settings are the section ``prefix`` there."""
-    return {
-        f"{prefix}.{key}" if key else prefix: tuple(f"{folder}/{pattern}" for pattern in patterns)
-        for key, patterns in readers.items()
-    }
+
+    def moved(found: Readings) -> Readings:
+        if callable(found):
+            return lambda old, new: tuple(f"{folder}/{pattern}" for pattern in found(old, new))
+        return tuple(f"{folder}/{pattern}" for pattern in found)
+
+    return {f"{prefix}.{key}" if key else prefix: moved(found) for key, found in readers.items()}
 
 
+def until_labelled(found: Readings) -> Readings:
+    """Returns the readings of a setting that a study's labels depend on too: all versions are labelled in one phase."""
+    return lambda old, new: (*(found(old, new) if callable(found) else found), "labelled")
+
+
+OF_ITS_RUN = below("run", "adversarial", ADVERSARIAL)
 STUDY: Readers = {
     "": ("adversarial/data",),
-    **below("run", "adversarial", ADVERSARIAL),
+    **OF_ITS_RUN,
+    **{key: until_labelled(OF_ITS_RUN[key]) for key in ("run.num_iterations", "run.most_tries", "run.stop")},
     "goals": ("report",),
     "judge_sessions": ("labelled",),
     "size_sessions_per_chatbot": ("sizes/*/*/simulated",),

@@ -128,12 +128,16 @@ class WeightsAndBiases:
         artifacts: Mapping[str, Path],
         transcripts: Sequence[Session],
     ) -> None:
-        """Sends a row that was not sent before."""
-        if step not in self._sent.steps:
-            self._safely(lambda: self._run.log({self._axis: step, **metrics, **_table(transcripts)}, step=step))
+        """Sends a row that was not sent before.
+
+        W&B counts rows on its own: where a finished run goes on, the new versions have the steps of its further rows.
+        """
+        if not self._sent.has_row(step, version):
+            place = self._sent.num_rows
+            self._safely(lambda: self._run.log({self._axis: step, **metrics, **_table(transcripts)}, step=place))
             self.log_artifacts(version, artifacts)
             if not self._broken:
-                self._sent.add("steps", step)
+                self._sent.add("rows", [step, version])
 
     def log_artifacts(self, version: str, artifacts: Mapping[str, Path]) -> None:
         """Sends references to the files that exist."""
@@ -225,18 +229,31 @@ class _WandbState:
                 log.warning("%s is damaged; Weights & Biases gets a new group of runs", path)
         self.run_id: str = known.get("id") or secrets.token_hex(8)
         self.steps: list[int] = known.get("steps", [])
+        """Rows that were sent before their versions were kept."""
+        self.rows: list[list[Any]] = known.get("rows", [])
+        """The steps and versions of the rows that were sent."""
         self.phases: list[str] = known.get("phases", [])
         self._write()
 
-    def add(self, what: Literal["steps", "phases"], value: Any) -> None:
-        """Records that the row of a step, or the curve of a phase, was sent."""
+    @property
+    def num_rows(self) -> int:
+        """Rows that were sent."""
+        return len(self.steps) + len(self.rows)
+
+    def has_row(self, step: int, version: str) -> bool:
+        """Returns whether a row was sent."""
+        return step in self.steps or [step, version] in self.rows
+
+    def add(self, what: Literal["rows", "phases"], value: Any) -> None:
+        """Records that a row, or the curve of a phase, was sent."""
         getattr(self, what).append(value)
         self._write()
 
     def _write(self) -> None:
-        write_text(self._path, json.dumps({"id": self.run_id, "steps": self.steps, "phases": self.phases}) + "\n")
+        sent = {"id": self.run_id, "steps": self.steps, "rows": self.rows, "phases": self.phases}
+        write_text(self._path, json.dumps(sent) + "\n")
 
 
 def _is_state(known: Mapping[str, Any]) -> bool:
-    lists = (known.get("steps", []), known.get("phases", []))
+    lists = (known.get(name, []) for name in ("steps", "rows", "phases"))
     return isinstance(known.get("id", ""), str) and all(isinstance(value, list) for value in lists)

@@ -240,6 +240,12 @@ class ReadTree:
     branches: tuple[Branch, ...]
 
 
+def reader_of(path: str | Path) -> Path | None:
+    """Returns the adapter of the simulator that the discriminator in ``path`` reads with; None where there is none."""
+    card = Path(path) / CARD
+    return Path(read_json(card)["adapter"]) if card.exists() else None
+
+
 class LikelihoodDiscriminator:
     """A fitted discriminator, ready to score. Build it with :meth:`load`."""
 

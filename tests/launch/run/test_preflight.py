@@ -208,6 +208,9 @@ SIMULATED = [*SFT, "base/simulated"]
         (SIMULATED, ["dpo.learning_rate=1e-6", "preferences.num_alternatives=4", "discriminator.epochs=2"]),
         (SIMULATED, ["collect.max_failed_share=0.5", "ray.num_cpus=3", "tracking.wandb=true"]),
         ([*SIMULATED, "it1/adapter"], ["zero_shot.z={kind: endpoint, base_url: 'http://h/v1', model: m}"]),
+        ([*SIMULATED, "base/preferences", "it3/measures"], ["num_iterations=5", "most_tries=4"]),
+        ([*SIMULATED, "base/preferences", "it1/measures"], ["num_iterations=1"]),
+        (SIMULATED, ["num_iterations=0"]),
     ],
 )
 def test_a_setting_that_no_finished_phase_has_read_may_change(tmp_path, finished, override):
@@ -231,11 +234,25 @@ def test_a_setting_that_no_finished_phase_has_read_may_change(tmp_path, finished
             "chatbots.h.kind",
         ),
         (["z/simulated"], ["zero_shot.z={kind: endpoint, base_url: 'http://h/v1', model: m}"], "zero_shot.z"),
+        ([*SIMULATED, "it2/adapter"], ["num_iterations=1"], "num_iterations"),
+        ([*SIMULATED, "it1/preferences"], ["num_iterations=1"], "num_iterations"),
+        ([*SIMULATED, "base/preferences"], ["num_iterations=0"], "num_iterations"),
+        ([*SIMULATED, "base/acceptance"], ["most_tries=2"], "most_tries"),
     ],
 )
 def test_a_setting_that_a_finished_phase_has_read_is_refused_by_its_name(tmp_path, finished, override, named):
     with pytest.raises(ConfigError, match=rf"other settings \({named}\)"):
         resumed(tmp_path, finished, *override)
+
+
+def test_a_run_that_may_stop_can_go_on_and_not_the_other_way_round():
+    assert readers_of("stop", ADVERSARIAL, "at_chance", "never") == ()
+    assert "*/acceptance" in readers_of("stop", ADVERSARIAL, "never", "at_chance")
+
+
+def test_a_study_takes_more_iterations_until_its_sessions_are_labelled():
+    assert readers_of("run.num_iterations", STUDY, 1, 2) == ("labelled",)
+    assert "adversarial/it2/*" in readers_of("run.num_iterations", STUDY, 2, 1)
 
 
 def test_an_unfinished_phase_has_read_nothing(tmp_path):
