@@ -566,9 +566,8 @@ class RunFolder:
         from launch.adversarial.simulation import read_simulated
         from launch.adversarial.table import results_table, verdicts
         from launch.adversarial.transcripts import side_by_side
-        from launch.cli.status import sentences
+        from launch.cli.status import sentences, status_of
         from launch.cli.verify import sentences as verified
-        from launch.reports.status import read_status
         from launch.reports.verify import verify
         from launch.run.contents import read_data, run_settings, was_taken
         from launch.run.directory import RunDirectory
@@ -594,7 +593,7 @@ class RunFolder:
                 tracker.log(0, "base", {"a": 1.0})
 
         uses: list[Callable[[], object]] = [
-            lambda: sentences(read_status(self.path)), lambda: verified(verify(self.path)), table,
+            lambda: sentences(status_of(self.path)), lambda: verified(verify(self.path)), table,
             lambda: run_settings(self.path), lambda: read_data(run), lambda: was_taken(run, "base"),
             lambda: read_simulated(run.path("base/simulated")),
             lambda: read_pairs(run.path("base/preferences/pairs.jsonl")),

@@ -5,9 +5,13 @@ The output of each line is complete in the run directory before the next line be
 
 from __future__ import annotations
 
-from launch.chatbot.config import ChatbotRunConfig
+from dataclasses import replace
+
+from launch.adversarial.expected import expected_phases as phases_of_a_refresh
+from launch.chatbot.config import CHATBOT, ChatbotRunConfig
 from launch.chatbot.learning_curve import LearningCurve
 from launch.chatbot.phases import (
+    START,
     evaluate_chatbot,
     fit_start,
     prepare_chatbot_model,
@@ -18,6 +22,7 @@ from launch.chatbot.phases import (
 from launch.chatbot.report import rejudge, report
 from launch.chatbot.report_page import ChatbotEvaluation
 from launch.chatbot.run import ChatbotRun, check_settings, groups_of_users, missing_here
+from launch.run.contents import SMALL_LLAMA
 from launch.run.settings import to_dict
 from launch.tracking.tracker import Tracker
 from rlenv.core.errors import ConfigError
@@ -60,3 +65,28 @@ def _train(run: ChatbotRun, curve: LearningCurve) -> tuple[str, str]:
     evaluate_chatbot(stage_run, chatbot, groups)
     run.hosts.close()
     return start.name, chatbot.name
+
+
+def expected_phases(config: ChatbotRunConfig) -> list[str]:
+    """Returns the phases of a chatbot's training with these settings, in order, those of its refreshes too."""
+    settings, chatbot = config.settings, config.chatbot
+    phases = [f"models/{SMALL_LLAMA}"] if settings.engines[chatbot.engine].model == SMALL_LLAMA else []
+    phases += [f"chatbots/{CHATBOT}"] if chatbot.adapter == "trained" else []
+    phases.append(f"{START}/measured")
+    made = "an earlier run's"
+    refresh = replace(
+        settings,
+        num_iterations=config.refresh.num_iterations,
+        simulator=replace(settings.simulator, model=made, adapter=made),
+        backbone=made,
+        chatbots={},
+    )
+    versions = [START]
+    for stage in stages(config.rl.num_rounds, config.alternate_every):
+        if stage.number > 1:
+            phases += [f"refresh{stage.number - 1}/{phase}" for phase in phases_of_a_refresh(refresh)]
+        phases.append(f"{stage.version}/adapter")
+        versions.append(stage.version)
+    phases.append(f"{versions[-1]}/measured")
+    judged = config.evaluation.held_out_judge is not None
+    return phases + [f"{version}/judged" for version in (START, versions[-1]) if judged]

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 
 from launch.reports.status import Status, read_status
+from launch.run.config import RunConfig
+from launch.run.contents import run_settings
+from launch.run.settings import renamed, typed
+from rlenv.core.settings import Settings
+
+T = TypeVar("T", bound=Settings)
 
 
 def status(
@@ -22,7 +28,7 @@ def status(
 
     The exit code is 1 if the run failed, or was killed or interrupted.
     """
-    found = read_status(run)
+    found = status_of(run)
     if as_json:
         typer.echo(json.dumps(asdict(found), indent=1))
     else:
@@ -31,6 +37,43 @@ def status(
             console.print(line, highlight=False, soft_wrap=True, markup=False)
     if found.driver.state in ("failed", "killed", "interrupted"):
         raise typer.Exit(1)
+
+
+def status_of(root: str | Path, now: float | None = None) -> Status:
+    """Returns where the run in ``root`` stands, whatever kind of run it is.
+
+    Raises:
+        ConfigError: the folder holds no run, or its settings are damaged.
+    """
+    return read_status(root, expected_phases(run_settings(root)), now)
+
+
+def expected_phases(settings: Mapping[str, Any]) -> list[str]:
+    """Returns the phases of a run with these saved settings, in order; none for settings of no run.
+
+    Raises:
+        ConfigError: the settings are damaged.
+    """
+    # Only the driver's module that is asked is imported: a status is to be there at once.
+    if "sft_sizes" in settings:
+        from launch.study import driver as study
+        from launch.study.config import StudyConfig
+
+        return study.expected_phases(_read(StudyConfig, settings))
+    if "rl" in settings:
+        from launch.chatbot import driver as chatbot
+        from launch.chatbot.config import ChatbotRunConfig
+
+        return chatbot.expected_phases(_read(ChatbotRunConfig, settings))
+    if "num_iterations" in settings:
+        from launch.adversarial import expected as adversarial
+
+        return adversarial.expected_phases(_read(RunConfig, settings))
+    return []
+
+
+def _read(schema: type[T], settings: Mapping[str, Any]) -> T:
+    return typed(schema, [renamed(dict(settings))], "config.yaml")
 
 
 def sentences(found: Status) -> list[str]:
@@ -52,7 +95,8 @@ def sentences(found: Status) -> list[str]:
     spent = duration(sum(found.finished.values()))
     lines.append(f"  finished: {len(found.finished)} phases in {spent}" + _list(list(found.finished)[-3:], "last "))
     if found.remaining:
-        left = f", about {duration(found.seconds_left)} left" if found.seconds_left is not None else ""
+        about = "at least" if found.at_least else "about"
+        left = f", {about} {duration(found.seconds_left)} left" if found.seconds_left is not None else ""
         lines.append(f"  to come: {len(found.remaining)} phases{left}" + _list(found.remaining[:3], "next "))
     if found.failed_conversations:
         kinds = ", ".join(f"{number} {name}" for name, number in found.failed_conversations.items())

@@ -1,6 +1,8 @@
 """Where a run stands, read from its directory alone: phase, progress, rate, time left, and what failed.
 
-Works from another terminal or another node, while the run goes on or after it ended.
+Works from another terminal or another node, while the run goes on or after it ended. Runs inside it, such as those of a
+study, count as its own phases. Which phases a run makes is told by its driver's module (``expected_phases`` of
+``launch.adversarial.expected``, ``launch.chatbot.driver`` and ``launch.study.driver``).
 """
 
 from __future__ import annotations
@@ -8,15 +10,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import zip_longest
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from launch.run.config import RunConfig
-from launch.run.contents import FURTHER_SFT, SMALL_LLAMA, run_settings, version_names
-from launch.run.directory import DriverState, RunDirectory
-from launch.run.settings import renamed, typed
+from launch.run.contents import check_run
+from launch.run.directory import TRAINING, DriverState, RunDirectory
 from launch.tracking.tracker import read_metrics
 from rlenv.core.files import are_numbers, read_json
 from rlenv.core.progress import Line, read_progress
@@ -47,9 +46,11 @@ class Status:
     finished: dict[str, float]
     """Finished phases with their wall seconds."""
     remaining: tuple[str, ...]
-    """Phases still to come, without the current one; empty for a run whose phases are not known beforehand."""
+    """Phases still to come, without the current one."""
     seconds_left: float | None
-    """Of the whole run, from the phases of the same kind; None until there is one of each."""
+    """Of the whole run, from the phases of the same kind; None until one is known."""
+    at_least: bool
+    """Whether ``seconds_left`` lacks phases of a kind that has not been seen yet."""
     failed_conversations: dict[str, int]
     """Failed conversations by kind."""
     newest: dict[str, Any]
@@ -58,26 +59,31 @@ class Status:
     """Seconds since anything was written."""
 
 
-def read_status(root: str | Path, now: float | None = None) -> Status:
+def read_status(root: str | Path, expected: Sequence[str] = (), now: float | None = None) -> Status:
     """Returns where the run in ``root`` stands.
 
     Args:
         root: a run directory.
+        expected: the phases that the run makes, in order; none where they are not known.
         now: unix time; None is the present.
 
     Raises:
         ConfigError: the folder holds no run.
     """
-    settings, run = run_settings(root), RunDirectory(root)
-    now = time.time() if now is None else now
-    driver, timings = run.state(), run.timings()
+    check_run(root)
+    now, run = time.time() if now is None else now, RunDirectory(root)
+    inside = {f"{path.relative_to(run.root).as_posix()}/": RunDirectory(path) for path in _runs_inside(run.root)}
+    runs = {"": run, **inside}
+    driver = _driver(run.state(), inside)
+    timings = {prefix + name: seconds for prefix, one in runs.items() for name, seconds in one.timings().items()}
     finished = {name: seconds for name, seconds in timings.items() if run.has(name)}
     running = driver.state == "running" and driver.phase is not None
-    progress = _progress(run.root / "logs", driver.since or 0.0) if running else None
-    ahead = [name for name in expected_phases(settings) if not run.has(name) and name != driver.phase]
+    folders = [one.path("logs") for one in runs.values()]
+    progress = _progress(folders, driver.since or 0.0) if running else None
+    ahead = [name for name in expected if not run.has(name) and name != driver.phase]
     remaining = tuple(ahead) if driver.state != "finished" else ()
     elapsed = now - (driver.since or now)
-    left = _seconds_left(timings, remaining, driver.phase if running else None, progress, elapsed)
+    left, at_least = _seconds_left(timings, remaining, driver.phase if running else None, progress, elapsed)
     metrics = run.path("metrics.jsonl")
     rows = read_metrics(metrics) if metrics.exists() else []
     return Status(
@@ -87,43 +93,35 @@ def read_status(root: str | Path, now: float | None = None) -> Status:
         finished=finished,
         remaining=remaining,
         seconds_left=left if running else None,
-        failed_conversations=_failed(run.root),
+        at_least=at_least,
+        failed_conversations=_failed(list(runs.values())),
         newest=rows[-1] if rows else {},
-        last_sign=_last_sign(run.root, driver.since, now),
+        last_sign=_last_sign(list(runs.values()), driver.since, now),
     )
 
 
-def expected_phases(settings: Mapping[str, Any]) -> list[str]:
-    """Returns the phases of an adversarial run with these settings, in order; none for runs of another kind.
-
-    Rows that are no version (``zero_shot``, ``resampled``) are left out, as is what ``stop`` may end early.
-
-    Raises:
-        ConfigError: the settings are damaged.
-    """
-    if "num_iterations" not in settings:
-        return []
-    config = typed(RunConfig, [renamed(dict(settings))], "config.yaml")
-    judged = config.accept != "always" or config.stop != "never"
-    phases = ["data"]
-    if SMALL_LLAMA in (config.simulator.model, config.backbone):
-        phases.append(f"models/{SMALL_LLAMA}")
-    if not config.simulator.adapter:
-        phases.append("base/adapter")
-    phases += [f"chatbots/{name}" for name, chatbot in config.chatbots.items() if chatbot.adapter == "trained"]
-    versions = version_names(config)
-    for version, following in zip_longest(versions, versions[1:]):
-        phases += [f"{version}/adapter"] if version != "base" else []
-        phases += [f"{version}/simulated", f"{version}/discriminator"]
-        phases += [f"{version}/acceptance"] if judged else []
-        phases += [] if following in (None, FURTHER_SFT) else [f"{version}/preferences"]
-        phases.append(f"{version}/measures")
-    return phases
+def _runs_inside(root: Path) -> list[Path]:
+    """Returns the run directories below a folder; not W&B's folders, which have settings of the same name."""
+    found = sorted(path.parent for path in root.rglob("config.yaml") if (path.parent / "logs").is_dir())
+    return [path for path in found if path != root and TRAINING not in path.relative_to(root).parts]
 
 
-def _progress(logs: Path, since: float) -> PhaseProgress | None:
+def _driver(own: DriverState, inside: Mapping[str, RunDirectory]) -> DriverState:
+    """Returns the driver's state with the phase of the run inside that it is making, or was."""
+    if own.phase is not None or own.state == "finished":
+        return own
+    states = {prefix: run.state() for prefix, run in inside.items()}
+    same = {p: s for p, s in states.items() if s.state == own.state and s.phase and (s.began or 0) >= (own.began or 0)}
+    if not same:
+        return own
+    prefix = max(same, key=lambda p: same[p].since or 0.0)
+    found = same[prefix]
+    return replace(own, phase=f"{prefix}{found.phase}", since=found.since, error=own.error or found.error)
+
+
+def _progress(folders: Sequence[Path], since: float) -> PhaseProgress | None:
     """Returns the progress of the newest file that was written since the phase began."""
-    files = [p for p in logs.glob("*.jsonl") if p.stat().st_mtime >= since]
+    files = [p for logs in folders for p in logs.glob("*.jsonl") if p.stat().st_mtime >= since]
     lines = read_progress(max(files, key=lambda p: p.stat().st_mtime)) if files else []
     return phase_progress(lines)
 
@@ -155,40 +153,47 @@ def _seconds_left(
     current: str | None,
     progress: PhaseProgress | None,
     elapsed: float,
-) -> float | None:
-    """Returns the seconds until the run ends; None where a kind of phase has not been seen yet."""
-    by_kind: dict[str, list[float]] = {}
-    for name, seconds in timings.items():
-        by_kind.setdefault(kind(name), []).append(seconds)
-    if any(kind(name) not in by_kind for name in remaining) or (not remaining and current is None):
-        return None
-    total = sum(by_kind[kind(name)][-1] for name in remaining)
-    if current is None:
-        return total
-    if progress is not None and progress.seconds_left is not None:
-        return total + progress.seconds_left
-    known = by_kind.get(kind(current))
-    return total + max(0.0, known[-1] - elapsed) if known else None
+) -> tuple[float | None, bool]:
+    """Returns the seconds until the run ends, and whether some kind of phase has not been seen yet and is left out."""
+    by_kind = {kind(name): seconds for name, seconds in timings.items()}
+    known = [by_kind[kind(name)] for name in remaining if kind(name) in by_kind]
+    num_unknown = len(remaining) - len(known)
+    if current is not None:
+        if progress is not None and progress.seconds_left is not None:
+            known.append(progress.seconds_left)
+        elif kind(current) in by_kind:
+            known.append(max(0.0, by_kind[kind(current)] - elapsed))
+        else:
+            num_unknown += 1
+    return (sum(known), num_unknown > 0) if known else (None, False)
 
 
 def kind(phase: str) -> str:
-    """Returns the kind of a phase; that of SFT differs from that of DPO.
+    """Returns the kind of a phase: those of one kind take about equally long.
 
-    >>> kind("it2/simulated"), kind("base/adapter"), kind("it1/adapter")
-    ('simulated', 'base/adapter', 'adapter')
+    >>> kind("it2/simulated"), kind("base/adapter"), kind("it1/adapter"), kind("adversarial/it1/measures")
+    ('simulated', 'base/adapter', 'it/adapter', 'measures')
+    >>> kind("measured/it1/simulated"), kind("sizes/20/base/simulated"), kind("chatbots/gpt2")
+    ('measured/simulated', 'sizes/simulated', 'chatbots/gpt2')
     """
-    return phase if phase == "base/adapter" or phase.startswith("chatbots/") else phase.rpartition("/")[2]
+    *where, version, last = ["", *phase.split("/")]
+    where = [part.rstrip("0123456789") for part in where if part]
+    if version in ("chatbots", "models"):
+        return phase
+    name = f"{version.rstrip('0123456789')}/{last}" if last == "adapter" else last
+    return "/".join([*(part for part in where[:1] if part not in ("adversarial", "refresh")), name])
 
 
-def _failed(root: Path) -> dict[str, int]:
+def _failed(runs: Sequence[RunDirectory]) -> dict[str, int]:
     counts: Counter[str] = Counter()
-    for path in sorted(root.glob("*/simulated/counts.json")):
+    for path in sorted(path for run in runs for path in run.root.glob("*/simulated/counts.json")):
         found = read_json(path, lambda counts: are_numbers(*counts.values()))
         counts.update({k.removeprefix("failed_"): v for k, v in found.items() if k.startswith("failed_")})
     return {name: number for name, number in sorted(counts.items()) if number}
 
 
-def _last_sign(root: Path, since: float | None, now: float) -> float | None:
-    files = [root / "timings.jsonl", *(root / "logs").glob("*")]  # not the lock: its driver touches it all the time
+def _last_sign(runs: Sequence[RunDirectory], since: float | None, now: float) -> float | None:
+    # not the lock: its driver touches it all the time
+    files = [file for run in runs for file in (run.path("timings.jsonl"), *run.path("logs").glob("*"))]
     times = [path.stat().st_mtime for path in files if path.exists()] + ([] if since is None else [since])
     return max(0.0, now - max(times)) if times else None

@@ -63,10 +63,16 @@ class DriverState:
 
 
 class RunDirectory:
-    """One run's folder: its settings, the outputs of its phases, its logs and timings."""
+    """One run's folder: its settings, the outputs of its phases, its logs and timings.
 
-    def __init__(self, root: str | Path) -> None:
+    Args:
+        root: the folder.
+        outer: the run whose driver makes this one's phases and tells them as its own; None has a driver itself.
+    """
+
+    def __init__(self, root: str | Path, outer: RunDirectory | None = None) -> None:
         self.root = Path(root).absolute()
+        self._outer = outer
         self._lock: BinaryIO | None = None
         self._began: float | None = None
         self._phase: str | None = None
@@ -131,6 +137,10 @@ class RunDirectory:
             write_text(times, "".join(f"{line}\n" for line in kept))
         path = self.path(name)
         shutil.rmtree(path.rename(path.with_name(path.name + PARTIAL)))
+
+    def inside(self, name: str) -> RunDirectory:
+        """Returns the run in the folder ``name`` of this one, which has no driver of its own."""
+        return RunDirectory(self.path(name), self)
 
     def path(self, name: str) -> Path:
         """Returns the path of a folder or file of the run, whether or not it exists."""
@@ -245,6 +255,9 @@ class RunDirectory:
     def _tell(self, state: str, phase: str | None = None, error: str | None = None) -> None:
         """Writes what the driver does to the lock's file, in place: a new file would not be locked."""
         self._phase = phase
+        if self._outer is not None:
+            where = self.root.relative_to(self._outer.root).as_posix()
+            self._outer._tell(state, phase and f"{where}/{phase}", error)
         if self._lock is None:
             return
         told = {"state": state, "phase": phase, "since": time.time(), "host": platform.node(), "error": error,

@@ -115,9 +115,9 @@ def fit_sizes(study: RunDirectory, config: StudyConfig) -> dict[int, Adapter]:
 
 def _size_run(study: RunDirectory, settings: RunConfig, size: int, serving: Serving) -> AdversarialRun:
     """Returns the run whose base simulator is fine-tuned on ``size`` sessions."""
-    where = str(study.path(f"sizes/{size}"))
-    capped = replace(settings, out_dir=where, data=replace(settings.data, max_sft_sessions=size))
-    run = AdversarialRun(capped, serving=serving)
+    directory = study.inside(f"sizes/{size}")
+    capped = replace(settings, out_dir=str(directory.root), data=replace(settings.data, max_sft_sessions=size))
+    run = AdversarialRun(capped, directory, serving)
     open_run(run.directory, capped, ADVERSARIAL)
     return run
 
@@ -135,7 +135,7 @@ def simulate_all(
     serving = Serving(settings, model, study.path("logs"))
     contexts = first_of_each_chatbot(real, config.simulated_sessions_per_chatbot, list(settings.chatbots))
     fewer = first_of_each_chatbot(real, config.size_sessions_per_chatbot, list(roster_of(config)))
-    measured = AdversarialRun(settings, RunDirectory(study.path("measured")), serving)
+    measured = AdversarialRun(settings, study.inside("measured"), serving)
     open_run(measured.directory, settings, ADVERSARIAL)
     try:
         simulators: list[Adapter | str] = [UNTUNED, *versions.values()]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.reports.status import expected_phases, read_status
+from launch.cli.status import expected_phases, status_of
 from launch.run.contents import run_settings
 from rlenv.core.progress import read_progress
 from rlenv.data.sessions import read_sessions
@@ -113,7 +113,7 @@ def test_a_whole_run_writes_sessions_pairs_adapters_and_metrics(undisturbed):
 
 
 def test_the_status_of_a_finished_run_knows_the_phases_that_it_made(undisturbed):
-    status = read_status(undisturbed)
+    status = status_of(undisturbed)
     assert (status.driver.state, status.remaining) == ("finished", ())
     assert list(status.finished) == PHASES == expected_phases(run_settings(undisturbed))
     for name in ("conversations-base", "preferences-base", "conversations-it1"):

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from launch.adversarial.table import print_report
-from launch.reports.status import read_status
+from launch.cli.status import status_of
 from launch.run.directory import RunDirectory
 from launch.tracking.config import TrackingConfig
 from launch.tracking.tracker import Tracker, read_metrics
@@ -115,7 +115,7 @@ def test_weights_and_biases_gets_no_message(tiny_run, looked_for, tmp_path, monk
 def test_the_terminal_and_the_log_show_no_message(tiny_run, looked_for, capsys, caplog):
     with caplog.at_level(logging.DEBUG):
         print_report(RunDirectory(tiny_run.root))
-        shown = json.dumps(str(read_status(tiny_run.root)))
+        shown = json.dumps(str(status_of(tiny_run.root)))
     shown += "".join(capsys.readouterr()) + caplog.text
     assert [text for text in looked_for if text.decode() in shown] == []
 

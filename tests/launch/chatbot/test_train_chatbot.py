@@ -19,6 +19,8 @@ from launch.chatbot.config import load_chatbot_config
 from launch.chatbot.driver import train_chatbot
 from launch.chatbot.pairs import export_pairs
 from launch.chatbot.records import RoundRecords, read_episodes
+from launch.cli.status import expected_phases, status_of
+from launch.run.contents import run_settings
 from launch.tracking.tracker import read_metrics
 from rlenv.core.adapters import folder_digest
 from rlenv.core.errors import ConfigError
@@ -133,6 +135,9 @@ def test_a_run_writes_a_chatbot_a_curve_and_evaluation_episodes(undisturbed) -> 
     assert phases == [
         "chatbots/chatbot", "start/measured", "rl1/adapter", "rl1/measured", "start/judged", "rl1/judged",
     ]  # fmt: skip
+    status = status_of(undisturbed)
+    assert (status.driver.state, status.remaining) == ("finished", ())
+    assert list(status.finished) == phases == expected_phases(run_settings(undisturbed))
     weights = [
         (undisturbed / name / "adapter_model.safetensors").read_bytes() for name in ("chatbots/chatbot", "rl1/adapter")
     ]

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from launch.cli.status import expected_phases, status_of
+from launch.run.contents import run_settings
 from launch.study.config import load_study
 from launch.study.driver import run_study
 from launch.study.report import print_study
@@ -55,6 +57,12 @@ def test_phases_whose_folders_were_deleted_are_remade_from_the_files_of_the_othe
     after = files(study)
     assert after.keys() == before.keys()
     assert [name for name in after if after[name] != before[name]] == []
+
+
+def test_the_status_of_a_finished_study_knows_its_phases_and_those_of_the_runs_inside_it(study):
+    status = status_of(study)
+    assert (status.driver.state, status.remaining) == ("finished", ())
+    assert sorted(status.finished) == sorted(expected_phases(run_settings(study)))
 
 
 @pytest.mark.exhaustive
