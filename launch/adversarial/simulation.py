@@ -8,9 +8,11 @@ simulated/counts.json               number of conversations, who ended them and 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 from actors.metrics import Conversations
 from launch.run.config import CollectConfig
@@ -21,8 +23,8 @@ from rlenv.core.files import damaged, read_records, to_line, write_atomic, write
 from rlenv.core.protocols import Speaker
 from rlenv.core.seeds import derive_seed
 from rlenv.core.types import ConversationState, Role, Session
-from rlenv.data.sessions import read_sessions, write_sessions
-from rlenv.env.collect import Collected, Episode, collect, few_failures, in_order
+from rlenv.data.sessions import read_sessions, session_dict
+from rlenv.env.collect import Collected, Episode, collect, few_failures
 from rlenv.env.conversation import Limits, to_session
 from rlenv.env.core import ConversationCore
 from rlenv.env.scenarios import Scenario
@@ -127,35 +129,61 @@ def simulate(
     scenarios = [Scenario.of_session(s, OPENERS[config.opener]) for part in PARTS for s in contexts[part]]
     core = ConversationCore(scenarios, chatbots, "user", limits)
     episodes = plan_episodes(contexts, list(chatbots), config, seed)
-    with counting(title, len(episodes), progress) as advance:
-        counts = Conversations(version)
+    origins = {s.session_id: (part, s.user_id) for part in PARTS for s in contexts[part]}
+    # The file has no name, so that nothing is left of it when the process is killed.
+    with counting(title, len(episodes), progress) as advance, TemporaryFile(dir=folder.parent) as file:
+        counts, written = Conversations(version), _Unordered(file)
         collected = collect(simulator, core.sibling, counts.begun(episodes), concurrency=config.concurrency)
         checked = few_failures(counts.ended(collected), config.max_failed_share, len(episodes), title)
-        results = run(in_order(_each(checked, advance), episodes))
-    part_of = {s.session_id: part for part in PARTS for s in contexts[part]}
-    user_of = {s.session_id: s.user_id for part in PARTS for s in contexts[part]}
-    _write(folder, version, results, part_of, user_of)
+        tally = run(_write_each(checked, version, origins, written, advance))
+        folder.mkdir()
+        for name in ("sessions.jsonl", "conversations.jsonl.gz"):
+            write_atomic(folder / name, written.lines(name, episodes))
+    write_json(folder / "counts.json", dict(tally))
 
 
-async def _each(results: AsyncIterator[Collected], advance: Callable[[], None]) -> AsyncIterator[Collected]:
+class _Unordered:
+    """Lines of files on disk, in the order in which conversations end; only their places are in memory."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._places: dict[str, dict[str, int]] = {}
+
+    def add(self, name: str, episode: Episode, line: bytes) -> None:
+        """Appends an episode's line for the file ``name``."""
+        self._places.setdefault(name, {})[episode.episode_id] = self._file.tell()
+        self._file.write(line)
+
+    def lines(self, name: str, episodes: Sequence[Episode]) -> Iterator[bytes]:
+        """Yields the lines of ``name`` in the order of ``episodes``."""
+        places = self._places.get(name, {})
+        for episode in episodes:
+            if (place := places.get(episode.episode_id)) is not None:
+                self._file.seek(place)
+                yield self._file.readline()
+
+
+async def _write_each(
+    results: AsyncIterator[Collected],
+    version: str,
+    origins: Mapping[str, tuple[str, str]],
+    written: _Unordered,
+    advance: Callable[[], None],
+) -> Counter[str]:
+    """Writes each conversation as soon as it ends; returns the counts.
+
+    Args:
+        results: the conversations.
+        version: the simulator's.
+        origins: part and user of each context.
+        written: where the lines go.
+        advance: called for each conversation.
+    """
+    counts: Counter[str] = Counter(episodes=0)
     async for result in results:
         advance()
-        yield result
-
-
-def _write(
-    folder: Path,
-    version: str,
-    results: Sequence[Collected],
-    part_of: Mapping[str, str],
-    user_of: Mapping[str, str],
-) -> None:
-    folder.mkdir()
-    sessions: list[Session] = []
-    states: list[ConversationState] = []
-    counts: Counter[str] = Counter(episodes=len(results))
-    for result in results:
         episode, state = result.episode, result.state
+        counts["episodes"] += 1
         counts["redone"] += result.attempts - 1
         if state is None:
             counts[f"failed_{result.failure}"] += 1
@@ -166,27 +194,26 @@ def _write(
             counts["without_user_message"] += 1
             continue
         counts["sessions"] += 1
+        part, user_id = origins[episode.context_id]
         session = to_session(
             state,
             session_id=episode.episode_id,
             source=f"rlenv:{version}",
             chatbot=episode.counterpart,
-            user_id=user_of[episode.context_id],
+            user_id=user_id,
         )
         extra = {
             "context_id": episode.context_id,
-            "part": part_of[episode.context_id],
+            "part": part,
             "simulator": version,
             "seed": episode.seed,
             "ended_by": state.end.by,
             "end_reason": state.end.reason,
             "provenance": result.provenance.model_dump(mode="json") if result.provenance else None,
         }
-        sessions.append(session.model_copy(update=extra))
-        states.append(state)
-    write_sessions(folder / "sessions.jsonl", sessions)
-    write_atomic(folder / "conversations.jsonl.gz", (to_line(state.model_dump(mode="json")) for state in states))
-    write_json(folder / "counts.json", dict(counts))
+        written.add("sessions.jsonl", episode, to_line(session_dict(session.model_copy(update=extra))))
+        written.add("conversations.jsonl.gz", episode, to_line(state.model_dump(mode="json")))
+    return counts
 
 
 def read_simulated(folder: Path) -> list[Simulated]:
