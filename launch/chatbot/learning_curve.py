@@ -15,7 +15,7 @@ from launch.chatbot.run import ChatbotRun
 from launch.reports.figures import Picture
 from launch.tracking.tracker import Tracker
 from rlenv.core.files import to_line, write_atomic
-from rlenv.core.progress import Line, read_progress
+from rlenv.core.progress import PLACE, Line, read_progress
 from rlenv.evaluation.chatbot_rl.records import CurvePoint, UserFigures
 
 NAMES = {
@@ -28,7 +28,7 @@ NAMES = {
     "step_time": "seconds/update",
 }
 """The learner's quantities that have another name in ``metrics.jsonl``, and that name."""
-LEFT_OUT = {"step", "total", "time", "phase", "num_tokens", "epoch"}
+LEFT_OUT = PLACE | {"num_tokens", "epoch"}
 PREFIXES_LEFT_OUT = ("rewards/", "completions/", "sampling/importance")
 """Quantities that are not logged: they are redundant or carry no information."""
 Rounds = Mapping[int, tuple[RoundFigures, RoundSeconds]]

@@ -10,7 +10,9 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
+from rich.table import Column, Table
 
+from launch.reports.phase_times import PhaseTime, phase_times, summed
 from launch.reports.status import Status, read_status
 from launch.run.config import RunConfig
 from launch.run.contents import run_settings
@@ -22,6 +24,7 @@ T = TypeVar("T", bound=Settings)
 
 def status(
     run: Annotated[Path, typer.Argument(help="a run directory")],
+    phases: Annotated[bool, typer.Option("--phases", help="where the time of the finished phases went")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Print a run's phase, progress, rate, time left and failures. The run may be going on, or have ended.
@@ -29,6 +32,9 @@ def status(
     The exit code is 1 if the run failed, or was killed or interrupted.
     """
     found = status_of(run)
+    if phases:
+        _print_phases(phase_times(run), as_json)
+        return
     if as_json:
         typer.echo(json.dumps(asdict(found), indent=1))
     else:
@@ -74,6 +80,23 @@ def expected_phases(settings: Mapping[str, Any]) -> list[str]:
 
 def _read(schema: type[T], settings: Mapping[str, Any]) -> T:
     return typed(schema, [renamed(dict(settings))], "config.yaml")
+
+
+def _print_phases(times: Sequence[PhaseTime], as_json: bool) -> None:
+    """Prints the seconds of each phase in which a model worked and in which none did."""
+    if as_json:
+        typer.echo(json.dumps({"phases": [asdict(time) for time in times], "all": summed(times)}, indent=1))
+        return
+    table = Table(
+        "phase", *(Column(name, justify="right") for name in ("seconds", "model works", "before", "after", "idle"))
+    )
+    total = summed(times)
+    for time in times:
+        share = f"{time.idle / total['seconds']:.1%}" if total["seconds"] else ""
+        table.add_row(time.phase, *(f"{s:.1f}" for s in (time.seconds, time.working, time.before, time.after)), share)
+    table.add_section()
+    table.add_row("all", f"{total['seconds']:.1f}", f"{total['working']:.1f}", "", "", f"{total['idle_share']:.1%}")
+    Console().print(table)
 
 
 def sentences(found: Status) -> list[str]:

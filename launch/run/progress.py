@@ -51,6 +51,7 @@ def counting(title: str, total: int, path: Path | None = None) -> Iterator[Calla
     if path is not None:
         path.unlink(missing_ok=True)
     lines, written, done = lines_of.Progress(str(path) if path else None, title), 0.0, 0
+    lines.begin()
     with bar(title, total) as set_done:
 
         def advance() -> None:

@@ -1,7 +1,7 @@
 """Writes and reads a training run's progress as JSON lines, for live progress bars and curves.
 
-One line per logged step: ``{"phase", "step", "total", "time", ...metrics}``, written by rank 0. A resumed run continues
-at the step of its checkpoint, so steps may repeat. Numbers only, never text of conversations.
+One line per logged step: ``{"phase", "step", "total", "time", "began", ...metrics}``, written by rank 0. A resumed run
+continues at the step of its checkpoint, so steps may repeat. Numbers only, never text of conversations.
 """
 
 from __future__ import annotations
@@ -19,9 +19,15 @@ class Progress:
     def __init__(self, path: str | None, phase: str) -> None:
         self.path = Path(path) if path else None
         self.phase = phase
+        self._began: float | None = None
         if self.path and self.path.exists():  # drop a partial line left by a killed worker
             written = self.path.read_bytes()
             os.truncate(self.path, written.rfind(b"\n") + 1)
+
+    def begin(self) -> None:
+        """Notes that work begins: all is loaded, and the first step follows. Only the first call counts."""
+        if self._began is None:
+            self._began = round(time.time(), 3)
 
     def write(self, step: int, total: int, **metrics: float) -> None:
         """Appends one line."""
@@ -29,13 +35,16 @@ class Progress:
             return
         numbers = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and math.isfinite(v)}
         line = {"phase": self.phase, "step": step, "total": total, "time": round(time.time(), 3), **numbers}
+        if self._began is not None:
+            line["began"] = self._began
         with self.path.open("a") as stream:
             stream.write(json.dumps(line) + "\n")
 
 
 Line = dict[str, float | int | str]
-PLACE = {"phase", "step", "total", "time"}
-"""Keys that say where a line belongs; the others are metrics."""
+PLACE = {"phase", "step", "total", "time", "began"}
+"""Keys that say where a line belongs; the others are metrics. ``began`` is when the work of its process began, in unix
+time; older files have none."""
 
 
 def read_progress(path: str | Path) -> list[Line]:

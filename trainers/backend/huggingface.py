@@ -84,6 +84,9 @@ def callbacks(worker: Worker) -> list[Any]:
                 )
 
     class ProgressCallback(TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            worker.progress.begin()
+
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
             if logs and "loss" in logs:
                 numbers = {k: float(v) for k, v in logs.items() if isinstance(v, (int, float, str)) and _is_number(v)}

@@ -64,6 +64,7 @@ def _read_all(
 
     Features that are ``known`` are not read again; those that were read are added.
     """
+    worker.progress.begin()
     mine = range(worker.rank, len(rows), worker.world_size)
     found: dict[int, np.ndarray] = {}
     for start in range(0, len(mine), AT_ONCE):

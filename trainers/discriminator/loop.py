@@ -149,6 +149,7 @@ class DiscriminatorLoop:
         by_class = class_weights(labels)
         scorer.train()
         done = len(self.summaries)
+        worker.progress.begin()
         for step in range(len(optimization.losses), total):
             batch = batches[step * worker.world_size + worker.rank]
             loss = self.backward(scorer, [rows[i] for i in batch], [labels[i] for i in batch], by_class)

@@ -168,6 +168,7 @@ def _train(
         if folder:
             optimization.load(folder / "state.pt")
     model.train()
+    worker.progress.begin()
     started, resumed_at = time.monotonic(), len(optimization.losses)
     for step in range(resumed_at, total):
         start = (step * worker.world_size + worker.rank) * per_step
