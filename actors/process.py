@@ -17,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from rlenv.core.liveness import progressed, silence_s
+
 TAIL_LINES = 25
 TAIL_BYTES = 64 * 1024
 
@@ -51,7 +53,14 @@ class Process:
         """Returns what the object's method returns."""
         if self._object is None:
             raise NotStarted("its process was restarted")
-        return await self._run(getattr(self._object, method), *args)
+        try:
+            return await self._run(getattr(self._object, method), *args)
+        finally:
+            progressed()
+
+    async def silence_s(self) -> float:
+        """Returns the seconds since the process's last sign of progress."""
+        return silence_s()
 
     async def close(self) -> None:
         """Closes the object."""

@@ -47,6 +47,9 @@ class RolloutConfig(Settings):
     """Restarts of one actor before its death is an error."""
     startup_timeout_s: PositiveFloat = 300.0
     """Seconds after which an actor that is not ready is an error."""
+    answer_timeout_s: PositiveFloat = 1800.0
+    """Seconds without a message in any conversation, though there are some, after which an actor that is alive counts
+    as hung and is restarted."""
 
 
 class RolloutActor:
@@ -75,8 +78,9 @@ class RolloutPool:
                 log=f"{log_dir}/rollouts-{index}.log",
                 max_restarts=config.max_restarts,
                 startup_timeout_s=config.startup_timeout_s,
+                answer_timeout_s=config.answer_timeout_s,
                 num_cpus=config.num_cpus,
-                max_concurrency=config.actors * config.concurrency + 1,
+                max_concurrency=config.actors * config.concurrency + 2,
                 scheduling_strategy="SPREAD",
                 runtime_env={"env_vars": thread_environment(config.threads)},
             )

@@ -30,12 +30,14 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from actors.process import NotStarted, Process, tail
 from rlenv.core.aio import run
 from rlenv.core.errors import ConfigError, EngineError, RlenvError
+from rlenv.core.liveness import waiting_for_supervised
 
 logger = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 30
 RELEASE_TIMEOUT_S = 20.0  # Ray frees the resources of killed actors within a few seconds
 CREATION = "error raised in its creation task"  # Ray's message if it could not even create the actor
+LISTEN_S = 30.0  # a process that has been silent for long, and does not answer within this, is hung
 MAX_CALLS = 1000  # concurrent calls in one process; Ray queues the others
 
 
@@ -78,8 +80,9 @@ class Supervised:
         log: log file of the process and its children.
         max_restarts: number of deaths after which the process is restarted; the next one is an error.
         startup_timeout_s: seconds after which a process that is not ready is an error, at the start and after a death.
-        answer_timeout_s: seconds without an answer to any call, though there are some, after which a process that is
-            alive counts as hung: it is killed, and so restarted. None waits for ever.
+        answer_timeout_s: seconds without an answer to any call, though there are some, and without any other sign of
+            progress (``rlenv.core.liveness``), after which a process that is alive counts as hung: it is killed, and so
+            restarted. None waits for ever.
         options: options of the Ray actor: ``num_cpus``, ``num_gpus``, ``runtime_env`` and so on.
     """
 
@@ -104,11 +107,14 @@ class Supervised:
         self.in_flight = 0
         """Calls in progress, including those that wait for a restart."""
         self.restarts = 0
-        self._answers = 0
-        """Answers so far, as signs of life."""
+        self._heard = -math.inf
+        """Monotonic time of the process's last known sign of progress."""
         self._make = make
         self._options = {"max_restarts": max_restarts, "max_concurrency": MAX_CALLS, **options}
         self._actor: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_heard": -math.inf}  # each machine has its own clock
 
     @property
     def resources(self) -> dict[str, float]:
@@ -166,19 +172,39 @@ class Supervised:
         """Returns the answer to a call; kills the process if it is silent for too long, which ends all its calls."""
         answer = asyncio.wrap_future(reference.future())
         try:
-            while True:
-                before = self._answers
-                done, _ = await asyncio.wait([answer], timeout=self.answer_timeout_s)
-                if done or self._answers == before:
-                    break
-            self._answers += 1  # so that one of the waiting calls kills it, and not each
-            if not done:
-                silent = f"is alive and has answered nothing for {self.answer_timeout_s:g} s"
-                logger.warning("%s %s; killing it (raise answer_timeout_s if it is only slow)", self.name, silent)
-                ray.kill(self._actor, no_restart=False)
+            if self.answer_timeout_s is None:
+                return await answer
+            began = time.monotonic()
+            with waiting_for_supervised():
+                while True:
+                    patience = max(began, self._heard) + self.answer_timeout_s - time.monotonic()
+                    done, _ = await asyncio.wait([answer], timeout=max(0.0, patience))
+                    if done:
+                        break
+                    await self._listen()
+                    if max(began, self._heard) + self.answer_timeout_s <= time.monotonic():
+                        self._end_silence()
+            self._heard = time.monotonic()
             return await answer
         finally:
             answer.cancel()
+
+    async def _listen(self) -> None:
+        """Asks the process for its last sign of progress; does nothing if it does not answer."""
+        asked = asyncio.wrap_future(self._actor.silence_s.remote().future())
+        try:
+            silence = await asyncio.wait_for(asked, min(LISTEN_S, self.answer_timeout_s or LISTEN_S))
+        except TimeoutError:
+            return
+        except RayError:  # it has died, as the calls will tell
+            silence = 0.0
+        self._heard = max(self._heard, time.monotonic() - silence)
+
+    def _end_silence(self) -> None:
+        silent = f"is alive and has given no sign of progress for {self.answer_timeout_s:g} s"
+        logger.warning("%s %s; killing it (raise answer_timeout_s if it is only slow)", self.name, silent)
+        self._heard = time.monotonic()  # so that one of the waiting calls kills it, and not each
+        ray.kill(self._actor, no_restart=False)
 
     async def revived(self) -> None:
         """Waits until the process is running.
@@ -188,7 +214,7 @@ class Supervised:
         """
         if self._actor is None:
             raise EngineError(f"{self.name} is not running; call start() first")
-        with self._counted():
+        with self._counted(), waiting_for_supervised():
             try:
                 started = asyncio.wrap_future(self._start().future())
                 self.pid = await asyncio.wait_for(started, self.startup_timeout_s)

@@ -92,6 +92,9 @@ class ChatbotRunConfig(EnvConfig):
     """How the chatbot is evaluated."""
     max_failed_share: Rate = 0.1
     """The run stops if a larger share of the conversations of a round or an evaluation fails."""
+    answer_timeout_s: PositiveFloat = 1800.0
+    """Seconds without a message, an answer or another sign of progress after which the rollout host counts as hung and
+    is restarted."""
 
     def problems(self) -> list[str]:
         """Returns the broken rules between fields."""

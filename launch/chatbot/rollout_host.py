@@ -265,6 +265,7 @@ def start_host(config: ChatbotRunConfig, root: Path) -> Supervised:
         log=f"{root}/logs/rollout-host.log",
         max_restarts=RESTARTS,
         startup_timeout_s=START_TIMEOUT_S,
+        answer_timeout_s=config.answer_timeout_s,
         num_cpus=0,
     )
     start_all([host])

@@ -21,7 +21,8 @@ TRAINED = ("base/adapter", "further_sft/adapter")
 SIMULATED = "*/simulated"
 JUDGED = ("*/acceptance", "it*/adapter")
 MACHINE: Readers = dict.fromkeys(
-    ("name", "ray", "tracking", "keep_engines", "train.keep_workers", "train.max_failures"), ()
+    ("name", "ray", "tracking", "keep_engines", "train.keep_workers", "train.max_failures", "train.answer_timeout_s"),
+    (),
 )
 """Settings that no result depends on."""
 IN_CONVERSATIONS = ("base_url", "model", "api_key_env", "function", "sampling", "habits", "name")
@@ -90,6 +91,7 @@ CHATBOT: Readers = {
     "": (SMALL, "chatbots/*", "*/measured", *ROUNDS),
     "name": (),
     "max_failed_share": (),
+    "answer_timeout_s": (),
     **{f"settings.{key}": phases for key, phases in MACHINE.items()},
     "settings.chatbot_sft": ("chatbots/*",),
     "settings.env": ("*/measured", *ROUNDS),

@@ -12,6 +12,8 @@ import os
 import time
 from pathlib import Path
 
+from rlenv.core.liveness import progressed
+
 
 class Progress:
     """Appends progress lines to a file; without a path it writes nothing."""
@@ -26,11 +28,13 @@ class Progress:
 
     def begin(self) -> None:
         """Notes that work begins: all is loaded, and the first step follows. Only the first call counts."""
+        progressed()
         if self._began is None:
             self._began = round(time.time(), 3)
 
     def write(self, step: int, total: int, **metrics: float) -> None:
-        """Appends one line."""
+        """Appends one line, which is a sign of progress (``rlenv.core.liveness``) in any case."""
+        progressed()
         if self.path is None:
             return
         numbers = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and math.isfinite(v)}

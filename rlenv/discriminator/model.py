@@ -26,6 +26,7 @@ from torch import nn
 from rlenv.core.adapters import tidy_adapter
 from rlenv.core.errors import ConfigError
 from rlenv.core.files import read_json
+from rlenv.core.liveness import progressed
 from rlenv.core.log_odds import PRIOR_LOG_ODDS
 from rlenv.core.types import Branch, Session, SessionScores
 from rlenv.discriminator.rows import (
@@ -164,6 +165,7 @@ def score_rows(scorer: TurnScorer, rows: Sequence[DiscriminatorRow], *, batch_to
         sizes = [len(rows[i].positions) for i in batch]
         for i, part in zip(batch, np.split(flat, np.cumsum(sizes)[:-1]), strict=True):
             scores[i] = part
+        progressed()
     scorer.train(was_training)
     return scores
 

@@ -18,6 +18,7 @@ from pydantic import AliasChoices, Field
 
 from rlenv.core.aio import as_finished
 from rlenv.core.errors import ConfigError, DataError, EngineError, OverlongError, PhaseError
+from rlenv.core.liveness import progressed
 from rlenv.core.protocols import Speaker
 from rlenv.core.types import ConversationState, Record
 from rlenv.env.core import ConversationCore
@@ -139,6 +140,7 @@ async def _try(agent: Speaker, core: ConversationCore, episode: Episode) -> Coll
         await core.reset(seed=episode.seed, context_id=episode.context_id, counterpart=episode.counterpart)
         while not core.over and (action := await core.ask(agent)) is not None:
             _, reward, _, _, info = await core.step(action)
+            progressed()
             rewards.append(reward)
             parts.append(info["rewards"])
     except EngineError as error:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from rlenv.core.errors import ConfigError, EngineError, OverlongError, RlenvError, UnreachableError
+from rlenv.core.liveness import progressed
 from rlenv.speakers.breaker import Breaker
 from rlenv.speakers.thoughts import without_thoughts
 
@@ -291,6 +292,8 @@ def _http_client(timeout_s: float) -> Any:
                     return await super().send(request, **options)
             except TimeoutError:
                 raise library.ReadTimeout("", request=request) from None
+            finally:
+                progressed()
 
     return Client(timeout=timeout_s)
 

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 
@@ -76,16 +77,17 @@ def test_several_actors_collect_what_one_process_collects_and_keep_to_their_conc
 
 
 @pytest.mark.ray
-def test_a_killed_actor_is_replaced_and_its_episodes_are_repeated_once_with_the_same_messages(cluster):
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "silent"])
+def test_a_killed_or_silent_actor_is_replaced_and_its_episodes_are_repeated_once_with_the_same_messages(cluster, fault):
     async def kill_one(pool):
         results = []
         async for result in pool.collect(EPISODES):
             if not results:
-                os.kill(pool.pids[0], signal.SIGKILL)
+                os.kill(pool.pids[0], fault)
             results.append(result)
         return results
 
-    with RolloutPool(maker(0.05), SMALL) as pool:
+    with RolloutPool(maker(0.05), replace(SMALL, answer_timeout_s=10.0)) as pool:
         results = asyncio.run(kill_one(pool))
         assert pool.restarts == 1
     assert len(results) == len(EPISODES) and not any(r.failure for r in results)

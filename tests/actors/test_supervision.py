@@ -15,6 +15,7 @@ import ray
 
 from actors.supervision import Supervised, start_all
 from rlenv.core.errors import ConfigError, EngineError, OverlongError
+from rlenv.core.liveness import progressed
 
 pytestmark = pytest.mark.ray
 
@@ -49,6 +50,16 @@ def toy(tmp_path, **settings) -> Supervised:
                 hung.touch()
                 time.sleep(600)
             return "back"
+
+        def works(self, seconds: float) -> str:
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                time.sleep(0.1)
+                progressed()
+            return "done"
+
+        async def asks(self, other: Supervised) -> object:
+            return await other.call("double", 3, 6.0)
 
         def one_at_a_time(self) -> tuple[float, float]:
             began = time.monotonic()
@@ -125,6 +136,30 @@ def test_a_process_that_is_alive_and_silent_is_killed_and_its_calls_are_repeated
         assert (actor.restarts, actor.in_flight) == (1, 0)
     finally:
         actor.close()
+
+
+def test_a_process_that_is_stopped_is_killed_and_its_calls_are_repeated(tmp_path, cluster):
+    actor = toy(tmp_path, answer_timeout_s=2.0)
+    start_all([actor])
+    try:
+        stopped = actor.pid
+        os.kill(stopped, signal.SIGSTOP)
+        assert asyncio.run(_all(actor, 5, 0.1)) == [0, 2, 4, 6, 8]
+        assert actor.restarts == 1 and actor.pid != stopped and not psutil.pid_exists(stopped)
+    finally:
+        actor.close()
+
+
+def test_a_call_that_makes_progress_or_waits_for_another_supervised_process_is_waited_for(tmp_path, cluster):
+    actor, other = toy(tmp_path, answer_timeout_s=2.0), toy(tmp_path, answer_timeout_s=60.0)
+    start_all([actor, other])
+    try:
+        assert actor.ask("works", 6.0) == "done"
+        assert actor.ask("asks", other) == 6
+        assert (actor.restarts, other.restarts) == (0, 0)
+    finally:
+        actor.close()
+        other.close()
 
 
 def test_a_call_that_takes_long_is_waited_for_while_others_are_answered(tmp_path, cluster):

@@ -226,6 +226,26 @@ def test_an_error_names_the_run_the_cause_and_the_log(tmp_path, capfd) -> None:
     assert "Failed to query" not in shown.out + shown.err
 
 
+def test_a_worker_that_hangs_is_replaced_until_the_tries_are_used_up(tmp_path) -> None:
+    def hangs(payload, worker):
+        import time
+        from pathlib import Path
+
+        tries, num_hung = Path(payload[0]), payload[1]
+        with tries.open("a") as file:
+            file.write(".")
+        if len(tries.read_text()) <= num_hung:
+            time.sleep(600)
+        return len(tries.read_text())
+
+    resources = replace(SMALL, max_failures=1, answer_timeout_s=3.0)
+    assert run_training(hangs, (str(tmp_path / "one"), 1), resources, tmp_path, "once") == 2
+    with pytest.raises(PhaseError, match=r"is alive and has made no progress; raise train\.answer_timeout_s") as error:
+        run_training(hangs, (str(tmp_path / "two"), 9), resources, tmp_path, "always")
+    assert "made no progress for 3 s; killing it" in str(error.value)
+    assert len((tmp_path / "two").read_text()) == 2
+
+
 def test_an_existing_version_is_never_overwritten(tiny_llama, tmp_path, make_session) -> None:
     (tmp_path / "base").mkdir()
     with pytest.raises(PhaseError, match="exists already"):

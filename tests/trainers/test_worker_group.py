@@ -1,6 +1,7 @@
 """Workers that are kept between trainings: one process, nothing left behind, and recovery as without them."""
 
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from trainers.backend.config import TrainResources
 from trainers.backend.ray_train import run_training
 from trainers.backend.worker_group import NAME, WorkerGroup, as_in_a_new_process
 
-SMALL = TrainResources(num_cpus=1, threads=1, keep_workers=True)
+SMALL = TrainResources(num_cpus=1, threads=1, keep_workers=True, answer_timeout_s=15.0)
 
 
 def test_a_training_leaves_no_environment_variables_and_no_state_of_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,7 +36,7 @@ def test_workers_with_gpus_are_not_kept() -> None:
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("local_ray")
-def test_trainings_run_in_the_same_processes_and_recover_from_failures_and_deaths(tmp_path: Path) -> None:
+def test_trainings_run_in_the_same_processes_and_recover_from_failures_deaths_and_silence(tmp_path: Path) -> None:
     def counts(payload, worker):
         """Counts to ``payload`` with a checkpoint at each step; returns (process, the steps of this process)."""
         import json
@@ -49,11 +50,10 @@ def test_trainings_run_in_the_same_processes_and_recover_from_failures_and_death
             worker.save_checkpoint({"step": float(step)}, lambda to, s=step: (to / "step.json").write_text(str(s)))
             if len(payload) > 1 and step == 2 and not os.path.exists(payload[1]):
                 open(payload[1], "w").close()
-                import signal
                 import time
 
                 time.sleep(2)  # Ray Train notes a reported checkpoint a moment later
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), payload[2])
         return os.getpid(), steps
 
     def fails(payload, worker):
@@ -66,9 +66,11 @@ def test_trainings_run_in_the_same_processes_and_recover_from_failures_and_death
         assert one == two != os.getpid()
         assert (steps, other_steps) == ([1, 2, 3], [1, 2, 3, 4])  # not from the checkpoint of the first
 
-        payload = (4, str(tmp_path / "died"))
-        three, after_death = run_training(counts, payload, SMALL, tmp_path, "three", workers=group)
-        assert three != two and after_death == [3, 4]
+        for fault in (signal.SIGKILL, signal.SIGSTOP):
+            payload = (4, str(tmp_path / fault.name), fault)
+            three, after_fault = run_training(counts, payload, SMALL, tmp_path, fault.name, workers=group)
+            assert three != two and after_fault == [3, 4]
+            two = three
 
         strict = WorkerGroup(replace(SMALL, max_failures=0), tmp_path / "strict")
         with pytest.raises(PhaseError, match="four failed on worker 0: ValueError: no such backbone"):

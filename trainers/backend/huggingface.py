@@ -16,6 +16,7 @@ from typing import Any
 from rlenv.core.adapters import tidy_adapter
 from rlenv.core.canary import write_canary
 from rlenv.core.errors import PhaseError
+from rlenv.core.liveness import progressed
 from rlenv.models.hardware import resolve_precision
 from trainers.backend.canary import make_canary
 from trainers.backend.config import AdapterTraining
@@ -86,6 +87,9 @@ def callbacks(worker: Worker) -> list[Any]:
     class ProgressCallback(TrainerCallback):
         def on_train_begin(self, *_: Any, **__: Any) -> None:
             worker.progress.begin()
+
+        def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            progressed()
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
             if logs and "loss" in logs:

@@ -23,9 +23,11 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 
 from rlenv.core.errors import PhaseError
+from rlenv.core.liveness import progressed
 from rlenv.core.progress import Progress
 from rlenv.models.hardware import keep_freed_memory
 from trainers.backend.config import TrainResources
+from trainers.backend.watch import SILENT, watched
 from trainers.backend.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -47,11 +49,13 @@ class RayWorker(Worker):
         """Reports to Ray Train; waits for every rank."""
         from ray import train
 
+        progressed()
         saved = None
         if checkpoint and self.rank == 0:
             (Path(checkpoint) / MARK).write_text(self.key)
             saved = train.Checkpoint.from_directory(str(checkpoint))
         train.report(metrics=metrics, checkpoint=saved)
+        progressed()
 
     @contextlib.contextmanager
     def resume(self) -> Iterator[Path | None]:
@@ -83,6 +87,7 @@ class Job:
     scratch: str
     progress: str | None
     threads: int
+    answer_timeout_s: float
 
 
 class Workers(Protocol):
@@ -130,7 +135,17 @@ def run_training(
     for folder in (logs, scratch):
         folder.mkdir(parents=True, exist_ok=True)
     progress = str(Path(progress_path).resolve()) if progress_path else None
-    job = Job(loop, payload, name, f"{name} {fingerprint}", str(logs), str(scratch), progress, resources.num_threads())
+    job = Job(
+        loop,
+        payload,
+        name,
+        f"{name} {fingerprint}",
+        str(logs),
+        str(scratch),
+        progress,
+        resources.num_threads(),
+        resources.answer_timeout_s,
+    )
     try:
         if workers is not None:
             result = workers.run(job)
@@ -203,7 +218,8 @@ def run_job(job: Job) -> Any:
         scratch=Path(job.scratch),
         key=job.key,
     )
-    return job.loop(job.payload, worker)
+    with watched(job.answer_timeout_s, steps=rank == 0):
+        return job.loop(job.payload, worker)
 
 
 def _log_to(path: Path) -> None:
@@ -258,9 +274,11 @@ def _explain(name: str, error: BaseException, logs: Path) -> str:
     rank, cause = sorted(failures.items())[0]
     file = logs / f"worker-{rank}.log"
     lines = file.read_text(errors="replace").splitlines()[-LOG_LINES:] if file.exists() else ["(no log was written)"]
+    silent = f"it {SILENT}; raise train.answer_timeout_s if a step takes longer. "
     return (
         f"training {name} failed on worker {rank}: {type(cause).__name__}: {_last_line(cause)}\n"
         f"last lines of {file}:\n  " + "\n  ".join(lines) + "\n"
+        f"{silent if any(SILENT in line for line in lines) else ''}"
         "Run the same command again: training resumes from its last checkpoint."
     )
 
