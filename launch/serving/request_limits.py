@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections import OrderedDict
@@ -15,17 +16,23 @@ MOST_BYTES = 2 * 2**20
 """Longest body of a request, in bytes: some hundred thousand words."""
 MOST_A_MINUTE = 6000
 """Requests of one client in a minute, on average; as many may come at once."""
+MOST_SECONDS = 60.0
+"""Time in which a client must have sent the body of a request, in seconds."""
 MOST_CLIENTS = 10_000
 """Clients that are remembered; the one that has been silent longest is forgotten first."""
 
 
 class RequestLimits:
-    """An ASGI application that answers 413 to a body that is too large and 429 to a client that asks too often.
+    """An ASGI application that bounds requests.
+
+    It answers 413 to a body that is too large, 408 to one that comes too slowly, and 429 to a client that asks too
+    often.
 
     Args:
         app: the application behind it.
         most_bytes: longest body.
         most_a_minute: requests of one client in a minute.
+        most_seconds: time for a body.
         clock: seconds, for tests.
     """
 
@@ -34,11 +41,13 @@ class RequestLimits:
         app: ASGIApp,
         most_bytes: int = MOST_BYTES,
         most_a_minute: int = MOST_A_MINUTE,
+        most_seconds: float = MOST_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.app = app
         self.most_bytes = most_bytes
         self.most_a_minute = most_a_minute
+        self.most_seconds = most_seconds
         self._clock = clock
         self._clients: OrderedDict[str, tuple[float, float]] = OrderedDict()
         """By client: the requests that it may still make, and when that was counted."""
@@ -58,11 +67,16 @@ class RequestLimits:
         if not length.isdigit() or int(length) > self.most_bytes:
             await _refusal(413, too_large, {})(scope, receive, send)
             return
-        seen = 0
+        seen, whole, latest = 0, False, asyncio.get_running_loop().time() + self.most_seconds
 
         async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, whole
+            try:
+                async with asyncio.timeout_at(None if whole else latest):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, f"expected the whole body within {self.most_seconds:g} s") from None
+            whole = whole or not message.get("more_body", False)
             seen += len(message.get("body", b""))
             if seen > self.most_bytes:  # sent in parts, without its length
                 raise HTTPException(413, too_large)

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import hmac
 import json
+import logging
 import os
+import re
 import secrets
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from launch.run.contents import version_order, was_taken
 from launch.run.directory import RunDirectory
@@ -32,16 +36,23 @@ from launch.serving.env import check_versions
 from launch.serving.request_limits import RequestLimits
 from launch.serving.user_requests import RequestError, SampledMessages, UserRequest, next_key, state_of
 from rlenv.core.aio import all_of
-from rlenv.core.errors import ConfigError, EngineError, OverlongError, there_are
+from rlenv.core.errors import ConfigError, OverlongError, RlenvError, there_are
 from rlenv.core.protocols import UserSimulator
+from rlenv.core.settings import EXPECTED
 from rlenv.core.types import ConversationState, Utterance
 from rlenv.env.conversation import reply_seed
 from rlenv.env.provenance import describe
 from rlenv.env.providers import env_parts
 from rlenv.env.scenarios import Scenarios
+from rlenv.prompting.cutting import encodable
 from rlenv.prompting.system_texts import approximate_tokens
 from rlenv.speakers.engine import EngineSpeaker
 
+log = logging.getLogger(__name__)
+OTHER_PATH = (
+    "there is nothing under this path; the simulated user is under /v1/chat/completions and /v1/models (an agent "
+    "framework may need to be told to use chat completions)"
+)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """Addresses that only processes of this machine reach."""
 
@@ -131,7 +142,7 @@ def user_app(
     app.state.known = known
 
     def check_key(request: Request) -> None:
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        given = re.sub(r"^bearer\s+", "", request.headers.get("authorization", ""), flags=re.IGNORECASE)
         if api_key is not None and not hmac.compare_digest(given.encode(), api_key.encode()):
             raise RequestError("the API key is missing or wrong", code="invalid_api_key", status=401)
 
@@ -159,7 +170,7 @@ def user_app(
         user = users[body.model]
         state, key = state_of(body, scenarios, known, seed)
         seeds = [reply_seed(state, *(("choice", i) if i else ())) for i in range(body.n)]
-        replies = await all_of(lambda choice_seed: user.reply(state, choice_seed), seeds)
+        replies = [_whole(u) for u in await all_of(lambda choice_seed: user.reply(state, choice_seed), seeds)]
         for reply in replies:
             known.keep(next_key(key, "user", reply.text), reply)
         answer = _answer(body, user, state, replies)
@@ -169,7 +180,39 @@ def user_app(
         return StreamingResponse(_events(answer, usage), media_type="text/event-stream")
 
     _register_errors(app)
+    app.add_middleware(QuietErrors)
     return app
+
+
+class QuietErrors:
+    """An ASGI application that answers 500 where the one behind it raises; the log has the place, never a text."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on, or answers it."""
+        begun = False
+
+        async def noted(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noted)
+        except Exception as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{type(error).__name__} in {Path(frame.filename).name}:{frame.lineno}"
+            log.error("a request failed: %s", place)
+            if not begun:
+                await _error(500, f"this is a fault of rlenv: {place}", code="internal_error")(scope, receive, send)
+
+
+def _whole(reply: Utterance) -> Utterance:
+    """Returns a message as JSON can carry it, without halves of emojis; the client sends this text back."""
+    text = encodable(reply.text)
+    return reply if text == reply.text else reply.model_copy(update={"text": text})
 
 
 def _model(name: str) -> dict[str, Any]:
@@ -240,29 +283,39 @@ def _register_errors(app: FastAPI) -> None:
         return _error(error.status, str(error), error.param, error.code)
 
     @app.exception_handler(RequestValidationError)
-    async def _fields(_: Request, error: RequestValidationError) -> JSONResponse:
-        problems = [(".".join(map(str, e["loc"][1:])), e["msg"]) for e in error.errors()]
-        message = "; ".join(f"{where or 'body'}: {problem}" for where, problem in problems)
+    async def _fields(request: Request, error: RequestValidationError) -> JSONResponse:
+        problems = [(".".join(map(str, e["loc"][1:])), e) for e in error.errors()]
+        if any(e["type"] == "json_invalid" for _, e in problems):
+            return _error(400, "body: expected JSON, got something else")
+        if not request.headers.get("content-type", "").partition(";")[0].strip().endswith("json"):
+            return _error(400, "expected the header Content-Type: application/json, and a body of JSON")
+        message = "; ".join(f"{where or 'body'}: {_problem(e)}" for where, e in problems)
         return _error(400, message, problems[0][0] or None)
 
     @app.exception_handler(OverlongError)
     async def _overlong(_: Request, error: OverlongError) -> JSONResponse:
         return _error(400, str(error), "messages", "context_length_exceeded")
 
-    @app.exception_handler(EngineError)
-    async def _engine(_: Request, error: EngineError) -> JSONResponse:
-        return _error(503, str(error), code="engine_error")
-
-    @app.exception_handler(ConfigError)
-    async def _config(_: Request, error: ConfigError) -> JSONResponse:
+    @app.exception_handler(RlenvError)
+    async def _other(_: Request, error: RlenvError) -> JSONResponse:
         return _error(503, str(error), code="engine_error")
 
     @app.exception_handler(HTTPException)
     async def _http(_: Request, error: HTTPException) -> JSONResponse:
-        return _error(error.status_code, str(error.detail))
+        return _error(error.status_code, OTHER_PATH if error.status_code == 404 else str(error.detail))
+
+
+def _problem(error: Mapping[str, Any]) -> str:
+    """Returns what is wrong with a field, in words."""
+    if error["type"] == "missing":
+        return "expected this field"
+    form = EXPECTED.get(error["type"])
+    if form is None:
+        return str(error["msg"]).removeprefix("Value error, ")
+    return f"expected {form.format(**error.get('ctx', {}))}"
 
 
 def _error(status: int, message: str, param: str | None = None, code: str | None = None) -> JSONResponse:
-    kind = {401: "authentication_error", 503: "server_error"}.get(status, "invalid_request_error")
+    kind = {401: "authentication_error", 500: "server_error", 503: "server_error"}.get(status, "invalid_request_error")
     shape = {"message": message, "type": kind, "param": param, "code": code}
     return JSONResponse({"error": shape}, status_code=status)

@@ -10,12 +10,13 @@ import hashlib
 from collections import OrderedDict
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from rlenv.core.errors import RlenvError
 from rlenv.core.types import ConversationState, Role, SessionContext, Turn, Utterance
 from rlenv.env.conversation import begin
 from rlenv.env.scenarios import Scenarios
+from rlenv.prompting.cutting import encodable
 
 MAX_CHARACTERS = 100_000
 SOURCES = ("context_id", "persona", "profile", "context")
@@ -32,11 +33,19 @@ class RequestError(RlenvError):
 def _text(content: Any) -> Any:
     """Returns the text of a message's content: of its parts of text, joined; None if no part is text."""
     if content is None or isinstance(content, str):
-        return content
+        return _whole(content)
     if not isinstance(content, list) or not all(isinstance(part, str | dict) for part in content):
         raise ValueError(f"expected text or a list of parts, got {type(content).__name__}")
     texts = [part if isinstance(part, str) else part.get("text", part.get("refusal")) for part in content]
-    return "".join(text for text in texts if isinstance(text, str)) or None
+    return _whole("".join(text for text in texts if isinstance(text, str))) or None
+
+
+def _whole(text: Any) -> Any:
+    """Returns a text without halves of emojis, which clients cut; other values as they are."""
+    return encodable(text) if isinstance(text, str) else text
+
+
+Text = Annotated[str, Field(max_length=MAX_CHARACTERS), BeforeValidator(_whole)]
 
 
 class ChatMessage(BaseModel):
@@ -47,7 +56,7 @@ class ChatMessage(BaseModel):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Annotated[str | None, Field(max_length=MAX_CHARACTERS), BeforeValidator(_text)] = ""
     """Text, or the text of a list of parts; None where a chatbot only called a tool, or sent only pictures."""
-    refusal: str | None = Field(None, max_length=MAX_CHARACTERS)
+    refusal: Text | None = None
     """What a chatbot said that refused to answer."""
     tool_calls: Any = None
 
@@ -86,10 +95,16 @@ class UserRequest(BaseModel):
     """A context of the run's data."""
     persona: str | None = None
     """A user of the run's data; one of their contexts is drawn under ``seed``."""
-    profile: str | None = Field(None, max_length=MAX_CHARACTERS)
+    profile: Text | None = None
     """A description of the person."""
     context: SessionContext | None = None
     """A whole user context."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_null(cls, given: Any) -> Any:
+        """Leaves out what is null: clients send so what they do not set."""
+        return {k: v for k, v in given.items() if v is not None} if isinstance(given, dict) else given
 
     def ignored(self) -> list[str]:
         """Returns the names of the fields that have no effect, such as those of sampling, which the version fixes."""
@@ -97,15 +112,15 @@ class UserRequest(BaseModel):
 
     def spoken(self) -> list[tuple[Role, str]]:
         """Returns what was said: the speaker's role and the text of each turn, with no role twice in a row."""
-        turns: list[tuple[Role, str]] = []
+        turns: list[tuple[Role, list[str]]] = []
         for message in self.messages:
             if (said := message.said) is None:
                 continue
             role: Role = "user" if message.role == "user" else "assistant"
-            if turns and turns[-1][0] == role:
-                said = "\n".join(filter(None, (turns.pop()[1], said)))
-            turns.append((role, said))
-        return turns
+            if not turns or turns[-1][0] != role:
+                turns.append((role, []))
+            turns[-1][1].append(said)
+        return [(role, "\n".join(filter(None, texts))) for role, texts in turns]
 
     def num_passed_over(self) -> int:
         """Returns the number of messages that were not said to the user."""

@@ -46,6 +46,7 @@ EXPECTED = {
     "bool_type": "true or false",
     "bool_parsing": "true or false",
     "string_type": "text",
+    "string_unicode": "text without halves of emojis",
     "string_too_short": "a text that is not empty",
     "list_type": "a list",
     "tuple_type": "a list",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+
+import httpx
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
@@ -11,14 +15,18 @@ from launch.serving.user_endpoint import serve_user
 from rlenv.core.errors import ConfigError
 
 
-def client(clock=lambda: 0.0, **limits: int) -> TestClient:
+def echo() -> FastAPI:
     app = FastAPI()
 
     @app.post("/echo")
     async def echo(request: Request) -> int:
         return len(await request.body())
 
-    return TestClient(RequestLimits(app, clock=clock, **limits))
+    return app
+
+
+def client(clock=lambda: 0.0, **limits: int) -> TestClient:
+    return TestClient(RequestLimits(echo(), clock=clock, **limits))
 
 
 def test_a_body_that_is_too_large_is_refused_with_or_without_its_length():
@@ -28,6 +36,20 @@ def test_a_body_that_is_too_large_is_refused_with_or_without_its_length():
         chunks = http.post("/echo", content=(b"x" * 40 for _ in range(3)))  # sent without a length
         assert chunks.status_code == 413 and "at most 100 bytes" in chunks.text
         assert http.post("/echo", content=b"x", headers={"content-length": "-1"}).status_code == 413
+
+
+def test_a_body_that_does_not_come_is_given_up():
+    async def body() -> AsyncIterator[bytes]:
+        yield b"x"
+        await asyncio.sleep(60)
+
+    async def post() -> httpx.Response:
+        app = RequestLimits(echo(), most_seconds=0.2)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as http:
+            return await http.post("/echo", content=body())
+
+    refused = asyncio.run(post())
+    assert refused.status_code == 408 and "within 0.2 s" in refused.text
 
 
 def test_a_client_that_asks_too_often_waits_and_is_told_how_long():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ import threading
 import time
 from contextlib import contextmanager
 
+import httpx
 import openai
 import psutil
 import pytest
@@ -174,7 +176,9 @@ SPOKEN = [{"role": "assistant", "content": "private words"}]
         ({"messages": [{"role": "assistant", "content": 5}]}, 400, "expected text or a list of parts, got int"),
         ({"messages": [{"role": "assistant", "content": [5]}]}, 400, "expected text or a list of parts"),
         ({"messages": [{"role": "assistant", "content": "x" * 100_001}]}, 400, "100000 characters"),
-        ({"messages": SPOKEN, "context": {"profile": 3}}, 400, "context.profile"),
+        ({"messages": SPOKEN, "context": {"profile": 3}}, 400, "context.profile: expected text"),
+        ({"messages": "private words"}, 400, "messages: expected a list"),
+        ({"messages": SPOKEN, "stream_options": 3}, 400, "stream_options: expected settings as key: value"),
     ],
 )
 def test_a_request_that_cannot_be_answered_gives_an_openai_error_without_message_text(request_, status, message):
@@ -238,6 +242,68 @@ def test_what_agents_send_is_read_as_what_was_said(sent, said, passed_over):
         assert ask(client, plain).choices[0].message.content == answer.choices[0].message.content
 
 
+JSON_BODY = {"Content-Type": "application/json"}
+
+
+def test_parameters_that_are_null_count_as_not_given():
+    with served(ScriptedUser()) as (client, _):
+        plain = ask(client, SPOKEN)
+        nulls = dict.fromkeys(("n", "stream", "stream_options", "context_id", "temperature", "tools"))
+        body = {"model": "it2", "messages": SPOKEN, "seed": 7, **nulls}
+        answer = client.post("/chat/completions", cast_to=dict, body=body)
+        assert answer["choices"][0]["message"]["content"] == plain.choices[0].message.content
+        assert answer["rlenv"]["ignored"] == []
+
+
+def test_a_body_that_is_no_json_of_a_request_is_told():
+    with served(ScriptedUser()) as (client, _), httpx.Client(base_url=str(client.base_url)) as http:
+        for content, headers, told in (
+            ("{private", JSON_BODY, "expected JSON"),
+            ("[1]", JSON_BODY, "body"),
+            ('{"model": "it2"}', {}, "Content-Type: application/json"),
+        ):
+            refused = http.post("chat/completions", content=content, headers=headers)
+            assert refused.status_code == 400 and told in refused.json()["error"]["message"]
+            assert "private" not in refused.text
+        assert "chat completions" in http.post("responses", json={"input": "x"}).json()["error"]["message"]
+
+
+def test_half_an_emoji_in_a_request_is_read_as_a_character_that_is_missing():
+    messages = [{"role": "assistant", "content": text} for text in ("half \ud83d", [part("\ud83d")])]
+    request = UserRequest(model="it2", messages=messages, profile="\ud83d", seed=1)
+    assert (request.spoken(), request.profile) == ([("assistant", "half \ufffd\n\ufffd")], "\ufffd")
+    with served(ScriptedUser()) as (client, _):  # the client itself cannot send it
+        body = json.dumps({"model": "it2", "messages": messages, "seed": 7})
+        answer = httpx.post(f"{client.base_url}chat/completions", content=body, headers=JSON_BODY)
+        assert answer.status_code == 200
+
+
+def test_a_reply_with_half_an_emoji_reaches_the_client_and_is_recognised_when_it_comes_back():
+    class Half(ScriptedUser):
+        async def reply(self, state, seed):
+            return (await super().reply(state, seed)).model_copy(update={"text": "half \ud83d", "token_ids": (7,)})
+
+    with served(Half()) as (client, app):
+        said = ask(client, SPOKEN).choices[0].message.content
+        assert said == "half \ufffd"
+        messages = [*SPOKEN, {"role": "user", "content": said}, *SPOKEN]
+        state, _ = state_of(
+            UserRequest(model="it2", messages=messages, seed=7), Scenarios(SCENARIOS), app.state.known, 7
+        )
+        assert [turn.utterance.token_ids for turn in state.turns] == [(), (7,), ()]
+
+
+def test_a_fault_is_told_and_logged_by_its_place_and_never_by_its_text(caplog, capfd):
+    def fails(_):
+        raise ValueError("private words")
+
+    with served(ScriptedUser(fails=fails)) as (client, _), pytest.raises(openai.InternalServerError) as caught:
+        ask(client, SPOKEN)
+    shown = str(caught.value) + caplog.text + "".join(capfd.readouterr())
+    assert "ValueError in test_user_endpoint.py" in caplog.text and caught.value.code == "internal_error"
+    assert "private" not in shown and "Traceback" not in shown
+
+
 def test_a_stream_has_the_words_of_a_plain_answer():
     with served(ScriptedUser(leave_rate=1.0)) as (client, _):
         plain = ask(client, SPOKEN, n=2)
@@ -265,6 +331,7 @@ def test_a_served_model_can_be_looked_up_by_its_name():
 def test_a_wrong_key_an_overlong_conversation_and_a_dead_engine_have_their_codes():
     with served(ScriptedUser(), key="s3cret") as (client, _):
         assert client.models.list().data
+        assert httpx.get(f"{client.base_url}models", headers={"Authorization": "bearer s3cret"}).status_code == 200
         wrong = client.with_options(api_key="other")
         with pytest.raises(openai.AuthenticationError):
             wrong.models.list()
