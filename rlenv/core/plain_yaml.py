@@ -48,7 +48,10 @@ class _Loader(yaml.SafeLoader):
     def construct_scalar(self, node: Any) -> Any:
         value = super().construct_scalar(node)
         if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise yaml.MarkedYAMLError(problem="a letter is half an emoji", problem_mark=node.start_mark)
+            try:  # JSON writes an emoji as two escapes
+                return value.encode("utf-16", "surrogatepass").decode("utf-16")
+            except UnicodeDecodeError:
+                raise yaml.MarkedYAMLError(problem="a letter is half an emoji", problem_mark=node.start_mark) from None
         return value
 
 

@@ -18,24 +18,26 @@ import numpy as np
 from rlenv.core.types import Session
 
 APOSTROPHES = "\u2019\u2018\u02bc\uff07\u00b4\u2032"
-"""Characters that people and phones write for the apostrophe inside a word."""
+"""Characters that people and phones write for the apostrophe inside a word; none is a letter, though Unicode calls one
+so."""
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3005\u3007\u3021-\u3029\u3041-\u309f\u3400-\u4dbf\u4e00-\u9fff"
     "\uaa60-\uaa7f\uf900-\ufaff\U00020000-\U0003ffff"
 )
 """Ranges of the scripts that are written without blanks."""
 _ASCII_WORD = re.compile(r"\w+(?:'\w+)?")
-_INSIDE = re.compile(rf"(?<=\w)[{APOSTROPHES}](?=\w)")
 
 
-def _word_pattern() -> re.Pattern[str]:
+def _joined() -> str:
     marks = [c for c in map(chr, range(0x300, 0x20000)) if unicodedata.category(c)[0] == "M"]
-    joined = re.escape("".join([*marks, "\u200c\u200d"])) + "\U000e0100-\U000e01ef"
-    letter = rf"(?![{UNSPACED}])\w[{joined}]*"
-    return re.compile(rf"(?=[{UNSPACED}])\w[{joined}]*|(?:{letter})+(?:['{APOSTROPHES}](?:{letter})+)?")
+    return re.escape("".join([*marks, "\u200c\u200d"])) + "\U000e0100-\U000e01ef"
 
 
-WORD = _word_pattern()
+_JOINED = _joined()
+"""What belongs to the letter before it, as the inside of a character class."""
+_LETTER = rf"(?![{UNSPACED}{APOSTROPHES}])\w[{_JOINED}]*"
+_INSIDE = re.compile(rf"(?<=[\w{_JOINED}])[{APOSTROPHES}](?=\w)")
+WORD = re.compile(rf"(?=[{UNSPACED}])\w[{_JOINED}]*|(?:{_LETTER})+(?:['{APOSTROPHES}](?:{_LETTER})+)?")
 """One word, in text as it is written."""
 
 

@@ -182,7 +182,7 @@ def _items(reply: str, name: str) -> list[Any]:
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """Yields the JSON objects in a text, outermost and in order."""
+    """Yields the JSON objects in a text in order, each with those that are its values, as in ``{"answer": {...}}``."""
     decoder, start = json.JSONDecoder(), text.find("{")
     while start >= 0:
         try:
@@ -190,7 +190,10 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
         except (ValueError, RecursionError):
             end = start + 1
         else:
-            yield value
+            inside = [value]
+            while inside:
+                yield (each := inside.pop())
+                inside += [item for item in each.values() if isinstance(item, dict)]
         start = text.find("{", end)
 
 

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from rlenv.core.errors import ConfigError, EngineError, OverlongError, RlenvError, UnreachableError
 from rlenv.core.liveness import progressed
+from rlenv.prompting.cutting import encodable
 from rlenv.speakers.breaker import Breaker
 from rlenv.speakers.thoughts import without_thoughts
 
@@ -138,6 +139,7 @@ class OpenAIClient:
         if schema is not None:
             form = {"name": "reply", "schema": schema, "strict": True}
             wanted["response_format"] = {"type": "json_schema", "json_schema": form}
+        messages = [{**message, "content": encodable(message["content"])} for message in messages]
         for attempt in range(self._retries + 1):
             response = await self.breaker.call(lambda: self._asked(messages, wanted))
             try:
@@ -233,6 +235,11 @@ class OpenAIClient:
             if not key:
                 raise ConfigError(
                     f"the environment variable {self._key_env} is not set; set it to the API key of {self.base_url}"
+                )
+            if not re.fullmatch(r"[!-~]+", key):
+                raise ConfigError(
+                    f"the environment variable {self._key_env} has characters that no API key has, such as a blank, a "
+                    "line break or a typographic quotation mark; set it again"
                 )
             self._client = AsyncOpenAI(
                 base_url=self.base_url,

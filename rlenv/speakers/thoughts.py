@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import re
 
-TAGS = "think|thinking|thought|thoughts|reasoning"
-WHOLE = re.compile(rf"\s*<({TAGS})>.*?</\1>", re.DOTALL | re.IGNORECASE)
-OPEN = re.compile(rf"\s*<({TAGS})>", re.IGNORECASE)
-CLOSE = re.compile(rf"</({TAGS})>", re.IGNORECASE)
+TAGS = "think|thinking|thought|thoughts|reasoning|seed:think"
+OTHERS = (
+    (r"\[THINK\]", r"\[/THINK\]"),  # Mistral
+    ("◁think▷", "◁/think▷"),  # Kimi
+    (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),  # Cohere
+    (r"(?:<\|start\|>assistant)?<\|channel\|>analysis", r"<\|channel\|>final<\|message\|>"),  # gpt-oss
+)
+"""Beginning and end of thoughts that are not in tags, as patterns."""
+WHOLE = re.compile(
+    rf"\s*(?:<({TAGS})>.*?</\1>|{'|'.join(f'{begin}.*?{end}' for begin, end in OTHERS)})", re.DOTALL | re.IGNORECASE
+)
+OPEN = re.compile(rf"\s*(?:<({TAGS})>|{'|'.join(begin for begin, _ in OTHERS)})", re.IGNORECASE)
+CLOSE = re.compile(rf"</({TAGS})>|{'|'.join(end for _, end in OTHERS)}", re.IGNORECASE)
 
 
 def without_thoughts(text: str) -> str:
@@ -22,6 +31,8 @@ def without_thoughts(text: str) -> str:
     'That sounds hard.'
     >>> without_thoughts("<think>The user")
     ''
+    >>> without_thoughts("[THINK]The user is sad.[/THINK]That sounds hard.")
+    'That sounds hard.'
     """
     while whole := WHOLE.match(text):
         text = text[whole.end() :]

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from rlenv.core.adapters import folder_digest
+from rlenv.core.types import Message
 from rlenv.discriminator.labelled import LabelledSession
 from trainers.backend.huggingface import drop_frozen_adapters
+from trainers.backend.ray_train import _fingerprint
 from trainers.backend.worker import Worker
 from trainers.discriminator.config import DiscriminatorConfig
 from trainers.discriminator.fit import read_validation
@@ -101,3 +103,12 @@ def test_the_base_model(tiny_shape, tmp_path, make_session, die_and_go_on, twin)
     assert one["loss_last"] == other["loss_last"]
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("out", "twin")]
     assert weights[0] == weights[1]
+
+
+def test_sessions_with_half_an_emoji_have_a_fingerprint_of_their_own() -> None:
+    def fingerprint(text: str) -> str:
+        messages = (Message(role="user", content=text), Message(role="assistant", content="b"))
+        return _fingerprint((SftExample(session_id="s", system="c", messages=messages),))
+
+    assert fingerprint("half \ud83d") == fingerprint("half \ud83d")
+    assert len({fingerprint(text) for text in ("half \ud83d", "half \ud83e", "half")}) == 3

@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError
 
 from rlenv.core.errors import PhaseError
+from rlenv.core.files import to_line
 from rlenv.core.liveness import progressed
 from rlenv.core.progress import Progress
 from rlenv.models.hardware import keep_freed_memory
@@ -240,7 +242,10 @@ def _fingerprint(payload: Any) -> str:
     def add(value: Any) -> None:
         digest.update(type(value).__name__.encode())
         if isinstance(value, BaseModel):
-            digest.update(value.model_dump_json().encode())
+            try:
+                digest.update(value.model_dump_json().encode())
+            except PydanticSerializationError:  # half an emoji
+                digest.update(to_line(value.model_dump(mode="json")))
         elif isinstance(value, Mapping):
             for key in value:
                 add(key)

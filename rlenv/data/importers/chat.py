@@ -313,8 +313,10 @@ def _split_pair(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _side(value: Any, role: str) -> list[Any]:
+    """Returns the messages of a prompt or a completion, which is a text or a list of messages."""
     listed = _listed(value)
-    return listed if isinstance(listed, list) else [{"role": role, "content": value}]
+    has_messages = isinstance(listed, list) and bool(listed) and all(map(_is_message, listed))
+    return listed if has_messages else [{"role": role, "content": value}]
 
 
 def _shown(record: Mapping[str, Any]) -> str:

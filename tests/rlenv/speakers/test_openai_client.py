@@ -334,6 +334,21 @@ def test_thoughts_that_use_up_the_limit_are_no_message():
         assert complete(server.base_url) == ""
 
 
+def test_half_an_emoji_in_a_chat_reaches_the_model_as_a_character_that_is_missing():
+    with serve(lambda body: "ok") as server:
+        completer = EndpointCompleter(server.base_url, "m", retries=0)
+        assert asyncio.run(completer.complete([{"role": "user", "content": "half \ud83d"}], 5, 1)) == "ok"
+        assert [m["content"] for m in server.requests[0]["messages"]] == ["half \ufffd"]
+
+
+def test_a_key_with_characters_that_no_key_has_is_told_and_not_shown(monkeypatch):
+    for key in ("\u201cs3cret\u201d", "s3cret\ns3cret", "s3 cret"):
+        monkeypatch.setenv("ODD_KEY", key)
+        with pytest.raises(ConfigError, match="the environment variable ODD_KEY has characters") as caught:
+            complete("http://127.0.0.1:9/v1", key_env="ODD_KEY")
+        assert "cret" not in str(caught.value)
+
+
 def test_a_forked_process_connects_anew():
     with serve(lambda body: str(body["seed"])) as server:
         client = OpenAIClient(server.base_url, "m")
