@@ -58,9 +58,9 @@ class TrainResources(Settings):
     max_failures: int = Field(default=2, ge=-1)
     """How often a lost worker is replaced and the run resumed from its last checkpoint; -1 is without limit. Ray
     Train's own default is 0."""
-    answer_timeout_s: PositiveFloat = 1800.0
+    answer_timeout_s: PositiveFloat = 3600.0
     """Seconds without any progress (a step, a checkpoint, a conversation) after which a worker that is alive counts as
-    hung: it is killed and replaced, which counts as a failure."""
+    hung: it is killed and replaced, which counts as a failure. Reading a large model from a slow disk must fit in."""
     keep_workers: bool = False
     """Keep the workers and their CPUs between the trainings of a run, which then do not wait for processes and imports,
     if the cluster has room for them beside the engines and the served discriminator. Not with GPUs."""
