@@ -1,12 +1,14 @@
 """Time and memory of a DPO step on pairs that share a conversation: ours, and TRL's own rows of prompt and reply.
 
-    python tests/benchmarks/bench_dpo.py [--model population-llama|smollm2|FOLDER] [--tokens 1000] [--pairs 2]
+    python tests/benchmarks/bench_dpo.py [--model population-llama|smollm2|FOLDER|8b|tiny] [--tokens 1000] [--pairs 2]
 
 Prints one JSON line. ``value`` is the seconds of a step (the median, forward, backward and update), ``baseline`` TRL's,
 ``speedup`` the one over the other. ``peak_mib`` is how far resident memory rises above the loaded model in a training.
 A step trains one session: ``--pairs`` pairs at evenly spaced turns, the last at ``--tokens``, with replies of
 ``--reply-tokens``. Tokens are random. Both trainers take the same pairs in the same order, in processes of their own
-that take turns (``--rounds``); ``loss_difference`` is the largest between their curves.
+that take turns (``--rounds``); ``loss_difference`` is the largest between their curves. ``8b`` and ``tiny`` are Llamas
+of that shape with random weights. On a GPU (``--device cuda``), memory is what PyTorch allocates there. Where a trainer
+fails, for example for lack of memory, the line says so in its place.
 """
 
 from __future__ import annotations
@@ -25,10 +27,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rlenv.models.named import named_model
+from rlenv.models.named import named_model, population_llama
 
 ROOT = Path(__file__).parents[2]
 MIB = 1024**2
+SHAPES = {
+    "8b": {"hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32, "num_attention_heads": 32,
+           "num_key_value_heads": 8, "vocab_size": 128_256},
+    "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+             "num_key_value_heads": 2, "vocab_size": 4096},
+}  # fmt: skip
+"""Llama-3's shape, and one to try this file with."""
 
 
 def make_pairs(args: argparse.Namespace, vocab_size: int) -> dict[str, list[list[int]]]:
@@ -46,13 +55,29 @@ def make_pairs(args: argparse.Namespace, vocab_size: int) -> dict[str, list[list
     return rows
 
 
+def load(args: argparse.Namespace) -> Any:
+    """Returns the model on its device."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+    dtype = getattr(torch, args.dtype)
+    if args.model not in SHAPES:
+        return AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype).to(args.device)
+    longest = args.tokens + args.reply_tokens
+    torch.set_default_dtype(dtype)
+    with torch.device(args.device):
+        model = LlamaForCausalLM(LlamaConfig(**SHAPES[args.model], max_position_embeddings=longest, use_cache=False))
+    torch.set_default_dtype(torch.float32)
+    return model
+
+
 def train(args: argparse.Namespace) -> dict[str, Any]:
     """Trains with ``args.child``, ``ours`` or ``trl``; returns seconds and loss of each step, and the memory."""
     import psutil
     import torch
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from transformers import AutoTokenizer, TrainerCallback
     from trl import DPOTrainer
 
     from trainers.backend.worker import Worker
@@ -75,39 +100,48 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
             self.start = time.perf_counter()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
+            if on_gpu:
+                torch.cuda.synchronize()
             self.seconds.append(time.perf_counter() - self.start)
 
+    on_gpu = args.device != "cpu"
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
+    model = load(args)
     model.config.use_cache = False
     policy = get_peft_model(model, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"))
-    config = DpoConfig(dtype="float32", batch_size=args.pairs, learning_rate=1e-3, warmup=0, save_every=0)
+    config = DpoConfig(
+        dtype=args.dtype, batch_size=args.pairs, learning_rate=1e-3, warmup=0, save_every=0,
+        gradient_checkpointing=args.checkpointing,
+    )  # fmt: skip
+    tokenizer = str(population_llama()) if args.model in SHAPES else args.model
     clock = Clock()
     with tempfile.TemporaryDirectory() as scratch:
         trainer = (PairsTrainer if args.child == "ours" else RowsTrainer)(
             model=policy,
-            args=dpo_arguments(Worker(Path(scratch)), config),
+            args=dpo_arguments(Worker(Path(scratch), device=args.device), config),
             train_dataset=Dataset.from_dict(make_pairs(args, model.config.vocab_size)),
-            processing_class=AutoTokenizer.from_pretrained(args.model),
+            processing_class=AutoTokenizer.from_pretrained(tokenizer),
             callbacks=[clock],
         )
-        loaded = psutil.Process().memory_info().rss
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        loaded = torch.cuda.memory_allocated() if on_gpu else psutil.Process().memory_info().rss
         trainer.train()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {"seconds": clock.seconds, "losses": losses, "peak_mib": (peak - loaded) / MIB}
 
 
 def child(args: argparse.Namespace, way: str) -> dict[str, Any]:
-    """Returns what :func:`train` does, from a process of its own."""
-    command = [sys.executable, __file__, "--child", way]
+    """Returns what :func:`train` does, from a process of its own; the error if it fails."""
+    command = [sys.executable, __file__, "--child", way, *(["--checkpointing"] if args.checkpointing else [])]
     for name, value in vars(args).items():
-        if name != "child":
+        if name not in ("child", "checkpointing"):
             command += [f"--{name.replace('_', '-')}", str(value)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        sys.exit(done.stderr)
+        return {"failed": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:300]}
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -121,6 +155,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--child", choices=["ours", "trl"])
     args = parser.parse_args()
@@ -134,20 +171,27 @@ def main() -> None:
         for number in range(args.rounds):
             for way in sorted(found, reverse=number % 2 == 1):
                 found[way].append(child(args, way))
+    failed = {way: each["failed"] for way, rounds in found.items() for each in rounds if "failed" in each}
+    done = {way: [] if way in failed else rounds for way, rounds in found.items()}
     seconds = {  # the first step of a process is not counted
-        way: round(statistics.median(s for each in rounds for s in each["seconds"][1:]), 4)
-        for way, rounds in found.items()
+        way: round(statistics.median(s for each in rounds for s in each["seconds"][1:]), 4) if rounds else None
+        for way, rounds in done.items()
     }
-    memory = {way: round(statistics.median(each["peak_mib"] for each in rounds)) for way, rounds in found.items()}
-    ours, theirs = (found[way][0]["losses"] for way in ("ours", "trl"))
+    memory = {
+        way: round(statistics.median(each["peak_mib"] for each in rounds)) if rounds else None
+        for way, rounds in done.items()
+    }
+    ours, theirs = (rounds[0]["losses"] if rounds else [] for rounds in (done["ours"], done["trl"]))
+    both = not failed
     line = {
         "benchmark": "dpo",
         "value": seconds["ours"],
         "unit": "s a step",
         "baseline": seconds["trl"],
-        "speedup": round(seconds["trl"] / seconds["ours"], 2),
+        "speedup": round(seconds["trl"] / seconds["ours"], 2) if both else None,
         "peak_mib": memory,
-        "loss_difference": max(abs(one - other) for one, other in zip(ours, theirs, strict=True)),
+        "loss_difference": max(abs(one - other) for one, other in zip(ours, theirs, strict=True)) if both else None,
+        "failed": failed,
         "settings": settings,
         "machine": {"cpus": os.cpu_count(), "processor": platform.machine(), "load": os.getloadavg()[0]},
         "versions": {"python": platform.python_version(), **{p: version(p) for p in ("rlenv", "torch", "trl")}},
