@@ -177,15 +177,17 @@ class EnginePool:
         return life
 
     def _route(self, conversation: str | None) -> Supervised:
-        idlest = min(self._replicas, key=self._load_of)
-        if conversation is None:
-            return idlest
-        home = self._homes.pop(conversation, idlest)
-        if self._load_of(home) - self._load_of(idlest) > max(2, self.config.max_num_seqs // 4):
-            home = idlest
-        self._homes[conversation] = home
-        if len(self._homes) > MAX_HOMES:
-            self._homes.popitem(last=False)
+        """Returns the conversation's replica, until that has many more replies to give than the idlest one."""
+        home = None if conversation is None else self._homes.pop(conversation, None)
+        most = max(2, self.config.max_num_seqs // 4)
+        if home is None or self._load_of(home) > most:  # else no other can be idler by so much
+            idlest = min(self._replicas, key=self._load_of)
+            if home is None or self._load_of(home) - self._load_of(idlest) > most:
+                home = idlest
+        if conversation is not None:
+            self._homes[conversation] = home
+            if len(self._homes) > MAX_HOMES:
+                self._homes.popitem(last=False)
         return home
 
     # ------------------------------------------------------------------------------------------ counts

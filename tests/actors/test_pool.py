@@ -109,6 +109,19 @@ def test_a_request_for_eight_replies_weighs_eight_when_a_replica_is_chosen(tiny,
     assert chosen == ["engine engine-0", *["engine engine-1"] * 8, "engine engine-0"]
 
 
+def test_a_conversation_stays_with_its_replica_until_that_is_busier_by_a_quarter_of_its_slots(tiny, tmp_path):
+    pool = EnginePool(_config(tiny, tmp_path, backend="scripted", replicas=3, max_num_seqs=16))
+    first, second, third = pool._replicas
+    assert pool._route("a") is first
+    pool._load |= {first.name: 4}
+    assert pool._route("a") is first and pool._route(None) is second and pool._route("b") is second
+    pool._load |= {first.name: 8, second.name: 5, third.name: 4}
+    assert pool._route("a") is first and pool._route("b") is second
+    pool._load |= {first.name: 9}
+    assert pool._route("a") is third and pool._route("a") is third
+    assert list(pool._homes) == ["b", "a"]
+
+
 @pytest.mark.vllm
 @pytest.mark.parametrize(
     "kills",
