@@ -19,11 +19,14 @@ from tests.launch.adversarial.test_flow import compare, made
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_finished_run_goes_on_to_the_files_of_a_run_that_was_started_with_more_iterations(
-    write_config, local_ray, tmp_path
+    write_config, tiny_llama, finished_run, local_ray, tmp_path
 ):
     """Its rows are read by the newest version, and drawn from it: they are made again."""
     config = write_config(
         out_dir=str(tmp_path / "run"),
+        simulator={"model": str(tiny_llama), "adapter": str(finished_run / "base/adapter")},
+        backbone=str(tiny_llama),
+        engines={"simulator": {"max_model_len": 1024}},
         discriminator={"kind": "likelihood", "max_tokens": 1024},
         preferences={"num_alternatives": 3},
         dpo={"targets": "soft"},
