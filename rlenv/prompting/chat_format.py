@@ -146,7 +146,8 @@ class ChatFormat:
             add(piece.before, 0)
             add(body, int(own))
             add(piece.after[1:] if own else piece.after, 0)
-        if learn_end and messages and messages[-1].role != ROLE_OF_SEAT[seat]:
+        fits = max_tokens is None or len(ids) + len(self.own.before) + 1 <= max_tokens
+        if learn_end and messages and messages[-1].role != ROLE_OF_SEAT[seat] and fits:
             add(self.own.before, 0)
             add((self.end_of_session,), 1)
         return ids, mask
