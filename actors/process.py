@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from rlenv.core.liveness import progressed, silence_s
+from rlenv.core.progress import progressed, silence_s
 
 TAIL_LINES = 25
 TAIL_BYTES = 64 * 1024

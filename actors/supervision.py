@@ -30,7 +30,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from actors.process import NotStarted, Process, tail
 from rlenv.core.aio import run
 from rlenv.core.errors import ConfigError, EngineError, RlenvError
-from rlenv.core.liveness import waiting_for_supervised
+from rlenv.core.progress import waiting_for_supervised
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Supervised:
         max_restarts: number of deaths after which the process is restarted; the next one is an error.
         startup_timeout_s: seconds after which a process that is not ready is an error, at the start and after a death.
         answer_timeout_s: seconds without an answer to any call, though there are some, and without any other sign of
-            progress (``rlenv.core.liveness``), after which a process that is alive counts as hung: it is killed, and so
+            progress (``rlenv.core.progress``), after which a process that is alive counts as hung: it is killed, and so
             restarted. None waits for ever.
         options: options of the Ray actor: ``num_cpus``, ``num_gpus``, ``runtime_env`` and so on.
     """

@@ -1,7 +1,11 @@
-"""Writes and reads a training run's progress as JSON lines, for live progress bars and curves.
+"""Progress: JSON lines of a phase, for live progress bars and curves, and the last sign of it in this process.
 
 One line per logged step: ``{"phase", "step", "total", "time", "began", ...metrics}``, written by rank 0. A resumed run
 continues at the step of its checkpoint, so steps may repeat. Numbers only, never text of conversations.
+
+By its signs of progress a process that hangs is told from one that is slow. What works calls ``progressed``: after a
+step of a training, a message, an answer. Its supervisor asks for ``silence_s``. A process that waits for another one,
+which is supervised itself, does not count as silent: the other may be.
 """
 
 from __future__ import annotations
@@ -10,9 +14,36 @@ import json
 import math
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from rlenv.core.liveness import progressed
+
+class _Signs:
+    last = time.monotonic()
+    waits: set[object] = set()  # noqa: RUF012  # of the process
+
+
+def progressed() -> None:
+    """Notes a sign of progress."""
+    _Signs.last = time.monotonic()
+
+
+@contextmanager
+def waiting_for_supervised() -> Iterator[None]:
+    """Excuses this process while it waits for one that is supervised."""
+    wait = object()
+    _Signs.waits.add(wait)
+    try:
+        yield
+    finally:
+        _Signs.waits.discard(wait)
+        progressed()
+
+
+def silence_s() -> float:
+    """Returns the seconds since the last sign of progress, or since this module was imported; 0 in an excused wait."""
+    return 0.0 if _Signs.waits else time.monotonic() - _Signs.last
 
 
 class Progress:
@@ -33,7 +64,7 @@ class Progress:
             self._began = round(time.time(), 3)
 
     def write(self, step: int, total: int, **metrics: float) -> None:
-        """Appends one line, which is a sign of progress (``rlenv.core.liveness``) in any case."""
+        """Appends one line, which is a sign of progress in any case."""
         progressed()
         if self.path is None:
             return

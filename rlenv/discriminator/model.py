@@ -26,8 +26,8 @@ from torch import nn
 from rlenv.core.adapters import tidy_adapter
 from rlenv.core.errors import ConfigError
 from rlenv.core.files import read_json
-from rlenv.core.liveness import progressed
 from rlenv.core.log_odds import PRIOR_LOG_ODDS
+from rlenv.core.progress import progressed
 from rlenv.core.types import Branch, Session, SessionScores
 from rlenv.discriminator.rows import (
     DiscriminatorLayout,

@@ -18,7 +18,7 @@ from pydantic import AliasChoices, Field
 
 from rlenv.core.aio import as_finished
 from rlenv.core.errors import ConfigError, DataError, EngineError, OverlongError, PhaseError
-from rlenv.core.liveness import progressed
+from rlenv.core.progress import progressed
 from rlenv.core.protocols import Speaker
 from rlenv.core.types import ConversationState, Record
 from rlenv.env.core import ConversationCore

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from rlenv.core.errors import ConfigError, EngineError, OverlongError, RlenvError, UnreachableError
-from rlenv.core.liveness import progressed
+from rlenv.core.progress import progressed
 from rlenv.prompting.cutting import encodable
 from rlenv.speakers.breaker import Breaker
 from rlenv.speakers.thoughts import without_thoughts

@@ -15,7 +15,7 @@ import ray
 
 from actors.supervision import Supervised, start_all
 from rlenv.core.errors import ConfigError, EngineError, OverlongError
-from rlenv.core.liveness import progressed
+from rlenv.core.progress import progressed
 
 pytestmark = pytest.mark.ray
 

@@ -10,7 +10,7 @@ from trainers.backend.watch import SILENT
 
 BEGIN = """
 import os, signal, sys, time
-from rlenv.core.liveness import progressed, waiting_for_supervised
+from rlenv.core.progress import progressed, waiting_for_supervised
 from trainers.backend.watch import watched
 """
 

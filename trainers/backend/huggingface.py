@@ -16,7 +16,7 @@ from typing import Any
 from rlenv.core.adapters import tidy_adapter
 from rlenv.core.canary import write_canary
 from rlenv.core.errors import PhaseError
-from rlenv.core.liveness import progressed
+from rlenv.core.progress import progressed
 from rlenv.models.hardware import resolve_precision
 from trainers.backend.canary import make_canary
 from trainers.backend.config import AdapterTraining

@@ -25,8 +25,7 @@ from pydantic_core import PydanticSerializationError
 
 from rlenv.core.errors import PhaseError
 from rlenv.core.files import to_line
-from rlenv.core.liveness import progressed
-from rlenv.core.progress import Progress
+from rlenv.core.progress import Progress, progressed
 from rlenv.models.hardware import keep_freed_memory
 from trainers.backend.config import TrainResources
 from trainers.backend.watch import SILENT, watched

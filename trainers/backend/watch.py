@@ -2,7 +2,7 @@
 
 A thread of the worker reports every now and then to a small process beside it. When the thread reports silence, or
 nothing (the worker is stopped, or something holds the interpreter), that process says so in the worker's log and kills
-the worker. What then happens is up to Ray Train. Progress is what ``rlenv.core.liveness`` counts.
+the worker. What then happens is up to Ray Train. Progress is what ``rlenv.core.progress`` counts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from rlenv.core.liveness import progressed, silence_s
+from rlenv.core.progress import progressed, silence_s
 
 SILENT = "is alive and has made no progress"
 """Words of the log line, by which an error recognises it."""
