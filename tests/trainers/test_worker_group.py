@@ -67,7 +67,7 @@ def test_trainings_run_in_the_same_processes_and_recover_from_failures_deaths_an
         assert (steps, other_steps) == ([1, 2, 3], [1, 2, 3, 4])  # not from the checkpoint of the first
 
         for fault in (signal.SIGKILL, signal.SIGSTOP):
-            payload = (4, str(tmp_path / fault.name), fault)
+            payload = (4, str(tmp_path / f"{fault.name} has come"), fault)
             three, after_fault = run_training(counts, payload, SMALL, tmp_path, fault.name, workers=group)
             assert three != two and after_fault == [3, 4]
             two = three
