@@ -16,6 +16,7 @@ from rlenv.core.errors import ConfigError
 from tests.launch.adversarial.test_flow import compare, made
 
 
+@pytest.mark.exhaustive  # three whole runs; what may change is tested in launch/run/test_preflight.py
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_finished_run_goes_on_to_the_files_of_a_run_that_was_started_with_more_iterations(
