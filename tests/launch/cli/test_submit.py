@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
 import psutil
@@ -25,7 +21,6 @@ from rlenv.data.sessions import read_sessions, write_sessions
 from rlenv.population.corpus import generate_sessions
 
 ROOT = Path(__file__).parents[3]
-RAY = str(Path(sys.executable).parent / "ray")
 
 
 def test_a_job_contains_only_code_and_one_configuration(tmp_path):
@@ -230,65 +225,6 @@ def test_another_failure_to_submit_ends_at_once_with_what_ray_said(tmp_path):
     assert (tmp_path / "calls").read_text().split() == ["submit"]
 
 
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
-PORTS = ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port", "metrics-export-port")
-
-
-def stop(process: subprocess.Popen) -> None:
-    """Kills a head and whatever it started."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for child in psutil.Process(process.pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                child.kill()
-    process.kill()
-    process.wait()
-
-
-def start_head(folder: Path, ray_folder: Path, environment: dict[str, str]) -> tuple[subprocess.Popen, str]:
-    """Returns a head's process and its dashboard's address once it says that it runs; the process may have ended."""
-    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
-    options = [f"--{name}={port}" for name, port in ports.items()]
-    options += ["--head", "--block", "--num-cpus=2", "--num-gpus=8", "--node-ip-address=127.0.0.1"]
-    options += ["--min-worker-port=0", "--max-worker-port=0", "--object-store-memory=200000000"]
-    options += [f"--temp-dir={tempfile.mkdtemp(dir=ray_folder)}"]
-    log = folder / "head.log"
-    with open(log, "w") as stream:
-        process = subprocess.Popen(
-            [RAY, "start", *options], env=environment, stdout=stream, stderr=stream, start_new_session=True, cwd=folder
-        )
-    while process.poll() is None and "Ray runtime started" not in log.read_text():
-        time.sleep(0.2)
-    return process, f"http://127.0.0.1:{ports['dashboard-port']}"
-
-
-@pytest.fixture
-def head(tmp_path, ray_folder):
-    """A cluster of two CPUs and eight logical GPUs that asks for a token; gives the environment to reach it with."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "WANDB_"))}
-    environment |= {
-        "HOME": str(tmp_path), "RAY_AUTH_MODE": "token", "PATH": f"{Path(RAY).parent}:{environment['PATH']}",
-        "PYTHON": sys.executable, "RAY_USAGE_STATS_ENABLED": "0", "POLL_S": "1",
-    }  # fmt: skip
-    subprocess.run([RAY, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
-    for _ in range(3):  # a busy machine can miss Ray's own 30 seconds
-        process, address = start_head(tmp_path, ray_folder, environment)
-        if process.poll() is None:
-            break
-        stop(process)
-    assert process.poll() is None, (tmp_path / "head.log").read_text()
-    try:
-        yield environment | {"RAY_ADDRESS": address}
-    finally:
-        stop(process)
-
-
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_submitted_run_whose_phases_do_not_fit_together_ends_in_its_run_directory_with_wandbs_offline_files(
@@ -313,7 +249,7 @@ def test_a_submitted_run_whose_phases_do_not_fit_together_ends_in_its_run_direct
         tracking={"wandb": True},
     )
     command = [str(ROOT / "launch" / "submit.sh"), str(config), "data.path=sessions.jsonl.gz", "out_dir=runs/submitted"]
-    done = subprocess.run(command, env=head, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(command, env=head.environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     run = tmp_path / "runs" / "submitted"
     assert f"run directory: {run}" in done.stdout
