@@ -35,6 +35,8 @@ PARTIAL = ".partial"
 TRAINING = "training"
 """Folder of a run for the checkpoints of training phases in progress."""
 
+TIMINGS = "timings.jsonl"
+"""File with the wall time of each finished phase."""
 LOCK = ".lock"
 LOCK_TRIES = 5
 BEAT_S = 10.0
@@ -130,11 +132,10 @@ class RunDirectory:
     def remove(self, name: str, why: str) -> None:
         """Removes a finished phase, or a folder of phases, whole or not at all, and its wall times; logs why."""
         log.info("%s: removed, %s", name, why)
-        times = self.root / "timings.jsonl"
-        lines = times.read_text("utf-8").splitlines() if times.exists() else []
-        kept = [line for line in lines if not f"{json.loads(line)['phase']}/".startswith(f"{name}/")]
-        if kept != lines:
-            write_text(times, "".join(f"{line}\n" for line in kept))
+        rows = self._time_rows()
+        kept = [row for row in rows if not f"{row['phase']}/".startswith(f"{name}/")]
+        if kept != rows:
+            write_text(self.root / TIMINGS, "".join(json.dumps(row) + "\n" for row in kept))
         path = self.path(name)
         shutil.rmtree(path.rename(path.with_name(path.name + PARTIAL)))
 
@@ -176,16 +177,18 @@ class RunDirectory:
         return final
 
     def _note_time(self, name: str, seconds: float) -> None:
-        with open(self.root / "timings.jsonl", "a", encoding="utf-8") as file:
+        with open(self.root / TIMINGS, "a", encoding="utf-8") as file:
             file.write(json.dumps({"phase": name, "seconds": round(seconds, 2), "ended": time.time()}) + "\n")
 
     def timings(self) -> dict[str, float]:
         """Returns the wall seconds of each finished phase."""
-        path = self.root / "timings.jsonl"
+        return {row["phase"]: row["seconds"] for row in self._time_rows()}
+
+    def _time_rows(self) -> list[dict[str, Any]]:
+        path = self.root / TIMINGS
         if not path.exists():
-            return {}
-        rows = read_json_lines(path, lambda row: isinstance(row["phase"], str) and are_numbers(row["seconds"]))
-        return {row["phase"]: row["seconds"] for row in rows}
+            return []
+        return read_json_lines(path, lambda row: isinstance(row["phase"], str) and are_numbers(row["seconds"]))
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -124,24 +124,25 @@ def readers_of(key: str, readers: Readers, old: Any = None, new: Any = None) -> 
 
     size, start = max((len(start.split(".")) if start else 0, start) for start in readers if fits(start))
     name = parts[size] if len(parts) > size else "*"
-    found = readers[start]
-    return tuple(pattern.replace("{name}", name) for pattern in (found(old, new) if callable(found) else found))
+    return tuple(pattern.replace("{name}", name) for pattern in _patterns(readers[start], old, new))
+
+
+def _patterns(found: Readings, old: Any, new: Any) -> Patterns:
+    return found(old, new) if callable(found) else found
 
 
 def below(prefix: str, folder: str, readers: Readers) -> Readers:
     """Returns the readers for a run in ``folder`` of another one, whose settings are the section ``prefix`` there."""
 
     def moved(found: Readings) -> Readings:
-        if callable(found):
-            return lambda old, new: tuple(f"{folder}/{pattern}" for pattern in found(old, new))
-        return tuple(f"{folder}/{pattern}" for pattern in found)
+        return lambda old, new: tuple(f"{folder}/{pattern}" for pattern in _patterns(found, old, new))
 
     return {f"{prefix}.{key}" if key else prefix: moved(found) for key, found in readers.items()}
 
 
 def until_labelled(found: Readings) -> Readings:
     """Returns the readings of a setting that a study's labels depend on too: all versions are labelled in one phase."""
-    return lambda old, new: (*(found(old, new) if callable(found) else found), "labelled")
+    return lambda old, new: (*_patterns(found, old, new), "labelled")
 
 
 OF_ITS_RUN = below("run", "adversarial", ADVERSARIAL)
