@@ -174,6 +174,7 @@ def test_the_runs_inside_a_study_are_told_as_its_phases_with_their_progress_and_
             lines = Progress(str(where.path("logs/conversations-base.jsonl")), "conversations")
             for step in (1, 2, 3):
                 lines.write(step, 10)
+                time.sleep(0.01)  # lines have milliseconds, and steps in one of them no rate
             found = status_of(study.root)
             assert (found.driver.state, found.driver.phase) == ("running", phase)
             assert found.progress.done == 3 and phase not in found.remaining
