@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from launch.run.contents import check_run
-from launch.run.directory import TRAINING, DriverState, RunDirectory
+from launch.run.directory import TRAINING, RunDirectory
+from launch.run.lock import DriverState
 from launch.tracking.tracker import read_metrics
 from rlenv.core.files import are_numbers, read_json
 from rlenv.core.progress import Line, read_progress

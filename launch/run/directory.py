@@ -7,22 +7,19 @@ Independent of what the phases do.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import os
-import platform
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import yaml
 
+from launch.run.lock import DriverLock, DriverState
 from launch.run.manifest import write_manifest
 from launch.run.readers import Readers, readers_of
 from rlenv.core.errors import ConfigError, DataError, PhaseError, RlenvError
@@ -37,31 +34,6 @@ TRAINING = "training"
 
 TIMINGS = "timings.jsonl"
 """File with the wall time of each finished phase."""
-LOCK = ".lock"
-LOCK_TRIES = 5
-BEAT_S = 10.0
-"""Seconds between the signs of life of a driver: it touches its lock's file."""
-BEATS = 3
-"""A driver without a sign of life for so many beats is dead."""
-
-
-@dataclass(frozen=True)
-class DriverState:
-    """What the driver of a run is doing, or how it ended."""
-
-    state: str
-    """not started, running, finished, failed, interrupted, killed (it told nothing), stopped (a run of an older
-    version)."""
-    phase: str | None = None
-    """The folder that is being made, or that was."""
-    since: float | None = None
-    """Unix time of the newest change."""
-    host: str | None = None
-    error: str | None = None
-    pid: int | None = None
-    """The driver's process on ``host``."""
-    began: float | None = None
-    """Unix time when the driver started."""
 
 
 class RunDirectory:
@@ -75,9 +47,7 @@ class RunDirectory:
     def __init__(self, root: str | Path, outer: RunDirectory | None = None) -> None:
         self.root = Path(root).absolute()
         self._outer = outer
-        self._lock: BinaryIO | None = None
-        self._began: float | None = None
-        self._phase: str | None = None
+        self._lock = DriverLock(self.root)
 
     def open(
         self,
@@ -163,7 +133,7 @@ class RunDirectory:
             return final
         began = time.time()
         log.info("%s: started", name)
-        self._tell("running", name)
+        self._tell(name)
         with _room_for(name, self.root), new_folder(final, partial=final.name + PARTIAL) as partial:
             partial.rmdir()  # ``make`` creates it itself
             make(partial)
@@ -172,7 +142,7 @@ class RunDirectory:
             self._note_time(
                 name, time.time() - began
             )  # before the rename: a kill between repeats the line, never loses it
-        self._tell("running")
+        self._tell(None)
         log.info("%s: done in %.0f s", name, time.time() - began)
         return final
 
@@ -205,174 +175,21 @@ class RunDirectory:
             self.root.mkdir(parents=True, exist_ok=True)
             make_private(self.root)
             try:
-                with self._locked():
+                with self._lock.held():
                     yield
             finally:
                 make_private(self.root)
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        path = self.root / LOCK
-        with open(path, "ab", buffering=0) as file:
-            if not _taken(file) or self._lives_elsewhere(path):
-                raise ConfigError(_running(self.root, self.state()))
-            self._lock, self._began = file, time.time()
-            self._tell("running")
-            try:
-                with _signs_of_life(path):
-                    yield
-            except BaseException as error:
-                interrupted = isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
-                # The text of other errors is not ours and could quote a message.
-                cause = str(error) if isinstance(error, RlenvError) else type(error).__name__
-                self._tell("interrupted" if interrupted else "failed", self._phase, None if interrupted else cause)
-                raise
-            else:
-                self._tell("finished")
-            finally:
-                self._lock = None
-
-    def _lives_elsewhere(self, path: Path) -> bool:
-        """Returns whether a driver that this process's lock does not exclude gives a sign of life.
-
-        The lock of a process on this host is released with the process. One of another host may be unknown here.
-        """
-        told = _told(path)
-        if told.get("state") != "running":
-            return False
-        host, pid = told.get("host"), told.get("pid")
-        if host == platform.node():
-            if isinstance(pid, int) and not _is_locked(path) and _is_alive(pid):  # this file system has no locks
-                return True
-            log.info("the last driver of this folder was killed; its finished phases are kept")
-            return False
-        log.info("the last driver, on %s, did not end; waiting %.0f s for a sign of life", host, BEATS * BEAT_S)
-        before, end = _sign(path), time.monotonic() + BEATS * BEAT_S
-        while time.monotonic() < end:
-            time.sleep(BEAT_S / 5)
-            if _sign(path) != before:
-                return True
-        log.info("there was none; its finished phases are kept")
-        return False
-
-    def _tell(self, state: str, phase: str | None = None, error: str | None = None) -> None:
-        """Writes what the driver does to the lock's file, in place: a new file would not be locked."""
-        self._phase = phase
-        if self._outer is not None:
-            where = self.root.relative_to(self._outer.root).as_posix()
-            self._outer._tell(state, phase and f"{where}/{phase}", error)
-        if self._lock is None:
-            return
-        told = {"state": state, "phase": phase, "since": time.time(), "host": platform.node(), "error": error,
-                "pid": os.getpid(), "began": self._began}  # fmt: skip
-        with contextlib.suppress(OSError):  # of a full disk tells what is written next
-            self._lock.truncate(0)
-            self._lock.write(json.dumps(told).encode() + b"\n")
-
     def state(self) -> DriverState:
         """Returns what the run's driver is doing or how it ended; from another process."""
-        path = self.root / LOCK
-        if not path.exists():
-            return DriverState("not started")
-        told = _told(path)
-        alive = _is_locked(path)
-        if not alive and told.get("host", platform.node()) != platform.node():  # its lock may be unknown here
-            alive = time.time() - path.stat().st_mtime < BEATS * BEAT_S
-        state = str(told.get("state", "running" if alive else "stopped"))
-        if state == "running" and not alive:
-            state = "killed"
-        fields = {name: told.get(name) for name in ("phase", "since", "host", "error", "pid", "began")}
-        return DriverState(state, **fields)
+        return self._lock.state()
 
-
-def _taken(file: BinaryIO) -> bool:
-    """Returns whether the lock is ours now; tries for a moment, because :meth:`RunDirectory.state` holds it for one."""
-    import fcntl
-
-    for _ in range(LOCK_TRIES):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except (BlockingIOError, PermissionError):
-            time.sleep(0.05)
-        except OSError:  # a file system without locks
-            return True
-    return False
-
-
-def _is_locked(path: Path) -> bool:
-    """Returns whether a process holds the lock."""
-    import fcntl
-
-    with open(path, "rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            return True
-        except OSError:
-            return False
-    return False
-
-
-def _is_alive(pid: int) -> bool:
-    """Returns whether a process of this host runs."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
-    return True
-
-
-def _told(path: Path) -> dict[str, Any]:
-    """Returns what a driver has written to its lock's file; {} for a moment while it writes."""
-    for _ in range(LOCK_TRIES):
-        try:
-            told = json.loads(path.read_bytes() or b"{}")
-        except (OSError, ValueError, RecursionError):
-            told = None
-        if isinstance(told, dict) and told:
-            return told
-        if path.stat().st_size == 0:
-            break
-        time.sleep(0.02)
-    return {}
-
-
-def _sign(path: Path) -> tuple[int, bytes]:
-    """Returns what changes with each sign of life; the file is opened, so that NFS asks its server."""
-    with open(path, "rb") as file:
-        return os.fstat(file.fileno()).st_mtime_ns, file.read()
-
-
-@contextmanager
-def _signs_of_life(path: Path) -> Iterator[None]:
-    """Touches a file every ``BEAT_S`` seconds."""
-    ended = threading.Event()
-
-    def beat() -> None:
-        while not ended.wait(BEAT_S):
-            with contextlib.suppress(OSError):
-                os.utime(path)
-
-    thread = threading.Thread(target=beat, name="signs of life", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
-def _running(root: Path, driver: DriverState) -> str:
-    who = f"process {driver.pid} on {driver.host}" if driver.pid else f"on {driver.host}" if driver.host else ""
-    since = time.strftime("since %Y-%m-%d %H:%M:%S UTC", time.gmtime(driver.began)) if driver.began else ""
-    details = ", ".join(filter(None, (who, since)))
-    return (
-        f"{root}: another driver is running in this folder{f' ({details})' if details else ''}; wait for it or stop "
-        "it, or use another out_dir"
-    )
+    def _tell(self, phase: str | None) -> None:
+        """Tells what is being made, also to the driver of the outer run."""
+        self._lock.tell("running", phase)
+        if self._outer is not None:
+            where = self.root.relative_to(self._outer.root).as_posix()
+            self._outer._tell(phase and f"{where}/{phase}")
 
 
 @contextmanager

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-import launch.run.directory
+import launch.run.lock
 from launch.reports.status import read_status
-from launch.run.directory import LOCK, RunDirectory
+from launch.run.directory import RunDirectory
+from launch.run.lock import LOCK
 from rlenv.core.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
@@ -29,7 +30,7 @@ HOLD = (
 
 @pytest.fixture(autouse=True)
 def quick_beats(monkeypatch):
-    monkeypatch.setattr(launch.run.directory, "BEAT_S", 0.1)
+    monkeypatch.setattr(launch.run.lock, "BEAT_S", 0.1)
 
 
 @pytest.fixture
@@ -179,5 +180,5 @@ def test_a_full_disk_does_not_hide_how_the_run_ended(tmp_path, monkeypatch):
 
     run = RunDirectory(tmp_path)
     with pytest.raises(ValueError, match="the cause"), run.locked():
-        run._lock = Full(run._lock)
+        run._lock._file = Full(run._lock._file)
         raise ValueError("the cause")
