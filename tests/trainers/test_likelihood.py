@@ -15,7 +15,7 @@ from rlenv.discriminator.labelled import LabelledSession
 from rlenv.discriminator.likelihood import LikelihoodDiscriminator
 from trainers.backend.worker import Worker
 from trainers.discriminator.config import DiscriminatorConfig
-from trainers.discriminator.fit import OUT_OF_FOLD, read_validation
+from trainers.discriminator.fit import OUT_OF_FOLD, VALIDATION, read_validation
 from trainers.discriminator.likelihood import train_likelihood
 from trainers.discriminator.loop import Task
 from trainers.sft.config import SftConfig, SftExample
@@ -60,7 +60,7 @@ def fitted(tiny_llama: Path, adapter: Path, tmp_path_factory: pytest.TempPathFac
     return root
 
 
-def accuracy(folder: Path, name: str = "validation.json") -> float:
+def accuracy(folder: Path, name: str = VALIDATION) -> float:
     scored = read_validation(folder, name)
     return float(np.mean([(value > 0) == s.real for s in scored for value in s.log_odds[1:]]))
 
@@ -71,11 +71,12 @@ def test_the_discriminator_tells_the_users_and_its_leak_control_does_not(fitted:
     assert 0.3 < accuracy(fitted / "leak") < 0.7
 
 
-def test_served_log_odds_are_those_of_the_validation(fitted: Path):
+@pytest.mark.parametrize(("number", "name", "file"), [(8, "v", VALIDATION), (20, "t", OUT_OF_FOLD)])
+def test_served_log_odds_are_those_of_the_validation_and_out_of_fold(fitted: Path, number: int, name: str, file: str):
     judge = LikelihoodDiscriminator.load(fitted / "main")
-    sessions = [item.session for item, _ in items(8, "v")]
+    sessions = [item.session for item, _ in items(number, name)]
     served = judge.score_trees([judge.tree(session, (), "a person") for session in sessions])
-    for one, other in zip(served, read_validation(fitted / "main"), strict=True):
+    for one, other in zip(served, read_validation(fitted / "main", file), strict=True):
         np.testing.assert_allclose(one.log_odds, other.log_odds, atol=1e-4)
     (scores,) = judge.score_trees([judge.tree(sessions[0], (Branch(turn=2, texts=("I feel", "work is")),), "a person")])
     assert scores.branches[0][0] > scores.branches[0][1]

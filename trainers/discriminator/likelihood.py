@@ -11,8 +11,9 @@ import numpy as np
 
 from rlenv.core.log_odds import PRIOR_LOG_ODDS
 from rlenv.discriminator.labelled import LabelledSession
-from rlenv.discriminator.likelihood import CARD, LikelihoodModel, fit_likelihood, prefix_texts, turn_features
+from rlenv.discriminator.likelihood import CARD, prefix_texts, turn_features
 from rlenv.discriminator.reading import Reader, ReadRow, read_row
+from rlenv.discriminator.regressions import LikelihoodModel, fit_likelihood
 from rlenv.models.hardware import resolve_precision
 from trainers.backend.worker import Worker, seed_everything
 
@@ -110,6 +111,7 @@ def _fit_and_save(
         [prefix_texts(rows[i].texts) for i in usable],
         [items[i].real for i in usable],
         [items[i].context_id for i in usable],
+        [items[i].session.session_id for i in usable],
     )
     folder.mkdir(exist_ok=True)
     model.save(folder)

@@ -13,13 +13,12 @@ from rlenv.core.errors import OverlongError
 from rlenv.core.types import Branch, Message, Session
 from rlenv.discriminator.likelihood import (
     LikelihoodDiscriminator,
-    LikelihoodModel,
     features,
-    fit_likelihood,
     prefix_texts,
     turn_features,
 )
 from rlenv.discriminator.reading import Reader, TokenStatistics, read_row
+from rlenv.discriminator.regressions import LikelihoodModel, fit_likelihood
 from rlenv.models.tree_batch import TokenTree
 from rlenv.prompting.chat_format import chat_format
 
@@ -56,7 +55,7 @@ def fitted(reader: Reader) -> LikelihoodModel:
         texts.append(prefix_texts(row.texts))
         real.append(bool(number % 2))
         contexts.append(str(number // 2))
-    model, out_of_fold = fit_likelihood(x, texts, real, contexts)
+    model, out_of_fold = fit_likelihood(x, texts, real, contexts, [str(number) for number in range(24)])
     assert [len(each) for each in out_of_fold] == [3] * 24
     return model
 
@@ -172,21 +171,53 @@ def test_words_that_only_people_use_are_told(reader: Reader, model: LikelihoodMo
 
 def test_a_saved_model_gives_the_same_log_odds(model: LikelihoodModel, tmp_path: Path):
     model.save(tmp_path)
-    x = np.random.default_rng(0).normal(size=(4, len(model.reading.weights)))
-    texts = ["I feel low", "work is hard", "unknown words", ""]
-    np.testing.assert_array_equal(LikelihoodModel.load(tmp_path).log_odds(x, texts), model.log_odds(x, texts))
+    x = np.random.default_rng(0).normal(size=(4, len(model.whole.reading.weights)))
+    texts, loaded = ["I feel low", "work is hard", "unknown words", ""], LikelihoodModel.load(tmp_path)
+    for of in (None, "3", "of no training session"):
+        np.testing.assert_array_equal(loaded.log_odds(x, texts, of), model.log_odds(x, texts, of))
+    assert not np.allclose(model.log_odds(x, texts, "3"), model.log_odds(x, texts))
+    np.testing.assert_array_equal(model.log_odds(x, texts, "of no training session"), model.log_odds(x, texts))
 
 
-def test_sessions_out_of_fold_are_judged_without_their_context():
-    """With labels at random, the model fits its own sessions, and out of fold it is at chance."""
+def test_the_folder_of_an_earlier_version_has_no_folds(model: LikelihoodModel, tmp_path: Path):
+    model.save(tmp_path)
+    (tmp_path / "folds.json").unlink()
+    with np.load(tmp_path / "regressions.npz") as values:
+        earlier = {name: value if name == "join" else value[0] for name, value in values.items()}
+    np.savez(tmp_path / "regressions.npz", **earlier)
+    x = np.random.default_rng(0).normal(size=(2, len(model.whole.reading.weights)))
+    loaded, texts = LikelihoodModel.load(tmp_path), ["I feel low", "work"]
+    np.testing.assert_array_equal(loaded.log_odds(x, texts, "3"), model.log_odds(x, texts))
+
+
+def random_labels() -> tuple[list[np.ndarray], list[list[str]], list[bool], list[str]]:
     rng = np.random.default_rng(0)
     n = 120
     x = [rng.normal(size=(2, 60)).astype(np.float32) for _ in range(n)]
     texts = [prefix_texts([f"word{i} a", "b"]) for i in range(n)]
-    real = [bool(b) for b in rng.integers(0, 2, n)]
-    _, out_of_fold = fit_likelihood(x, texts, real, [str(i // 2) for i in range(n)])
-    accuracy = np.mean([(each[-1] > 0) == label for each, label in zip(out_of_fold, real, strict=True)])
-    assert 0.35 < accuracy < 0.65
+    return x, texts, [bool(b) for b in rng.integers(0, 2, n)], [str(i // 2) for i in range(n)]
+
+
+def share_right(log_odds: list[np.ndarray], real: list[bool]) -> float:
+    return float(np.mean([(each[-1] > 0) == label for each, label in zip(log_odds, real, strict=True)]))
+
+
+def test_sessions_out_of_fold_are_judged_without_their_context():
+    """With labels at random, the model fits its own sessions, and out of fold it is at chance."""
+    x, texts, real, contexts = random_labels()
+    model, out_of_fold = fit_likelihood(x, texts, real, contexts, contexts)
+    assert share_right([model.whole.words(each) for each in texts], real) > 0.85
+    assert 0.35 < share_right(out_of_fold, real) < 0.65
+
+
+def test_training_sessions_are_scored_out_of_fold_whenever_they_are_scored(tmp_path: Path):
+    x, texts, real, contexts = random_labels()
+    names = [f"s{i}" for i in range(len(x))]
+    model, out_of_fold = fit_likelihood(x, texts, real, contexts, names)
+    model.save(tmp_path)
+    loaded = LikelihoodModel.load(tmp_path)
+    for each_x, each_texts, name, expected in zip(x, texts, names, out_of_fold, strict=True):
+        np.testing.assert_allclose(loaded.log_odds(each_x, each_texts, name), expected, atol=1e-9)
 
 
 def test_a_session_that_does_not_fit_is_an_error(reader: Reader, model: LikelihoodModel):
