@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,8 +73,9 @@ class RunDirectory:
             changes = sorted(_differences(upgrade(_saved_settings(path)), yaml.safe_load(text)), key=lambda c: c.key)
             if refused := [c for c in changes if readers is None or self._readers(c, readers)]:
                 raise ConfigError(
-                    f"{self.root} holds a run with other settings ({', '.join(c.key for c in refused)}); "
-                    "use the same settings to resume it, or another out_dir" + self._more_iterations(refused, readers)
+                    f"{self.root} holds a run with other settings ({', '.join(c.key for c in refused)}); to resume it, "
+                    f"use the same settings{_as_overrides(refused)}, or use another out_dir"
+                    + self._more_iterations(refused, readers)
                 )
             if changes:
                 log.info("changed settings, which no finished phase has read: %s", ", ".join(c.key for c in changes))
@@ -232,3 +233,13 @@ def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[_Change]:
             yield from _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
     elif old != new:
         yield _Change(prefix, old, new)
+
+
+def _as_overrides(changes: Sequence[_Change]) -> str:
+    """Returns the saved values as they are given on the command line; of whole sections none."""
+    single = [c for c in changes if not isinstance(c.old, dict | list)]
+    return f" ({' '.join(f'{c.key}={_as_text(c.old)}' for c in single)})" if single else ""
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -245,6 +245,11 @@ def test_a_setting_that_a_finished_phase_has_read_is_refused_by_its_name(tmp_pat
         resumed(tmp_path, finished, *override)
 
 
+def test_the_refusal_says_how_to_give_the_saved_settings(tmp_path):
+    with pytest.raises(ConfigError, match=r"use the same settings \(seed=0 simulator.sampling.top_p=1.0\), or use"):
+        resumed(tmp_path, SIMULATED, "seed=3", "simulator.sampling.top_p=0.9")
+
+
 def test_a_run_that_may_stop_can_go_on_and_not_the_other_way_round():
     assert readers_of("stop", ADVERSARIAL, "at_chance", "never") == ()
     assert "*/acceptance" in readers_of("stop", ADVERSARIAL, "never", "at_chance")
