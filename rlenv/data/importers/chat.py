@@ -7,8 +7,6 @@ JSON lines, CSV, Parquet or a saved data set (``rlenv.data.importers.records``).
 
 from __future__ import annotations
 
-import ast
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,21 +16,25 @@ from rlenv.core.errors import ConfigError, Problem, there_are
 from rlenv.core.files import describe, short_name
 from rlenv.core.types import Message, OpenRecord, Session, SessionContext
 from rlenv.data.checks import role_hint, short_id
+from rlenv.data.importers.forms import (
+    CONTENT,
+    MESSAGES,
+    PAIRS,
+    ROLE,
+    chats_in,
+    is_message,
+    listed,
+    split,
+    with_messages,
+)
 from rlenv.data.importers.records import read_records
 from rlenv.data.importers.report import ImportOptions, ImportReport, finish
 
-MESSAGES = (
-    *("messages", "conversation", "conversations", "dialog", "dialogue", "turns", "utterances", "chat", "history"),
-)
-ROLE = ("role", "from", "speaker", "author", "sender")
-CONTENT = ("content", "value", "text", "utterance", "message", "parts")
 SESSION_ID = (
     *("session_id", "conversation_id", "conversation_hash", "dialogue_id", "dialog_id", "chat_id", "thread_id"),
     *("conversation", "session", "id", "uuid"),
 )
 CHATBOT = ("chatbot", "model", "model_name")
-PAIRS = (("prompt", "completion"), ("prompt", "response"), ("instruction", "output"), ("question", "answer"))
-"""Fields of records with one message of each side."""
 ROLES = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "ai", "bot", "chatbot", "model"), "assistant"),
@@ -47,7 +49,8 @@ RECORD_NAMES = ("session_id", "user_id", "chatbot", "source", "messages")
 MESSAGE_NAMES = tuple(Message.model_fields)
 CONTEXT_NAMES = tuple(f"context.{name}" for name in SessionContext.model_fields)
 MAY_BE_NULL = {"profile", "situation", "long_term_context", "current_summary", "actions", "issues"}
-MAX_TEXT_LIST = 10_000_000
+MAX_ID = 200
+"""Characters; longer text is no id."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class _Reading:
             if "messages" not in record and {"role", "content"} <= record.keys():
                 self._add_row(rows, where, record)
                 continue
-            for chat in _split_pair(record):
+            for chat in split(record):
                 value = self._session(chat, where)
                 if value is not None:
                     yield where, value
@@ -126,8 +129,12 @@ class _Reading:
 
     def _flat(self, where: str, value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         if isinstance(value, dict):
-            yield where, value
-        elif isinstance(value, list) and value and all(map(_is_message, value)):
+            held = list(chats_in(value))
+            for name, chats in held:
+                yield from self._flat(f"{where}.{name}", chats)
+            if not held:
+                yield where, value
+        elif isinstance(value, list) and value and all(map(is_message, value)):
             yield where, {"messages": value}
         elif isinstance(value, list):
             for i, item in enumerate(value):
@@ -142,12 +149,15 @@ class _Reading:
         _leave_out_null(named, Session, "", self.report)
         for key, new in names.items():
             self.report.changed[f"{key} to {new}"] += key != new and new in RECORD_NAMES
+        named, form = with_messages(named, self.roles, self.drop)
+        if form is not None:
+            self.report.changed[f"{form}: made a list of messages"] += 1
         for new, candidates in (("messages", MESSAGES), ("session_id", SESSION_ID), ("chatbot", CHATBOT)):
             found = next((n for n in candidates if n in named and _fits(new, named[n])), None)
             if found is not None and new not in named:
                 named[new] = named.pop(found)
                 self.report.changed[f"{found} to {new}"] += 1
-        if "messages" not in named and _is_message(named):
+        if "messages" not in named and is_message(named):
             named = _renamed(named, (("role", ROLE), ("content", CONTENT)))
         return named
 
@@ -164,7 +174,7 @@ class _Reading:
 
     def _session(self, record: dict[str, Any], where: str) -> dict[str, Any] | None:
         self.num += 1
-        messages = _listed(record.get("messages"))
+        messages = listed(record.get("messages"))
         context = record.get("context") if isinstance(record.get("context"), dict) else None
         moved = {name[8:]: record.pop(name) for name in CONTEXT_NAMES if name in record}
         if moved:
@@ -206,10 +216,15 @@ class _Reading:
             return None
         ours = self.roles.get(name, self.roles.get(name.lower())) if isinstance(name, str) else None
         if ours is None:
+            came = short_name(name)
             hint = f"{role_hint(name)}; say so with --role NAME=user or --role NAME=assistant, or --drop-role NAME"
-            self.problems.append(
-                Problem(where, session_id, f"{place}.role", "'user' or 'assistant'", short_name(name), hint)
-            )
+            if "role" not in message:
+                came = f"the fields {_shown(value)}"
+                hint = (
+                    "name the field that says who speaks, as in --map FIELD=role, or if a field is a speaker, say so "
+                )
+                hint += "with --role FIELD=user or --role FIELD=assistant"
+            self.problems.append(Problem(where, session_id, f"{place}.role", "'user' or 'assistant'", came, hint))
             return None
         self.report.changed[f"messages[].role: {short_name(role)} to '{ours}'"] += role != ours
         for part in NOT_TEXT:
@@ -225,8 +240,8 @@ class _Reading:
             return None
         for kind in ("actions", "issues"):
             if isinstance(labels := message.get(kind), str):
-                listed = _listed(labels)
-                message[kind] = listed if isinstance(listed, list) else [labels]
+                several = listed(labels)
+                message[kind] = several if isinstance(several, list) else [labels]
         _leave_out_null(message, Message, "messages[].", self.report)
         return {**message, "role": ours, "content": content}
 
@@ -265,58 +280,12 @@ def _leave_out_null(value: dict[str, Any], kind: type[OpenRecord], place: str, r
             report.changed[f"{place}{name}: null left out"] += 1
 
 
-def _is_message(value: Any) -> bool:
-    return isinstance(value, Mapping) and any(n in value for n in ROLE) and any(n in value for n in CONTENT)
-
-
 def _fits(name: str, value: Any) -> bool:
     """Returns whether a value can be what a name of ours means."""
     if name == "messages":
-        return isinstance(_listed(value), list)
-    return (isinstance(value, str) and not value.lstrip().startswith("[")) or type(value) is int
-
-
-def _listed(value: Any) -> Any:
-    """Returns the list that stands as text, in JSON or as Python prints it; any other value as it is."""
-    if not isinstance(value, str) or not value.lstrip().startswith("[") or len(value) > MAX_TEXT_LIST:
-        return value
-    for read in (json.loads, ast.literal_eval):
-        try:
-            return read(value.strip())
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-    return value
-
-
-def _split_pair(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yields the chats of a record: one, or both of an arena's; a prompt and its completion become two messages."""
-    arena = [side for side in ("a", "b") if isinstance(_listed(record.get(f"conversation_{side}")), list)]
-    if "messages" not in record and arena:
-        common = {k: v for k, v in record.items() if k[-2:] not in ("_a", "_b")}
-        for side in arena:
-            of_side = {"messages": record[f"conversation_{side}"]}
-            if "session_id" in record:
-                of_side["session_id"] = f"{record['session_id']}-{side}"
-            if isinstance(record.get(f"model_{side}"), str):
-                of_side["chatbot"] = record[f"model_{side}"]
-            yield common | of_side
-        return
-    for asked, answered in PAIRS:
-        if "messages" not in record and asked in record and answered in record:
-            record = dict(record)
-            first, second = _side(record.pop(asked), "user"), _side(record.pop(answered), "assistant")
-            if asked == "instruction" and (more := record.pop("input", None)) and first:
-                first[-1]["content"] = f"{first[-1]['content']}\n{more}"
-            record["messages"] = [*first, *second]
-            break
-    yield record
-
-
-def _side(value: Any, role: str) -> list[Any]:
-    """Returns the messages of a prompt or a completion, which is a text or a list of messages."""
-    listed = _listed(value)
-    has_messages = isinstance(listed, list) and bool(listed) and all(map(_is_message, listed))
-    return listed if has_messages else [{"role": role, "content": value}]
+        return isinstance(listed(value), list)
+    is_id = isinstance(value, str) and len(value) <= MAX_ID and "\n" not in value
+    return (is_id and not value.lstrip().startswith("[")) or type(value) is int
 
 
 def _shown(record: Mapping[str, Any]) -> str:

@@ -33,6 +33,10 @@ def chats(path, **options):
     return [(s.session_id, [(m.role, m.content) for m in s.messages]) for s in sessions], report
 
 
+def node(role, text):
+    return {"author": {"role": role}, "content": {"content_type": "text", "parts": [text]}}
+
+
 SYSTEM = {"role": "system", "content": "Be brief."}
 FORMS = {
     "sharegpt": {"id": "c1", "conversations": [{"from": "system", "value": "x"}, *sharegpt()]},
@@ -60,6 +64,28 @@ FORMS = {
             openai()[1],
         ],
     },
+    "chosen": {"id": "c1", "prompt": openai()[:1], "chosen": openai()[1:], "rejected": openai()[1:]},
+    "chosen with its prompt": {"id": "c1", "chosen": openai(), "rejected": openai()},
+    "a field for each side": {"id": "c1", "turns": [{"Human": FLAT, "AI": TIRED}]},
+    "two texts": {"id": "c1", "history": [[FLAT, TIRED]]},
+    "Claude's export": {"uuid": "c1", "name": "x", "chat_messages": [
+        {"sender": "human", "text": FLAT}, {"sender": "assistant", "text": TIRED},
+    ]},
+    "ChatGPT's export": {"conversation_id": "c1", "current_node": "3", "mapping": {
+        "1": {"message": None, "parent": None, "children": ["2"]},
+        "2": {"message": node("user", FLAT), "parent": "1", "children": ["3", "4"]},
+        "3": {"message": node("assistant", TIRED), "parent": "2", "children": []},
+        "4": {"message": node("assistant", "a reply that was not kept"), "parent": "2"},
+    }},
+    "labels": {"id": "c1", "text": f"\n\nHuman: {FLAT}\n\nAssistant: {TIRED}"},
+    "labels in angle brackets": {"id": "c1", "text": f"<HUMAN>: {FLAT} <ASSISTANT>: {TIRED}"},
+    "ChatML": {"id": "c1", "text": f"<|im_start|>system\nx<|im_end|>\n<|im_start|>user\n{FLAT}<|im_end|>\n"
+                                   f"<|im_start|>assistant\n{TIRED}<|im_end|>"},
+    "Llama 2": {"id": "c1", "text": f"<s>[INST] <<SYS>>\nx\n<</SYS>>\n\n{FLAT} [/INST] {TIRED} </s>"},
+    "Llama 3": {"id": "c1", "text": f"<|start_header_id|>user<|end_header_id|>\n\n{FLAT}<|eot_id|>"
+                                    f"<|start_header_id|>assistant<|end_header_id|>\n\n{TIRED}<|eot_id|>"},
+    "context and response": {"id": "c1", "Context": FLAT, "Response": TIRED},
+    "CounselChat": {"id": "c1", "questionTitle": "x", "questionText": FLAT, "answerText": TIRED},
 }  # fmt: skip
 
 
@@ -85,6 +111,50 @@ def test_what_is_left_out_and_what_is_made_is_counted(tmp_path):
         "parts of messages: 'image_url'": 2,
     }  # fmt: skip
     assert report.changed == {"session_id: made from the file's name and the position": 2}
+
+
+@pytest.mark.parametrize("past", [[[FLAT, TIRED]], openai()])
+def test_a_history_goes_on_with_the_pair_beside_it(tmp_path, past):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps([{"id": "c1", "instruction": RAIN, "input": "", "output": "I see.", "history": past}]))
+    assert chats(path)[0] == [("c1", [*LONG, ("assistant", "I see.")])]
+
+
+def test_chats_within_an_object_are_found(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({"version": 1, "data": [FORMS["openai"], {**FORMS["labels"], "id": "c2"}]}))
+    assert chats(path)[0] == [("c1", SHORT), ("c2", SHORT)]
+    path.write_text(json.dumps({"conversations": [FORMS["openai"], {**FORMS["sharegpt"], "id": "c2"}]}))
+    assert chats(path)[0] == [("c1", SHORT), ("c2", SHORT)]
+    path.write_text(json.dumps({**FORMS["openai"], "notes": [{"question": "x", "answer": "y"}]}))
+    assert chats(path)[0] == [("c1", SHORT)]
+    path.write_text(json.dumps({"train": [FORMS["openai"]], "test": [{**FORMS["prompt"], "id": "c2"}]}))
+    assert chats(path)[0] == [("c1", SHORT), ("c2", SHORT)]
+
+
+def test_labels_of_unknown_speakers_are_asked_for(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text(
+        json.dumps({"id": "c1", "text": f"Patient: {FLAT}\nTherapist: {TIRED}\nPatient: {RAIN}\nNote: dry"})
+    )
+    with pytest.raises(DataError, match=r"got 'Patient'; did you mean 'user'\?; say so with --role"):
+        chats(path)
+    said = [*SHORT, ("user", f"{RAIN}\nNote: dry")]
+    assert chats(path, roles={"Patient": "user", "Therapist": "assistant"})[0] == [("c1", said)]
+    path.write_text(json.dumps({"id": "c1", "turns": [{"Patient": FLAT, "Therapist": TIRED}]}))
+    with pytest.raises(DataError, match="--role FIELD=user"):
+        chats(path)
+    assert chats(path, roles={"Patient": "user", "Therapist": "assistant"})[0] == [("c1", SHORT)]
+
+
+@pytest.mark.parametrize("text", [SECRET, f"{SECRET}: once", f"{SECRET}\nUser: a\nAssistant: b", f"{SECRET}\n" * 9])
+def test_a_text_without_speakers_is_refused_and_not_quoted(tmp_path, text):
+    path = tmp_path / "x.json"
+    for name in ("text", "conversation"):
+        path.write_text(json.dumps({"id": "c1", name: text}))
+        with pytest.raises(DataError) as refused:
+            chats(path)
+        assert SECRET not in str(refused.value)
 
 
 def test_lists_of_messages_are_chats_of_their_own(tmp_path):
