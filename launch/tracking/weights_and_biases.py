@@ -2,7 +2,8 @@
 
 A run is one group: a run of job type ``run`` with the rows, on an axis of their own, and a run for each training or
 simulation phase (job types ``sft``, ``discriminator``, ``dpo``, ...) with its curve. Adapters and reports are artifacts
-by reference: the files stay where they are. W&B receives each row once, also from a resumed run.
+by reference: the files stay where they are. W&B receives each row once, also from a resumed run, and once more if it
+has got more figures.
 """
 
 from __future__ import annotations
@@ -128,16 +129,17 @@ class WeightsAndBiases:
         artifacts: Mapping[str, Path],
         transcripts: Sequence[Session],
     ) -> None:
-        """Sends a row that was not sent before.
+        """Sends a row that was not sent before, or had fewer figures.
 
-        W&B counts rows on its own: where a finished run goes on, the new versions have the steps of its further rows.
+        W&B counts rows on its own. Where a finished run goes on, the new versions have the steps of its further rows,
+        and the row of the former last version has the figures of its preferences as well.
         """
-        if not self._sent.has_row(step, version):
+        if not self._sent.has_row(step, version, len(metrics)):
             place = self._sent.num_rows
             self._safely(lambda: self._run.log({self._axis: step, **metrics, **_table(transcripts)}, step=place))
             self.log_artifacts(version, artifacts)
             if not self._broken:
-                self._sent.add("rows", [step, version])
+                self._sent.add("rows", [step, version, len(metrics)])
 
     def log_artifacts(self, version: str, artifacts: Mapping[str, Path]) -> None:
         """Sends references to the files that exist."""
@@ -231,7 +233,7 @@ class _WandbState:
         self.steps: list[int] = known.get("steps", [])
         """Rows that were sent before their versions were kept."""
         self.rows: list[list[Any]] = known.get("rows", [])
-        """The steps and versions of the rows that were sent."""
+        """The steps, versions and numbers of figures of the rows that were sent; older ones have no number."""
         self.phases: list[str] = known.get("phases", [])
         self._write()
 
@@ -240,9 +242,10 @@ class _WandbState:
         """Rows that were sent."""
         return len(self.steps) + len(self.rows)
 
-    def has_row(self, step: int, version: str) -> bool:
-        """Returns whether a row was sent."""
-        return step in self.steps or [step, version] in self.rows
+    def has_row(self, step: int, version: str, num_figures: int) -> bool:
+        """Returns whether a row was sent with at least so many figures."""
+        sent = [row[2] if len(row) > 2 else num_figures for row in self.rows if row[:2] == [step, version]]
+        return step in self.steps or max(sent, default=-1) >= num_figures
 
     def add(self, what: Literal["rows", "phases"], value: Any) -> None:
         """Records that a row, or the curve of a phase, was sent."""

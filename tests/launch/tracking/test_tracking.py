@@ -165,6 +165,23 @@ def test_wandb_offline_files_have_each_row_once_even_after_a_resume(tmp_path, mo
         assert {k: v for k, v in row.items() if not k.startswith("_")} == metrics
 
 
+def test_a_row_that_has_got_more_figures_goes_to_wandb_again_at_its_place_on_the_axis(tmp_path, monkeypatch):
+    """As that of the last version of a finished run that goes on: its preferences are made then."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    step, version, more = *ROWS[0][:2], {**ROWS[0][2], "prefs/kept": 3.0}
+    for rows in ([ROWS[0], ROWS[1]], [(step, version, more), ROWS[1]]):
+        with Tracker(tmp_path, TrackingConfig(wandb=True), "a/run", {"seed": 0}) as tracker:
+            for row in rows:
+                tracker.log(*row)
+        time.sleep(1.1)  # W&B names a run's folder by the second
+    deadline = time.monotonic() + 30
+    while len(rows := wandb_history(tmp_path)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert [row["iteration"] for row in rows] == [0, 1, 0]
+    assert {k: v for k, v in rows[2].items() if not k.startswith("_") and k != "iteration"} == more
+
+
 def wandb_runs(folder: Path) -> dict[str, list[Any]]:
     """Returns the records of W&B's offline files by job type, once each file has ended."""
     runs: dict[str, list[Any]] = {}
@@ -247,7 +264,7 @@ def test_a_wandb_that_fails_never_stops_a_run(fails_at, tmp_path, monkeypatch, c
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1]
     assert "Weights & Biases" in caplog.text and "network's" not in caplog.text
     state = json.loads((tmp_path / "wandb.json").read_text())
-    sent = [[0, "base"], [1, "it1"]]
+    sent = [[step, version, len(metrics)] for step, version, metrics in ROWS]
     assert state["rows"] == (sent if fails_at in ("online", "finish") else [])
     if fails_at == "online":
         assert broken.modes == ["online", "offline"]
