@@ -129,7 +129,7 @@ class _Reading:
 
     def _flat(self, where: str, value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         if isinstance(value, dict):
-            held = list(chats_in(value))
+            held = list(chats_in({self.options.names.get(name, name): item for name, item in value.items()}))
             for name, chats in held:
                 yield from self._flat(f"{where}.{name}", chats)
             if not held:

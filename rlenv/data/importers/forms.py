@@ -75,7 +75,7 @@ def chats_in(value: Mapping[str, Any]) -> Iterator[tuple[str, list[Any]]]:
     for name, held in () if _is_chat(value) else value.items():
         if not (isinstance(held, list) and held and all(isinstance(item, Mapping) for item in held)):
             continue
-        if all(map(_has_list, held)) or (name not in MESSAGES and all(map(_is_chat, held))):
+        if all(map(_has_list, held)) or (name not in MESSAGES and all(_has_list(one) or pair_of(one) for one in held)):
             yield name, held
 
 

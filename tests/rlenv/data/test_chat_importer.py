@@ -122,10 +122,14 @@ def test_a_history_goes_on_with_the_pair_beside_it(tmp_path, past):
 
 def test_chats_within_an_object_are_found(tmp_path):
     path = tmp_path / "x.json"
-    path.write_text(json.dumps({"version": 1, "data": [FORMS["openai"], {**FORMS["labels"], "id": "c2"}]}))
+    path.write_text(json.dumps({"version": 1, "data": [FORMS["openai"], {**FORMS["two texts"], "id": "c2"}]}))
     assert chats(path)[0] == [("c1", SHORT), ("c2", SHORT)]
     path.write_text(json.dumps({"conversations": [FORMS["openai"], {**FORMS["sharegpt"], "id": "c2"}]}))
     assert chats(path)[0] == [("c1", SHORT), ("c2", SHORT)]
+    path.write_text(json.dumps({"id": "c1", "talk": [{"who": who, "text": text} for who, text in SHORT]}))
+    with pytest.raises(DataError, match="got the fields 'talk'"):  # messages of other names are no chats
+        chats(path)
+    assert chats(path, names={"talk": "messages", "who": "role"})[0] == [("c1", SHORT)]
     path.write_text(json.dumps({**FORMS["openai"], "notes": [{"question": "x", "answer": "y"}]}))
     assert chats(path)[0] == [("c1", SHORT)]
     path.write_text(json.dumps({"train": [FORMS["openai"]], "test": [{**FORMS["prompt"], "id": "c2"}]}))
