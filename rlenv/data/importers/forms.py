@@ -105,15 +105,20 @@ def with_messages(
         not_said: names of speakers whose messages are left out later.
     """
     result = dict(record)
+    if is_message(record):  # a row of a table
+        return result, None
     if isinstance(tree := record.get("mapping"), Mapping):
         del result["mapping"]
         return {**result, "messages": _branch(tree, result.pop("current_node", None))}, "mapping"
     pair = pair_of(record)
     for name in (*MESSAGES, TEXT, *([] if pair else [CHOSEN])):
         value = listed(record.get(name))
-        found = _by_label(value, roles, not_said) if isinstance(value, str) else _by_side(value, roles)
-        if found is None and isinstance(value, list) and value and all(map(is_message, value)):
-            found = list(value) if name == CHOSEN or (pair and name in PAST) else None
+        if isinstance(value, list) and all(map(is_message, value)):
+            if name != CHOSEN and not (pair and name in PAST):  # the chat's messages, whatever stands beside them
+                return result, None
+            found: Messages | None = list(value)
+        else:
+            found = _by_label(value, roles, not_said) if isinstance(value, str) else _by_side(value, roles)
         if found is None:
             continue
         del result[name]

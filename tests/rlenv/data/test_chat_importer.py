@@ -120,6 +120,19 @@ def test_a_history_goes_on_with_the_pair_beside_it(tmp_path, past):
     assert chats(path)[0] == [("c1", [*LONG, ("assistant", "I see.")])]
 
 
+@pytest.mark.parametrize("beside", ["text", "chosen"])
+def test_messages_are_read_and_not_the_text_or_the_better_chat_beside_them(tmp_path, beside):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({**FORMS["openai"], beside: "User: other\nAssistant: words"}))
+    assert chats(path)[0] == [("c1", SHORT)]
+
+
+def test_labels_within_a_row_that_is_a_message_are_its_text(tmp_path):
+    path, said = tmp_path / "x.jsonl", [("user", "User: me\nAI: you"), ("assistant", "Note: a\nTodo: b")]
+    path.write_text("\n".join(json.dumps({"chat_id": "a", "role": who, "text": text}) for who, text in said))
+    assert chats(path)[0] == [("a", said)]
+
+
 def test_chats_within_an_object_are_found(tmp_path):
     path = tmp_path / "x.json"
     path.write_text(json.dumps({"version": 1, "data": [FORMS["openai"], {**FORMS["two texts"], "id": "c2"}]}))
