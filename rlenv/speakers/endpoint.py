@@ -16,7 +16,8 @@ from rlenv.core.errors import ConfigError, EngineError, there_are
 from rlenv.core.types import ROLE_OF_SEAT, ConversationState, Sampling, Seat, Utterance
 from rlenv.env.provenance import SpeakerCard
 from rlenv.prompting.system_texts import SystemText
-from rlenv.speakers.openai_client import TIMEOUT_S, ChatAnswer, ChatMessages, OpenAIClient
+from rlenv.speakers.chat_answers import ChatAnswer
+from rlenv.speakers.openai_client import TIMEOUT_S, ChatMessages, OpenAIClient
 
 CALLABLE_TIMEOUT_S = 600.0
 """Seconds for a reply of an async function."""

@@ -13,7 +13,6 @@ import random
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -21,7 +20,8 @@ from rlenv.core.errors import ConfigError, EngineError, OverlongError, RlenvErro
 from rlenv.core.progress import progressed
 from rlenv.prompting.cutting import encodable
 from rlenv.speakers.breaker import Breaker
-from rlenv.speakers.thoughts import without_thoughts
+from rlenv.speakers.chat_answers import NAME, ChatAnswer, NoCompletion, read_answer
+from rlenv.speakers.refusals import is_overlong, refused_options, refuses_system, unknown_option
 
 if TYPE_CHECKING:
     import openai
@@ -33,36 +33,11 @@ PASSING = (408, 409, 429)
 """States below 500 of a server that may answer later."""
 MAX_SHOWN = 200
 """Maximum number of characters of refused options in a message."""
-NAME = re.compile(r"[\w.\[\]-]{1,40}")
-WRONG_VALUE = re.compile(
-    r"must be|should be|between|greater than|less than|at (most|least)|too (large|high|low|small|long|short)|\brange\b",
-    re.IGNORECASE,
-)
-"""Words of a server that knows an option and refuses its value."""
-NO_SYSTEM = re.compile(
-    r"system[ _'\"]*(role|message|prompt|instruction)|roles?\b.{0,80}\bsystem\b|developer instruction", re.IGNORECASE
-)
-OVERLONG = re.compile(
-    r"context[ _](length|window|size)|maximum context|(prompt|input|request) is too long|too many (input )?tokens",
-    re.IGNORECASE,
-)
 
 ChatMessages = list[dict[str, str]]
 """``{"role": "system" | "user" | "assistant", "content": text}``, in order."""
 Schema = dict[str, Any]
 """The JSON schema of an answer."""
-
-
-@dataclass(frozen=True)
-class ChatAnswer:
-    """A model's answer."""
-
-    text: str
-    """The text, stripped and without the thoughts of a reasoning model; empty if the model generated none."""
-    truncated: bool = False
-    """Whether the limit of tokens cut the answer."""
-    refused: bool = False
-    """Whether the text is the model's refusal to answer."""
 
 
 class OpenAIClient:
@@ -143,8 +118,8 @@ class OpenAIClient:
         for attempt in range(self._retries + 1):
             response = await self.breaker.call(lambda: self._asked(messages, wanted))
             try:
-                return _read(response, self.place)
-            except _NoCompletion as error:
+                return read_answer(response, self.place)
+            except NoCompletion as error:
                 if attempt == self._retries:
                     raise EngineError(f"{self.place}: {error}, {attempt + 1} times") from None
             await asyncio.sleep(min(0.5 * 2**attempt, 8.0) * random.uniform(0.75, 1.0))
@@ -162,7 +137,7 @@ class OpenAIClient:
             try:
                 return await create(model=self.model, messages=sent, **options)
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                if _is_overlong(error) or not (self._learn(error, options) or self._learn_roles(error, sent)):
+                if is_overlong(error) or not (self._learn(error, options) or self._learn_roles(error, sent)):
                     raise self._as_ours(error, options) from None
             except openai.APIError as error:
                 raise self._as_ours(error) from None
@@ -180,17 +155,17 @@ class OpenAIClient:
 
         Other requests may be under way with the same options, so what counts is what this one has sent.
         """
-        named = _options_named(error, options)
-        if not named or (named[-1] != "response_format" and WRONG_VALUE.search(_said(error))):
+        option = unknown_option(error, options)
+        if option is None:
             return False
-        if named[-1] not in self._refused:
-            self._refused.add(named[-1])
-            log.warning("%s: the model does not take %s, so it is asked without", self.place, named[-1])
+        if option not in self._refused:
+            self._refused.add(option)
+            log.warning("%s: the model does not take %s, so it is asked without", self.place, option)
         return True
 
     def _learn_roles(self, error: openai.APIStatusError, sent: ChatMessages) -> bool:
         """Returns whether the model does not take the system message that it was sent."""
-        if sent[0]["role"] != "system" or not NO_SYSTEM.search(_said(error)):
+        if sent[0]["role"] != "system" or not refuses_system(error):
             return False
         if not self._folds_system:
             self._folds_system = True
@@ -264,10 +239,10 @@ class OpenAIClient:
             key = f"the key in {self._key_env}" if self._key_env else "whether the server needs an API key"
             return ConfigError(f"{self.place}: status {error.status_code}; check the address, the model and {key}")
         if isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError):
-            if _is_overlong(error):
+            if is_overlong(error):
                 return OverlongError(f"{self.place}: a request exceeds the model's context length")
             what = "a request"
-            if named := _options_named(error, options or {}):
+            if named := refused_options(error, options or {}):
                 what = " and ".join(f"{name}={options[name]!r}" for name in named if options)[:MAX_SHOWN]
             details = [f"status {error.status_code}"]
             # Only short identifiers of the server: its sentences may quote the conversation.
@@ -322,48 +297,6 @@ def _check_address(base_url: str, place: str) -> None:
         raise ConfigError(f"{place}: this is no address; expected one as http://host:8000/v1")
 
 
-class _NoCompletion(Exception):
-    """A response that is no chat completion, though its status says that all is well."""
-
-
-def _read(response: Any, place: str) -> ChatAnswer:
-    """Returns the answer in a response of the server.
-
-    Raises:
-        _NoCompletion: it has another shape; another attempt may help.
-        EngineError: it has no text, and another attempt would give none either.
-    """
-    choices = getattr(response, "choices", None)
-    if not isinstance(choices, list) or not choices:
-        problem = getattr(response, "error", None)
-        code = problem.get("code") if isinstance(problem, dict) else None
-        if code is not None and NAME.fullmatch(str(code)):
-            raise _NoCompletion(f"answered with error {code} in place of a choice")
-        if isinstance(response, str):
-            raise _NoCompletion("answered with a page of text, which is no chat completion; check the address")
-        raise _NoCompletion("answered with no chat completion, or one without a choice")
-    message = getattr(choices[0], "message", None)
-    if message is None:
-        raise _NoCompletion("answered with a choice that has no message")
-    why, text = getattr(choices[0], "finish_reason", None), _text(getattr(message, "content", None))
-    if why == "content_filter":
-        raise EngineError(f"{place}: the server's content filter stopped the answer")
-    refusal = getattr(message, "refusal", None)
-    if not text and isinstance(refusal, str) and refusal.strip():
-        return ChatAnswer(refusal.strip(), refused=True)
-    if not text and getattr(message, "tool_calls", None):
-        raise EngineError(f"{place}: the model called a tool in place of an answer")
-    return ChatAnswer(without_thoughts(text), why == "length")
-
-
-def _text(content: Any) -> str:
-    """Returns the text of a message's content: text, or a list of parts of which some are text."""
-    if isinstance(content, list):
-        parts = [part if isinstance(part, dict) else {"text": part} for part in content]
-        content = "".join(text for part in parts if isinstance(text := part.get("text"), str))
-    return content.strip() if isinstance(content, str) else ""
-
-
 def _folded(messages: ChatMessages) -> ChatMessages:
     """Returns the chat without system messages: their text begins the first message, which is the user's."""
     system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
@@ -371,19 +304,3 @@ def _folded(messages: ChatMessages) -> ChatMessages:
     if rest and rest[0]["role"] == "user":
         return [{"role": "user", "content": f"{system}\n\n{rest[0]['content']}"}, *rest[1:]]
     return [{"role": "user", "content": system}, *rest]
-
-
-def _said(error: openai.APIStatusError) -> str:
-    return f"{error.param} {error.code} {error.message}"
-
-
-def _is_overlong(error: openai.APIStatusError) -> bool:
-    return error.code == "context_length_exceeded" or OVERLONG.search(error.message) is not None
-
-
-def _options_named(error: openai.APIStatusError, options: Mapping[str, Any]) -> list[str]:
-    """Returns the options that a server's refusal is about, in their order."""
-    if error.param in options:
-        return [str(error.param)]
-    words = {name: name for name in options} | {"response_format": "response_format|json_schema|structured output"}
-    return [name for name in options if re.search(rf"\b({words[name]})\b", _said(error), re.IGNORECASE)]
