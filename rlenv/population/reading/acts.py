@@ -79,7 +79,7 @@ def recognise(text: str, history: History = (), known: str = "") -> ActSet:
     own = [t for role, t in history if role == "assistant"]
     parts = sentences(text)
     acts, asked = _acts_of_sentences(parts)
-    repeats = _repeats(text, parts, own)
+    repeats = _repeats(text, own)
     if repeats:
         acts.add("repetition")
         if len(history) >= 2 and own and own[-1].strip() == text:
@@ -133,9 +133,9 @@ def _asked(sentence: str) -> str | None:
     return next((kind for kind, pattern in P.ASKED.items() if pattern.search(sentence)), None)
 
 
-def _repeats(text: str, parts: Sequence[str], own: Sequence[str]) -> int:
+def _repeats(text: str, own: Sequence[str]) -> int:
     whole = content(text)
-    questions = [content(s) for s in parts if s.endswith("?")]
+    questions = _questions(text)
     found = sum(_same(text, whole, questions, earlier) for earlier in own)
     short = [earlier for earlier in own if earlier.strip() == text and len(text) <= _SHORT]
     return found + (len(short) if len(short) >= 2 else 0)
@@ -149,8 +149,15 @@ def _same(text: str, whole: frozenset[str], questions: Sequence[frozenset[str]],
     used = all_words(text)
     if len(used) >= 6 and likeness(used, all_words(earlier)) >= _SAME_WORDS:
         return True
-    asked = [content(s) for s in sentences(earlier) if s.endswith("?")]
-    return any(min(len(q), len(a)) >= 2 and likeness(q, a) >= _SAME_QUESTION for q in questions for a in asked)
+    return any(
+        min(len(q), len(a)) >= 2 and likeness(q, a) >= _SAME_QUESTION for q in questions for a in _questions(earlier)
+    )
+
+
+@lru_cache(maxsize=16384)
+def _questions(text: str) -> tuple[frozenset[str], ...]:
+    """Returns the content words of each question of a message; earlier messages are read again at every turn."""
+    return tuple(content(s) for s in sentences(text) if s.endswith("?"))
 
 
 def _form(text: str, acts: set[str]) -> set[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from itertools import pairwise
 
 from rlenv.data.linguistics import ngrams, words
@@ -73,9 +73,13 @@ def copies(text: str, users: Sequence[str]) -> bool:
     >>> copies("You missed the bus and cried at home.", ["today i missed the bus and cried"])
     False
     """
-    own = ngrams([words(_QUOTED.sub(" . ", text))], _COPIED)
-    of_users = set(ngrams([words(message.replace("’", "'")) for message in users], _COPIED))
-    return any(run in of_users and not _FIRST_PERSON.isdisjoint(run) for run in own)
+    own = [run for run in ngrams([words(_QUOTED.sub(" . ", text))], _COPIED) if not _FIRST_PERSON.isdisjoint(run)]
+    return bool(own) and any(run in of_user for of_user in map(_runs, users) for run in own)
+
+
+@lru_cache(maxsize=4096)
+def _runs(message: str) -> frozenset[tuple[str, ...]]:
+    return frozenset(ngrams([words(message.replace("’", "'"))], _COPIED))
 
 
 def is_strange(text: str, user_words: Iterable[frozenset[str]]) -> bool:
