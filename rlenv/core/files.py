@@ -31,6 +31,15 @@ NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """Errors of writing after which the user can make room."""
 BOM = b"\xef\xbb\xbf"
 _GZIP_MAGIC = b"\x1f\x8b"
+_OTHER_KINDS = {
+    b"PK\x03\x04": ("a zip archive or an Excel workbook", "unpack it, or save it as CSV"),
+    b"BZh": ("a file packed by bzip2", "unpack it"),
+    b"\xfd7zXZ": ("a file packed by xz", "unpack it"),
+    b"\x28\xb5\x2f\xfd": ("a file packed by zstd", "unpack it"),
+    b"\xff\xfe": ("text in UTF-16", "save it as UTF-8"),
+    b"\xfe\xff": ("text in UTF-16", "save it as UTF-8"),
+}
+"""First bytes of files that people have and we do not read, with what they are and the way out."""
 _SHORT_NAME = re.compile(r"[A-Za-z][A-Za-z_-]{0,19}")
 
 
@@ -83,8 +92,11 @@ def parse_json(raw: bytes, where: str, problems: list[Problem]) -> Any:
         actual, hint = f"the byte 0x{raw[error.start]:02x} at column {error.start + 1}", "save the file as UTF-8"
         problems.append(Problem(where, None, "", "UTF-8 text", actual, hint))
     except json.JSONDecodeError as error:
-        actual = f"broken JSON at column {error.colno} of {len(raw)} bytes ({error.msg.split(':')[0]})"
-        problems.append(Problem(where, None, "", "one JSON object", actual, "is the line cut off or split?"))
+        lines = raw.count(b"\n") > 0
+        at = f"line {error.lineno}, column {error.colno}" if lines else f"column {error.colno} of {len(raw)} bytes"
+        hint = "is the file cut off, or a comma missing or too many?" if lines else "is the line cut off or split?"
+        actual = f"broken JSON at {at} ({error.msg.split(':')[0]})"
+        problems.append(Problem(where, None, "", "one JSON object", actual, hint))
     except _NotStrictError as error:
         problems.append(Problem(where, None, "", *error.args))
     except (ValueError, RecursionError):
@@ -96,15 +108,29 @@ def parse_json(raw: bytes, where: str, problems: list[Problem]) -> Any:
     return None
 
 
+class _OtherKindError(OSError):
+    """(what the file is, the way out)"""
+
+
 def open_binary(path: str | Path) -> BinaryIO:
-    """Returns the file opened for reading, decompressed if its first bytes are those of gzip."""
+    """Returns the file opened for reading, decompressed if its first bytes are those of gzip.
+
+    Raises:
+        OSError: it cannot be opened, or is of another kind (``unreadable`` says which).
+    """
     file = open(path, "rb")  # noqa: SIM115 - the caller closes it
-    zipped = file.peek(2)[:2] == _GZIP_MAGIC
-    return gzip.GzipFile(fileobj=file) if zipped else file  # type: ignore[return-value]
+    first = file.peek(8)[:8]
+    for magic, kind in _OTHER_KINDS.items():
+        if first.startswith(magic):
+            file.close()
+            raise _OtherKindError(*kind)
+    return gzip.GzipFile(fileobj=file) if first[:2] == _GZIP_MAGIC else file  # type: ignore[return-value]
 
 
 def unreadable(path: str | Path, error: Exception) -> Problem:
     """Returns the problem of a file that cannot be opened or fully decompressed."""
+    if isinstance(error, _OtherKindError):
+        return Problem(str(path), None, "", "a plain or gzipped file in UTF-8", *error.args)
     if isinstance(error, FileNotFoundError):
         return Problem(str(path), None, "", "a file", "no file with this name", "check the path")
     if isinstance(error, OSError) and error.errno is not None:

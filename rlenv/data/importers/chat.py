@@ -27,6 +27,7 @@ from rlenv.data.importers.forms import (
     split,
     with_messages,
 )
+from rlenv.data.importers.order import in_order
 from rlenv.data.importers.records import read_records
 from rlenv.data.importers.report import ImportOptions, ImportReport, finish
 
@@ -194,6 +195,9 @@ class _Reading:
         if "session_id" not in record:
             record["session_id"] = f"{self.path.name.partition('.')[0]}-{self.num}"
             self.report.changed["session_id: made from the file's name and the position"] += 1
+        messages, by = in_order(messages, [*(old for old, new in self.options.names.items() if new == "role"), *ROLE])
+        if by is not None:
+            self.report.changed[f"chats put in the order of their messages' {by}"] += 1
         found = len(self.problems)
         session_id = short_id(record["session_id"])
         said = [self._message(m, f"messages[{i}]", where, session_id) for i, m in enumerate(messages)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from rlenv.core.files import BOM, describe, open_binary, parse_json, unreadable
 
 PARQUET_MAGIC = b"PAR1"
 MAX_CELL = 1 << 30
+_BETWEEN = re.compile(r"[\s,]*")
 
 
 def read_records(path: str | Path, problems: list[Problem]) -> Iterator[tuple[str, Any]]:
@@ -62,9 +64,32 @@ def _json(path: Path, problems: list[Problem]) -> Iterator[tuple[str, Any]]:
                         yield where, value
             return
         file.seek(0)
-        value = parse_json(file.read().removeprefix(BOM), str(path), problems)
-    if value is not None:
-        yield str(path), value
+        raw = file.read().removeprefix(BOM)
+    found: list[Problem] = []
+    value = parse_json(raw, str(path), found)
+    parts = _parts(raw) if found else []
+    if len(parts) < 2:
+        problems += found
+        if value is not None:
+            yield str(path), value
+    for number, part in enumerate(parts if len(parts) > 1 else ()):
+        value = parse_json(part, f"{path}[{number}]", problems)
+        if value is not None:
+            yield f"{path}[{number}]", value
+
+
+def _parts(raw: bytes) -> list[bytes]:
+    """Returns the JSON values that stand one after another, with or without commas; none if there is anything else."""
+    decoder, parts, at = json.JSONDecoder(), [], 0
+    try:
+        text = raw.decode().strip()
+        while at < len(text):
+            _, end = decoder.raw_decode(text, at)
+            parts.append(text[at:end].encode())
+            at = _BETWEEN.match(text, end).end()  # type: ignore[union-attr]  # it matches nothing, too
+    except (ValueError, RecursionError):
+        return []
+    return parts
 
 
 def _is_json(line: bytes) -> bool:

@@ -279,3 +279,56 @@ def test_a_folder_that_is_no_data_set_and_a_missing_file_are_told(tmp_path):
 def test_fields_are_renamed_only_to_fields_that_there_are():
     with pytest.raises(ConfigError, match="did you mean 'content'"):
         ChatOptions(names={"words": "contents"})
+
+
+def rows(names, *values):
+    return [dict(zip(names, row, strict=True)) for row in values]
+
+
+TALK = rows(("role", "content", "turn"), ("user", FLAT, 1), ("assistant", TIRED, 2), ("user", RAIN, 3))
+SENT = ["2024-05-01T09:00:00Z", "2024-05-01T09:00:40+00:00", "2024-05-02T00:01:00Z"]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [TALK[2], TALK[0], TALK[1]],
+        [{**message, "Turn": str(message["turn"])} for message in reversed(TALK)],
+        [{**openai(LONG)[i], "created_at": SENT[i]} for i in (2, 1, 0)],
+        [{**openai(LONG)[i], "timestamp": 1714550400.5 + i} for i in (1, 2, 0)],
+    ],
+)
+def test_messages_out_of_order_are_put_in_the_order_of_their_numbers_or_times(tmp_path, messages):
+    (tmp_path / "list.json").write_text(json.dumps([{"id": "c1", "messages": messages}]))
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"id": "c1", **m}) + "\n" for m in messages))
+    for file in ("list.json", "rows.jsonl"):
+        found, report = chats(tmp_path / file)
+        assert found == [("c1", LONG)]
+        assert sum(n for what, n in report.changed.items() if "in the order of" in what) == 1
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        TALK,
+        [{**m, "turn": turn} for m, turn in zip(TALK, (1, 2, 1), strict=True)],  # begins again
+        [{**m, "turn": turn} for m, turn in zip(TALK, (3, None, 1), strict=True)],
+        [{**m, "turn": "", "time": time} for m, time in zip(openai(LONG), ("9:40", "9:20", "9:00"), strict=True)],
+        [{**m, "time": time} for m, time in zip(openai(LONG), (SENT[2], "2024-05-01", SENT[0]), strict=True)],
+        [{**m, "turn": turn} for m, turn in zip(TALK, (1, 1, 2), strict=True)],  # of each side
+    ],
+)
+def test_messages_without_a_clear_order_of_their_own_keep_that_of_the_file(tmp_path, messages):
+    (tmp_path / "list.json").write_text(json.dumps([{"id": "c1", "messages": messages}]))
+    found, report = chats(tmp_path / "list.json")
+    assert found == [("c1", LONG)] and not any("in the order of" in what for what in report.changed)
+
+
+@pytest.mark.parametrize("between", ["\n", ",\n", " "])
+def test_json_values_one_after_another_are_read_as_a_list_is(tmp_path, between):
+    text = between.join(json.dumps({"id": str(i), "messages": openai()}, indent=1) for i in range(3))
+    (tmp_path / "several.json").write_text(text)
+    assert chats(tmp_path / "several.json")[0] == [(str(i), SHORT) for i in range(3)]
+    (tmp_path / "cut.json").write_text(text[:-20])
+    with pytest.raises(DataError, match=r"cut.json: expected one JSON object, got broken JSON at line \d+, column"):
+        import_chat(tmp_path / "cut.json")

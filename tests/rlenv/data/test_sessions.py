@@ -1,7 +1,9 @@
 """Sessions files: every problem told at once and without text, exact round trips, merging, and the split by user."""
 
+import bz2
 import gzip
 import json
+import lzma
 import os
 import random
 
@@ -281,3 +283,22 @@ def test_an_empty_part_and_wrong_shares_are_errors():
     for shares in ({}, {"a": 0.5}, {"a": 1.5, "b": -0.5}, {"a": float("nan"), "b": 0.5}):
         with pytest.raises(ConfigError, match="sum to 1"):
             split_by_user(people(5), shares, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("written", "kind"),
+    [
+        (lambda text: bz2.compress(text.encode()), "bzip2; unpack it"),
+        (lambda text: lzma.compress(text.encode()), "xz; unpack it"),
+        (
+            lambda text: b"PK\x03\x04" + text.encode(),
+            "a zip archive or an Excel workbook; unpack it, or save it as CSV",
+        ),
+        (lambda text: text.encode("utf-16"), "text in UTF-16; save it as UTF-8"),
+    ],
+)
+def test_a_file_of_a_kind_that_is_not_read_is_told_once_with_the_way_out(tmp_path, written, kind):
+    (tmp_path / "s.jsonl").write_bytes(written('{"session_id": "a", "messages": []}\n' * 9))
+    with pytest.raises(DataError) as refused:
+        read_sessions(tmp_path / "s.jsonl")
+    assert len(refused.value.problems) == 1 and kind in str(refused.value)
