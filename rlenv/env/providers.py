@@ -25,6 +25,10 @@ Source = Literal["population", "config"]
 _PROVIDERS: dict[Source, str] = {}
 
 
+def _nothing() -> None:
+    pass  # a function of the module and not a lambda, so that an env can be pickled
+
+
 @dataclass(frozen=True)
 class EnvParts:
     """The arguments of ``ConversationCore``, and how to stop what serves them."""
@@ -34,7 +38,7 @@ class EnvParts:
     limits: Limits = Limits()
     reward: Reward | None = None
     split: str | None = None
-    close: Callable[[], None] = lambda: None
+    close: Callable[[], None] = _nothing
     """Stops the engines, and Ray if it was started for them; safe to call twice."""
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
+import pickle
 import time
 import warnings
 
@@ -331,6 +333,16 @@ def test_forking_n_times_gives_different_and_reproducible_continuations():
     for wrong in ({}, {"n": 2, "seeds": [1]}, {"n": -1}):
         with pytest.raises(gym.error.Error, match="fork: expected either n"):
             env.fork(**wrong)
+
+
+@pytest.mark.parametrize("id", IDS)
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+def test_a_copied_or_pickled_env_continues_as_the_original(id, copied):
+    env = gym.make(id).unwrapped
+    env.reset(seed=7)
+    env.step("That sounds hard.")
+    other = copied(env)
+    assert other.step("What happened next?") == env.step("What happened next?")
 
 
 def test_an_invalid_snapshot_is_rejected_without_quoting_it():
