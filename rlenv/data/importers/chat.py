@@ -27,7 +27,7 @@ from rlenv.data.importers.forms import (
     split,
     with_messages,
 )
-from rlenv.data.importers.order import in_order
+from rlenv.data.importers.order import along_replies, in_own_order
 from rlenv.data.importers.records import read_records
 from rlenv.data.importers.report import ImportOptions, ImportReport, finish
 
@@ -113,6 +113,8 @@ class _Reading:
                 value = self._session(chat, where)
                 if value is not None:
                     yield where, value
+        if len(rows) > 1 and all(len(chat["messages"]) == 1 for _, chat in rows.values()):
+            self._check_ids(next(iter(rows.values()))[0])
         for where, record in rows.values():
             value = self._session(record, where)
             if value is not None:
@@ -173,6 +175,14 @@ class _Reading:
         chat = rows.setdefault(str(session_id), (where, {"session_id": str(session_id), **record, "messages": []}))[1]
         chat["messages"].append(message)
 
+    def _check_ids(self, where: str) -> None:
+        """Tells where each row, which is a message, would become a chat of its own by an id that is the row's."""
+        for column in ("id", "uuid"):
+            if self.report.changed[f"{column} to session_id"] and "session_id" not in self.options.names.values():
+                came = f"another {column!r} in every row"
+                hint = "a row is a message here: name the column that says of which chat, as in --map COLUMN=session_id"
+                self.problems.append(Problem(where, None, "session_id", "an id that messages share", came, hint))
+
     def _session(self, record: dict[str, Any], where: str) -> dict[str, Any] | None:
         self.num += 1
         messages = listed(record.get("messages"))
@@ -195,14 +205,25 @@ class _Reading:
         if "session_id" not in record:
             record["session_id"] = f"{self.path.name.partition('.')[0]}-{self.num}"
             self.report.changed["session_id: made from the file's name and the position"] += 1
-        messages, by = in_order(messages, [*(old for old, new in self.options.names.items() if new == "role"), *ROLE])
-        if by is not None:
-            self.report.changed[f"chats put in the order of their messages' {by}"] += 1
+        messages = self._ordered(messages)
         found = len(self.problems)
         session_id = short_id(record["session_id"])
         said = [self._message(m, f"messages[{i}]", where, session_id) for i, m in enumerate(messages)]
         record["messages"] = [message for message in said if message is not None]
         return record if len(self.problems) == found else None
+
+    def _ordered(self, messages: list[Any]) -> list[Any]:
+        """Returns the messages in their own order, without other branches; counts what has changed."""
+        roles = [old for old, new in self.options.names.items() if new == "role"]
+        ordered, by = in_own_order(messages, [*roles, *ROLE])
+        path, num_others = along_replies(ordered)
+        if num_others:
+            self.report.dropped["messages on other branches of replies"] += num_others
+        elif path != ordered:
+            by = "replies"
+        if by is not None:
+            self.report.changed[f"chats put in the order of their messages' {by}"] += 1
+        return path
 
     def _message(self, value: Any, place: str, where: str, session_id: str | None) -> dict[str, Any] | None:
         """Returns a message in our form; None if nobody said it, or it has problems."""

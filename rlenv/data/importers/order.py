@@ -1,4 +1,7 @@
-"""Puts the messages of a chat into the order of their own turn numbers or times: exports may be newest first."""
+"""Puts the messages of a chat into the order that they have by their own numbers, times or replies.
+
+Exports may be newest first, tables in any order, and a thread may have branches.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,12 @@ TURNS = (
 TIMES = ("timestamp", "created_at", "create_time", "createdat", "created", "sent_at", "datetime", "date", "time")
 """Names of the time when a message was sent, in any case."""
 
+IDS = ("message_id", "id", "utterance_id", "uuid", "message_uuid")
+PARENTS = ("parent_id", "reply_to", "reply_to_id", "parent_message_id", "parent_message_uuid", "parent", "parent_uuid")
+"""Names of the id of the message that a message replies to."""
 
-def in_order(messages: Sequence[Any], roles: Sequence[str]) -> tuple[list[Any], str | None]:
+
+def in_own_order(messages: Sequence[Any], roles: Sequence[str]) -> tuple[list[Any], str | None]:
     """Returns the messages in the order of the first field that all of them have, and its name if any has moved.
 
     Messages with equal numbers or times keep their order. Numbers of which one speaker has the same twice are no order,
@@ -27,7 +34,7 @@ def in_order(messages: Sequence[Any], roles: Sequence[str]) -> tuple[list[Any], 
         messages: objects; other values are left where they are.
         roles: names of the field with the speaker.
 
-    >>> in_order([{"turn": 2, "role": "bot"}, {"turn": "1", "role": "user"}], ["role"])
+    >>> in_own_order([{"turn": 2, "role": "bot"}, {"turn": "1", "role": "user"}], ["role"])
     ([{'turn': '1', 'role': 'user'}, {'turn': 2, 'role': 'bot'}], 'turn')
     """
     if len(messages) < 2 or not all(isinstance(message, Mapping) for message in messages):
@@ -49,6 +56,33 @@ def in_order(messages: Sequence[Any], roles: Sequence[str]) -> tuple[list[Any], 
         moved = order != list(range(len(places)))
         return [messages[i] for i in order], name if moved else None
     return list(messages), None
+
+
+def along_replies(messages: Sequence[Any]) -> tuple[list[Any], int]:
+    """Returns the messages on the path of replies to the last one without a reply, and how many are on other branches.
+
+    All messages are returned as they are where they do not all have ids, or do not form one tree.
+
+    >>> along_replies([{"id": 2, "reply_to": 1}, {"id": 1, "reply_to": None}])
+    ([{'id': 1, 'reply_to': None}, {'id': 2, 'reply_to': 1}], 0)
+    """
+    known = [message for message in messages if isinstance(message, Mapping)]
+    names = (next((n for n in candidates if any(n in m for m in known)), None) for candidates in (IDS, PARENTS))
+    own, parent = names
+    if own is None or parent is None or len(known) < len(messages):
+        return list(messages), 0
+    by_id = {str(message.get(own)): message for message in known if message.get(own) is not None}
+    roots = [message for message in known if str(message.get(parent)) not in by_id]
+    answered = {str(message.get(parent)) for message in known}
+    leaves = [message for message in known if str(message.get(own)) not in answered]
+    if len(by_id) < len(known) or len(roots) != 1 or not leaves:
+        return list(messages), 0
+    path = [leaves[-1]]
+    while (before := by_id.get(str(path[-1].get(parent)))) is not None:
+        if len(path) == len(known):  # a cycle
+            return list(messages), 0
+        path.append(before)
+    return path[::-1], len(known) - len(path)
 
 
 def _place(value: Any, is_time: bool) -> float | datetime | None:

@@ -332,3 +332,44 @@ def test_json_values_one_after_another_are_read_as_a_list_is(tmp_path, between):
     (tmp_path / "cut.json").write_text(text[:-20])
     with pytest.raises(DataError, match=r"cut.json: expected one JSON object, got broken JSON at line \d+, column"):
         import_chat(tmp_path / "cut.json")
+
+
+REPLIES = rows(
+    ("message_id", "parent_id", "role", "text"),
+    *(
+        ("a", None, "user", FLAT),
+        ("b", "a", "assistant", TIRED),
+        ("c", "b", "user", RAIN),
+        ("d", "a", "assistant", SECRET),
+    ),
+)
+
+
+def test_messages_follow_their_replies_and_other_branches_are_counted(tmp_path):
+    chain, tree = [REPLIES[i] for i in (2, 0, 1)], [REPLIES[i] for i in (3, 2, 1, 0)]
+    (tmp_path / "chain.json").write_text(json.dumps({"id": "c1", "messages": chain}))
+    found, report = chats(tmp_path / "chain.json")
+    assert found == [("c1", LONG)] and report.changed["chats put in the order of their messages' replies"] == 1
+    (tmp_path / "tree.json").write_text(json.dumps({"id": "c1", "messages": tree}))
+    found, report = chats(tmp_path / "tree.json")
+    assert found == [("c1", LONG)] and report.dropped["messages on other branches of replies"] == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"parent_id": "elsewhere"}, {"parent_id": "b"}, {"message_id": "a"}, {"message_id": None}],
+    ids=["two roots", "a cycle", "an id twice", "an id missing"],
+)
+def test_messages_whose_replies_form_no_tree_keep_the_order_of_the_file(tmp_path, change):
+    messages = [REPLIES[0], {**REPLIES[1], **change}, REPLIES[2]]
+    (tmp_path / "list.json").write_text(json.dumps({"id": "c1", "messages": messages}))
+    assert chats(tmp_path / "list.json")[0] == [("c1", LONG)]
+
+
+def test_an_id_of_each_row_is_not_taken_for_that_of_a_chat(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"id": i, "chat": "x", **m}) + "\n" for i, m in enumerate(openai(LONG))))
+    with pytest.raises(DataError, match=r"expected an id that messages share.*--map COLUMN=session_id"):
+        import_chat(path)
+    assert chats(path, names={"chat": "session_id"})[0] == [("x", LONG)]
+    assert len(chats(path, names={"id": "session_id"})[0]) == 3  # who says so gets it
