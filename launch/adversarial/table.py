@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -32,8 +32,12 @@ COLUMNS = (
     ("bigr", "realism/bigram_mean", "{:.3f}"),
     ("words", "realism/words_per_message_mean", "{:.0f}"),
 )
-
-
+FILES = {
+    "adapters": "adapter",
+    "simulated sessions": "simulated/sessions.jsonl",
+    "preference pairs": "preferences/pairs.jsonl",
+}
+"""What a person looks for in a version's folder."""
 CAPTION = (
     "accuracy of the discriminator at turns 1, 5, 10, over all and on whole sessions (0.5 is the goal), of the leak "
     "control, and on whole sessions of the referees by word counts and by style; "
@@ -208,15 +212,19 @@ def print_report(run: RunDirectory, console: Console | None = None) -> None:
     console.print()
     for sentence in in_short(rows):
         console.print(sentence, highlight=False)
-    last = rows[-1]["version"] if rows else "base"
     console.print(f"\nin {run.root}:", highlight=False)
-    for what, where in (
-        ("adapters", f"base/adapter ... {last}/adapter"),
-        ("simulated sessions", f"base/simulated/sessions.jsonl ... {last}/simulated/sessions.jsonl"),
-        ("preference pairs", "base/preferences/pairs.jsonl ..."),
-        ("metrics, wall times", "metrics.jsonl, timings.jsonl"),
-    ):
-        console.print(f"  {what:<20} {where}", highlight=False, markup=False)
-    console.print(f"  next: rlenv transcripts {run.root}   (one context, the versions side by side)", highlight=False)
+    lines = [
+        *(f"{what:<20} {_first_to_last(run, rows, file)}" for what, file in FILES.items()),
+        f"{'metrics, wall times':<20} metrics.jsonl, timings.jsonl",
+        f"next: rlenv transcripts {run.root}   (one context, the versions side by side)",
+    ]
+    for line in lines:
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
     total = sum(run.timings().values())
     console.print(f"  wall time of the phases: {total / 60:.1f} min", highlight=False)
+
+
+def _first_to_last(run: RunDirectory, rows: Sequence[Mapping[str, Any]], file: str) -> str:
+    """Returns where the first and the last version's file of a kind are, of those that have one."""
+    found = [name for row in rows if run.has(name := f"{row['version']}/{file}")]
+    return " ... ".join(dict.fromkeys([found[0], found[-1]])) if found else "none"

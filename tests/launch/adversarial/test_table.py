@@ -1,8 +1,14 @@
 """What the run's table says in words."""
 
+import io
+import json
+from pathlib import Path
 from typing import Any
 
-from launch.adversarial.table import in_short
+from rich.console import Console
+
+from launch.adversarial.table import in_short, print_report
+from launch.run.directory import RunDirectory
 
 
 def row(version: str, accuracy: float, ttr: float, entropy: float) -> dict[str, Any]:
@@ -42,3 +48,18 @@ def test_what_further_sft_alone_came_to_is_said_where_a_later_version_goes_on_fr
     assert "tells it1 in 65%" in sentences[0]
     assert sentences[1].startswith("Further fine-tuning on the same real sessions") and sentences[1].endswith("70%.")
     assert not any("Further" in sentence for sentence in in_short([base, later, further]))
+
+
+def test_the_files_that_a_report_names_are_those_of_the_run_each_on_one_line(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    (tmp_path / "config.yaml").write_text("{}")
+    rows = [{**row(version, 0.8, 0.5, 6.0), "step": i} for i, version in enumerate(("base", "further_sft", "it1"))]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    for file in ("base/adapter", "further_sft/adapter", "further_sft/preferences/pairs.jsonl", "it1/adapter"):
+        (tmp_path / file).mkdir(parents=True)
+    print_report(run, Console(file=(out := io.StringIO()), width=40))
+    lines = [line.split("  ") for line in out.getvalue().splitlines()]
+    found = {parts[1]: parts[-1].strip() for parts in lines if len(parts) > 2}
+    assert found["adapters"] == "base/adapter ... it1/adapter"
+    assert found["preference pairs"] == "further_sft/preferences/pairs.jsonl"
+    assert any("simulated sessions   none" in line for line in out.getvalue().splitlines())
