@@ -29,6 +29,8 @@ REAL_COLOUR = "#222222"
 MAX_PANELS = 6
 MAX_DELTAS = 10
 DPI = 150
+FEW = 20
+"""Decisions below which a point of the calibration figure would be chance; the table has all of them."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def _by_turn(evaluation: Evaluation) -> Figure | None:
     names = [s.name for s in evaluation.simulators]
     figure, (ax,) = new_figure(6.4, 3.8)
     for i, row in enumerate(rows):
-        shift = 0.12 * (i - (len(rows) - 1) / 2)
+        shift = 0.03 * (i - (len(rows) - 1) / 2)
         style = look(names.index(row.name))
         cells = [(x + shift, row.cells[t].accuracy) for x, t in enumerate(turns)]
         known = [(x, accuracy.value, accuracy) for x, accuracy in cells if accuracy.value is not None]
@@ -101,7 +103,8 @@ def _by_turn(evaluation: Evaluation) -> Figure | None:
         for x, y, accuracy in known:
             ax.errorbar(x, y, yerr=_error(accuracy), color=style["color"], lw=1, capsize=2)
     ax.axhline(0.5, color="#888888", lw=1, ls="--")
-    ax.text(len(turns) - 0.55, 0.505, "chance", fontsize=8, color="#666666", ha="right", va="bottom")
+    place = ax.get_yaxis_transform()  # x in shares of the width, y in accuracies
+    ax.text(0.99, 0.505, "chance", fontsize=8, color="#666666", ha="right", va="bottom", transform=place)
     ax.set_xticks(range(len(turns)), turns)
     ax.set_xlabel("user turn")
     ax.set_ylabel("accuracy")
@@ -118,12 +121,12 @@ def _calibration(evaluation: Evaluation) -> Figure | None:
     figure, (ax,) = new_figure(4.6, 4.2)
     ax.plot([0, 1], [0, 1], color="#888888", lw=1, ls="--")
     for row in rows:
-        bins = [b for b in row.calibration.bins if b.num]
+        bins = [b for b in row.calibration.bins if b.num >= FEW]
         error = row.calibration.expected_error
         label = row.name if error is None else f"{row.name} (ECE {error:.2f})"
         x, y = [b.mean_probability or 0.0 for b in bins], [b.share_real or 0.0 for b in bins]
         ax.plot(x, y, lw=1.2, ms=5, label=label, **look(names.index(row.name)))
-    ax.set_xlabel("P(real) of the discriminator")
+    ax.set_xlabel(f"P(real) of the discriminator, bins of at least {FEW} decisions", fontsize=9)
     ax.set_ylabel("share of real sessions")
     ax.set_xlim(0, 1)
     ax.set_ylim(0, 1)
