@@ -67,7 +67,7 @@ def action_table(
             c for c in categories if not any(r.rates[c].count for r in (real_rates, *(x.rates for x in rows)))
         ),
         notes=tuple(
-            f"{name}: no user message is annotated with actions, so nothing can be said of them"
+            f"{name}: no user message is annotated with actions; rlenv annotate labels them"
             for name, rates in ((REAL, real_rates), *((r.name, r.rates) for r in rows))
             if not rates.num_messages
         ),

@@ -80,7 +80,7 @@ def issue_table(
 
 def _notes(row: IssueRow) -> list[str]:
     if not row.rate.num_messages:
-        return [f"{row.name}: no chatbot message is annotated with issues, so nothing can be said of them"]
+        return [f"{row.name}: no chatbot message is annotated with issues; rlenv annotate labels them"]
     if not row.rate.num_issues:
         return [f"{row.name}: none of {row.rate.num_messages} annotated chatbot messages has an issue: no distribution"]
     return []
