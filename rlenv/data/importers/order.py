@@ -67,8 +67,7 @@ def along_replies(messages: Sequence[Any]) -> tuple[list[Any], int]:
     ([{'id': 1, 'reply_to': None}, {'id': 2, 'reply_to': 1}], 0)
     """
     known = [message for message in messages if isinstance(message, Mapping)]
-    names = (next((n for n in candidates if any(n in m for m in known)), None) for candidates in (IDS, PARENTS))
-    own, parent = names
+    own, parent = _field(known, IDS), _field(known, PARENTS)
     if own is None or parent is None or len(known) < len(messages):
         return list(messages), 0
     by_id = {str(message.get(own)): message for message in known if message.get(own) is not None}
@@ -83,6 +82,11 @@ def along_replies(messages: Sequence[Any]) -> tuple[list[Any], int]:
             return list(messages), 0
         path.append(before)
     return path[::-1], len(known) - len(path)
+
+
+def _field(messages: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str | None:
+    """Returns the first of the names that a message has as a field."""
+    return next((name for name in names if any(name in message for message in messages)), None)
 
 
 def _place(value: Any, is_time: bool) -> float | datetime | None:
