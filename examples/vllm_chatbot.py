@@ -19,7 +19,7 @@ import tempfile
 from textwrap import shorten
 
 import rlenv
-from launch.run.config import RayConfig
+from launch.run.config.run import RayConfig
 from launch.run.serving import cluster
 from rlenv.core import aio
 from rlenv.models.named import load_smollm2

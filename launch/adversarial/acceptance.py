@@ -18,7 +18,7 @@ import numpy as np
 from launch.adversarial.discrimination import label_simulated
 from launch.adversarial.run import AdversarialRun
 from launch.adversarial.simulation import Simulated
-from launch.run.config import RunConfig
+from launch.run.config.run import RunConfig
 from launch.run.contents import MAIN, VERDICT
 from rlenv.core.files import read_json, write_json
 from rlenv.core.types import Session

@@ -28,7 +28,7 @@ from launch.adversarial.pretraining import prepare_model
 from launch.adversarial.rows import further_rows
 from launch.adversarial.run import AdversarialRun
 from launch.adversarial.simulation import choose_contexts
-from launch.run.config import RunConfig
+from launch.run.config.run import RunConfig
 from launch.run.contents import FURTHER_SFT, version_names
 from launch.run.directory import RunDirectory
 from launch.run.preflight import check_ready

@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from launch.run.config import DataConfig, RunConfig
+from launch.run.config.data import DataConfig
+from launch.run.config.run import RunConfig
 from launch.run.contents import FURTHER_SFT, newest_taken, version_names
 from launch.run.directory import RunDirectory
 from rlenv.core.adapters import CARD

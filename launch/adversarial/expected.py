@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import zip_longest
 
-from launch.run.config import RunConfig
+from launch.run.config.run import RunConfig
 from launch.run.contents import FURTHER_SFT, SMALL_LLAMA, version_names
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from launch.adversarial.cards import chatbot_card, simulator_card, write_card
 from launch.adversarial.run import AdversarialRun, make_simulator
 from launch.adversarial.simulation import Simulated, read_simulated, simulate
-from launch.run.config import DataConfig, SpeakerConfig
+from launch.run.config.data import DataConfig
+from launch.run.config.speaker import SpeakerConfig
 from launch.run.contents import FURTHER_SFT, read_data
 from launch.run.directory import RunDirectory
 from launch.run.progress import counting

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from launch.adversarial.run import AdversarialRun
-from launch.run.config import PopulationConfig, RunConfig
+from launch.run.config.data import PopulationConfig
+from launch.run.config.run import RunConfig
 from launch.run.contents import SMALL_LLAMA, model_folder
 from launch.run.training import Training
 from rlenv.core.errors import ConfigError

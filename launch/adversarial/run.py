@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 
-from launch.run.config import RunConfig, SpeakerConfig, has_room
+from launch.run.config.run import RunConfig, has_room
+from launch.run.config.speaker import SpeakerConfig
 from launch.run.contents import chatbot_adapters, model_folder
 from launch.run.directory import TRAINING, RunDirectory
 from launch.run.readers import ADVERSARIAL

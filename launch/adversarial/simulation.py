@@ -15,7 +15,7 @@ from tempfile import TemporaryFile
 from typing import IO
 
 from actors.metrics import Conversations
-from launch.run.config import CollectConfig
+from launch.run.config.run import CollectConfig
 from launch.run.progress import counting
 from rlenv.core.aio import run
 from rlenv.core.errors import ConfigError, DataError

@@ -14,12 +14,13 @@ from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from launch.run.config import Rate, SpeakerConfig, adapter_problems
+from launch.run.config.run import adapter_problems
+from launch.run.config.speaker import SpeakerConfig
 from launch.run.contents import SPLITS
 from launch.serving.config import EnvConfig, load_env_config
 from launch.serving.judges import JudgeConfig
 from rlenv.core.errors import ConfigError, there_are
-from rlenv.core.settings import Settings, settings
+from rlenv.core.settings import Rate, Settings, settings
 from rlenv.core.types import Sampling
 from rlenv.learning.simulator_faults import FaultConfig
 from trainers.chatbot_rl.config import ChatbotRlConfig

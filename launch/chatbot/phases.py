@@ -21,7 +21,8 @@ from launch.adversarial.pretraining import pretrain_small_llama
 from launch.chatbot.config import CHATBOT
 from launch.chatbot.rollout_host import HostedRollouts
 from launch.chatbot.run import ChatbotRun, chatbot_as, groups_of_users
-from launch.run.config import RunConfig, SpeakerConfig
+from launch.run.config.run import RunConfig
+from launch.run.config.speaker import SpeakerConfig
 from launch.run.contents import SMALL_LLAMA, model_folder, read_data, simulator_versions, version_name
 from launch.run.directory import RunDirectory
 from launch.run.roster import system_text

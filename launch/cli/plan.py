@@ -12,7 +12,7 @@ from rlenv.core.errors import ConfigError, PhaseError
 
 if TYPE_CHECKING:
     from launch.plan.assumptions import Assumptions
-    from launch.run.config import RunConfig
+    from launch.run.config.run import RunConfig
 
 
 def plan(

@@ -14,7 +14,7 @@ from rich.table import Column, Table
 
 from launch.reports.phase_times import PhaseTime, phase_times, summed
 from launch.reports.status import Status, read_status
-from launch.run.config import RunConfig
+from launch.run.config.run import RunConfig
 from launch.run.contents import run_settings
 from launch.run.settings import renamed, typed
 from rlenv.core.settings import Settings

@@ -16,7 +16,7 @@ from launch.measure.models import model_here
 from launch.plan import training_phases
 from launch.plan.assumptions import Assumptions
 from launch.plan.hardware import GIB, Gpus
-from launch.run.config import RunConfig
+from launch.run.config.run import RunConfig
 from rlenv.core.errors import ConfigError
 
 TIMEOUT_S = 3600.0

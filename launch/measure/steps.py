@@ -31,7 +31,7 @@ from launch.plan.memory import (
     training_memory,
 )
 from launch.plan.shapes import Model, find_model
-from launch.run.config import RunConfig
+from launch.run.config.run import RunConfig
 from rlenv.core.errors import ConfigError
 from rlenv.discriminator.reading import READ_TOKENS, read_row
 from rlenv.discriminator.rows import discriminator_row

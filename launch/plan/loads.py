@@ -19,7 +19,7 @@ from launch.plan.memory import (
     scoring_memory,
 )
 from launch.plan.shapes import Model, ModelShape, find_model
-from launch.run.config import RunConfig
+from launch.run.config.run import RunConfig
 from rlenv.core.types import Sampling
 from trainers.backend.config import AdapterTraining
 

@@ -11,7 +11,7 @@ from launch.plan.hardware import GIB, Gpus
 from launch.plan.loads import EngineLoad, Models
 from launch.plan.placement import Placed, Process, memory_on, place
 from launch.plan.work import Work, sizes
-from launch.run.config import RunConfig, keeps_engines
+from launch.run.config.run import RunConfig, keeps_engines
 
 BEYOND = "-"
 """In place of lines for a phase that Algorithm 1 does not have."""

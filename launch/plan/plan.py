@@ -10,7 +10,7 @@ from launch.plan.assumptions import Assumptions
 from launch.plan.hardware import GIB, Gpus
 from launch.plan.loads import Models
 from launch.plan.phases import BEYOND, Phase, Planner
-from launch.run.config import RunConfig
+from launch.run.config.run import RunConfig
 from rlenv.core.errors import ConfigError
 from rlenv.core.settings import to_dict
 

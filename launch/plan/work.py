@@ -12,7 +12,7 @@ from actors.engines.config import EngineConfig
 from launch.plan.assumptions import Assumptions
 from launch.plan.hardware import Gpus
 from launch.plan.shapes import ModelShape
-from launch.run.config import RunConfig
+from launch.run.config.run import RunConfig
 from launch.run.contents import version_names
 
 PAPER_SESSIONS = 160_000

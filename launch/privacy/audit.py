@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.run.config import RunConfig
+from launch.run.config.run import RunConfig
 from launch.run.contents import check_run, read_data, run_settings, simulated_versions
 from launch.run.directory import RunDirectory
 from launch.run.settings import load_config

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from launch.run.config import RunConfig
+from launch.run.config.run import RunConfig
 from launch.run.contents import model_folder, read_data, simulator_versions
 from launch.run.directory import RunDirectory
 from rlenv.core.types import Session

@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from launch.run.config import RunConfig, SpeakerConfig
+from launch.run.config.run import RunConfig
+from launch.run.config.speaker import SpeakerConfig
 from launch.run.directory import RunDirectory
 from launch.run.settings import read_settings
 from rlenv.core.adapters import adapter_at

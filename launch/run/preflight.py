@@ -15,7 +15,8 @@ from pathlib import Path
 
 from actors.engines.config import EngineConfig
 from actors.engines.requests import check_adapter
-from launch.run.config import RunConfig, SpeakerConfig
+from launch.run.config.run import RunConfig
+from launch.run.config.speaker import SpeakerConfig
 from launch.run.contents import SMALL_LLAMA, model_folder, version_name
 from launch.run.directory import RunDirectory
 from rlenv.core.adapters import adapter_at

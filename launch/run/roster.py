@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from launch.run.config import SpeakerConfig
+from launch.run.config.speaker import SpeakerConfig
 from rlenv.core.errors import ConfigError, there_are
 from rlenv.core.protocols import Engine, Speaker
 from rlenv.core.types import Adapter, Seat

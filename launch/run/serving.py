@@ -24,7 +24,7 @@ from ray._private.services import canonicalize_bootstrap_address
 
 from actors.pool import EnginePool
 from actors.scoring import DiscriminatorPool
-from launch.run.config import RayConfig, RunConfig, keeps_engines
+from launch.run.config.run import RayConfig, RunConfig, keeps_engines
 from rlenv.core.errors import ConfigError, PhaseError
 from rlenv.prompting.chat_format import ChatFormat, chat_format
 

@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from actors.engines.config import EngineConfig
-from launch.run.config import RunConfig, SpeakerConfig
+from launch.run.config.run import RunConfig
+from launch.run.config.speaker import SpeakerConfig
 from launch.run.directory import RunDirectory
 from launch.run.readers import Readers
 from rlenv.core.errors import ConfigError

@@ -14,7 +14,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, PositiveInt
 
-from launch.run.config import RunConfig, SpeakerConfig, speaker_problems
+from launch.run.config.run import RunConfig
+from launch.run.config.speaker import SpeakerConfig, speaker_problems
 from launch.run.contents import SPLITS, run_settings
 from launch.run.settings import read_settings, typed
 from rlenv.core.errors import ConfigError, there_are

@@ -110,7 +110,7 @@ def _engine(
 
     from actors.engines.config import EngineConfig
     from actors.pool import EnginePool
-    from launch.run.config import RayConfig
+    from launch.run.config.run import RayConfig
     from launch.run.serving import cluster
 
     tokenizer = AutoTokenizer.from_pretrained(folder)

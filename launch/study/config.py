@@ -8,10 +8,11 @@ from pathlib import Path
 
 from pydantic import PositiveInt
 
-from launch.run.config import Rate, RunConfig, SpeakerConfig
+from launch.run.config.run import RunConfig
+from launch.run.config.speaker import SpeakerConfig
 from launch.run.settings import new_run_problems, read_settings, typed
 from rlenv.core.errors import there_are
-from rlenv.core.settings import Settings, settings
+from rlenv.core.settings import Rate, Settings, settings
 from rlenv.population.chatbots.scripted import chatbot_names, make_chatbot
 
 UNTUNED = "untuned"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from launch.adversarial.phases import collect_sessions, fit_base_simulator, prepare_data
 from launch.adversarial.run import AdversarialRun
-from launch.run.config import RunConfig
+from launch.run.config.run import RunConfig
 from launch.run.contents import model_folder, read_data, version_name
 from launch.run.directory import RunDirectory
 from launch.run.progress import counting

@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, fields
 from functools import wraps
-from typing import Any, TypeVar, cast, dataclass_transform, get_args
+from typing import Annotated, Any, TypeVar, cast, dataclass_transform, get_args
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.dataclasses import dataclass
@@ -28,6 +28,10 @@ from pydantic_core import ErrorDetails, to_jsonable_python
 from rlenv.core.errors import ConfigError, did_you_mean, there_are
 
 T = TypeVar("T")
+Rate = Annotated[float, Field(ge=0, le=1)]
+"""A probability or a share."""
+Name = Annotated[str, Field(min_length=1)]
+"""The name of something, or the path to it. An empty one is never the same as none."""
 
 CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True, validate_default=True)
 MAX_VALUE_CHARS = 60

@@ -23,7 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from launch.adversarial.simulation import simulate
-from launch.run.config import CollectConfig
+from launch.run.config.run import CollectConfig
 from rlenv.core.types import ConversationState, Utterance
 from rlenv.env.conversation import Limits
 from rlenv.population.corpus import generate_sessions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from launch.adversarial.phases import prepare_data
-from launch.run.config import DataConfig
+from launch.run.config.data import DataConfig
 from launch.run.directory import RunDirectory
 from rlenv.core.types import Session
 from rlenv.data.sessions import write_sessions

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from launch.adversarial.pretraining import pretrain
-from launch.run.config import PopulationConfig
+from launch.run.config.data import PopulationConfig
 from launch.run.settings import load_config
 from rlenv.core.errors import ConfigError, PhaseError
 from rlenv.models.named import population_llama

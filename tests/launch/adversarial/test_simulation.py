@@ -6,7 +6,7 @@ import gc
 import json
 
 from launch.adversarial.simulation import plan_episodes, read_simulated, simulate
-from launch.run.config import CollectConfig
+from launch.run.config.run import CollectConfig
 from rlenv.env.collect import Collected
 from rlenv.env.conversation import Limits
 from rlenv.population.corpus import generate_sessions

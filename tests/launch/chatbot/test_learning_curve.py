@@ -9,7 +9,8 @@ from launch.chatbot.learning_curve import LearningCurve, each_update, learner_me
 from launch.chatbot.phases import Stage, progress_path
 from launch.chatbot.records import RoundRecords, RoundSeconds
 from launch.chatbot.run import ChatbotRun, RolloutHosts
-from launch.run.config import RunConfig, SpeakerConfig
+from launch.run.config.run import RunConfig
+from launch.run.config.speaker import SpeakerConfig
 from launch.run.directory import RunDirectory
 from launch.run.settings import to_dict
 from launch.tracking.config import TrackingConfig

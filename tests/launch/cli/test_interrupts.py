@@ -46,7 +46,7 @@ def test_sigterm_ends_a_run_like_ctrl_c_although_ray_would_abort_it(tmp_path):
 import pathlib, time
 import launch.adversarial.algorithm as algorithm
 from launch.cli.main import main
-from launch.run.config import RayConfig
+from launch.run.config.run import RayConfig
 from launch.run.serving import cluster
 
 def run(config):

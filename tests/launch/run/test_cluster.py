@@ -8,7 +8,7 @@ import time
 import pytest
 import ray
 
-from launch.run.config import RayConfig
+from launch.run.config.run import RayConfig
 from launch.run.serving import cluster
 from rlenv.core.errors import ConfigError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from launch.run.config import RunConfig
+from launch.run.config.run import RunConfig
 from launch.run.directory import RunDirectory
 from launch.run.settings import load_config, read_settings, to_dict
 from rlenv.core.errors import ConfigError, RlenvError

@@ -16,7 +16,7 @@ from launch.chatbot.config import ChatbotRunConfig
 from launch.chatbot.driver import train_chatbot
 from launch.chatbot.run import check_settings
 from launch.cli.main import app
-from launch.run.config import RunConfig
+from launch.run.config.run import RunConfig
 from launch.run.directory import RunDirectory
 from launch.run.preflight import check_ready, missing_here
 from launch.run.readers import ADVERSARIAL, CHATBOT, STUDY, readers_of

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from launch.adversarial.simulation import read_simulated, simulate
-from launch.run.config import SpeakerConfig
+from launch.run.config.speaker import SpeakerConfig
 from launch.run.roster import make_speaker
 from launch.run.settings import load_config
 from rlenv.core.errors import ConfigError, PhaseError

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from launch.chatbot.config import ChatbotRunConfig, load_chatbot_config
-from launch.run.config import RunConfig
+from launch.run.config.run import RunConfig
 from launch.run.directory import RunDirectory
 from launch.run.settings import load_config, open_run, read_settings, to_dict, typed
 from launch.serving.config import EnvConfig, load_env_config

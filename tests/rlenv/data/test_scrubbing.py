@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from launch.adversarial.phases import check_scrubbed
 from launch.cli.main import app
-from launch.run.config import DataConfig
+from launch.run.config.data import DataConfig
 from rlenv.core.errors import ConfigError
 from rlenv.core.types import Message, Session, SessionContext
 from rlenv.data import scrubbing

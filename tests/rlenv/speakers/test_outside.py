@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from launch.run.config import RunConfig, SpeakerConfig
+from launch.run.config.run import RunConfig
+from launch.run.config.speaker import SpeakerConfig
 from launch.run.directory import RunDirectory
 from launch.run.preflight import speaker_needs
 from launch.run.settings import load_config, open_run, to_dict

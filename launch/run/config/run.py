@@ -6,187 +6,31 @@ numbers; a YAML file has only what differs, and ``launch.run.settings`` reads it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
-    AfterValidator,
-    BeforeValidator,
     Field,
-    NonNegativeFloat,
     NonNegativeInt,
-    PlainSerializer,
-    PositiveFloat,
     PositiveInt,
 )
 
 from actors.engines.config import EngineConfig
 from actors.scoring import ScoringConfig
+from launch.run.config.data import DataConfig
+from launch.run.config.speaker import ReplySampling, SpeakerConfig, speaker_problems
 from launch.tracking.config import TrackingConfig
-from rlenv.core.errors import there_are
-from rlenv.core.settings import Settings, settings
+from rlenv.core.settings import Name, Rate, Settings, settings
 from rlenv.core.types import Sampling
 from rlenv.env.conversation import Limits
 from rlenv.learning.preferences import PreferencesConfig
-from rlenv.population.chatbots.faults import FAULT_HABITS
-from rlenv.population.chatbots.scripted import chatbot_names
-from rlenv.population.users.traits import factor_problems, trait_problems
 from rlenv.prompting.context import ContextConfig
-from rlenv.speakers.outside import secret_problems
 from trainers.backend.config import TrainResources
 from trainers.discriminator.config import DiscriminatorConfig
 from trainers.dpo.config import DpoConfig
 from trainers.pretrain.config import PretrainConfig
 from trainers.sft.config import SftConfig
-
-SAMPLING_KEYS = {"temperature", "top_p", "top_k", "max_tokens"}
-Rate = Annotated[float, Field(ge=0, le=1)]
-Name = Annotated[str, Field(min_length=1)]
-"""The name of something, or the path to it. An empty one is never the same as none."""
-
-
-def _numbers(values: Any) -> Any:
-    if isinstance(values, Mapping) and (wrong := sorted(k for k, v in values.items() if isinstance(v, bool))):
-        raise ValueError(f"expected numbers, got true or false for {', '.join(wrong)}")
-    return values
-
-
-def _without_request_fields(sampling: Sampling) -> Sampling:
-    if given := sorted(sampling.model_fields_set - SAMPLING_KEYS):
-        raise ValueError(f"{', '.join(given)} cannot be set for all replies; {there_are(SAMPLING_KEYS, '')}")
-    return sampling
-
-
-ReplySampling = Annotated[
-    Sampling,
-    BeforeValidator(_numbers),
-    AfterValidator(_without_request_fields),
-    PlainSerializer(lambda sampling: sampling.model_dump(include=SAMPLING_KEYS)),
-]
-"""How all replies of a speaker are sampled. The seed and the stop conditions are set by each request."""
-
-
-@settings
-class PopulationConfig(Settings):
-    """The embedded reference population (synthetic), used where no data are given."""
-
-    num_users: PositiveInt = 400
-    """Number of users whose sessions are the real data."""
-    sessions_per_user: PositiveInt = 1
-    """Sessions of each user."""
-    num_pretrain_users: NonNegativeInt = 600
-    """Number of further users for pretraining the small Llama; used for nothing else."""
-    skip_pretrain_users: NonNegativeInt = 0
-    """Pretraining users that an earlier training has seen (``pretrain.start``) and that are left out."""
-    chatbots: list[str] = field(default_factory=list)
-    """Scripted chatbots that the real users talk to; an empty list is all."""
-    pretrain_chatbots: list[str] = field(default_factory=list)
-    """Scripted chatbots that the pretraining users talk to; an empty list is all."""
-    pretrain_habits: dict[str, Rate] = field(default_factory=dict)
-    """Failure habits of the pretraining chatbots, as rates per message, in place of their own. A small model learns in
-    a few minutes that users react to failures only where failures are common."""
-    pretrain_traits: dict[str, list[float] | list[str]] = field(default_factory=dict)
-    """Traits that the pretraining users must have, to make them another kind of user than the run's: allowed values of
-    a trait in words, or [lowest, highest] of a trait in numbers, such as ``{style: [formal], resistance: [0, 0.4]}``.
-    Empty takes all users."""
-    pretrain_factors: dict[str, NonNegativeFloat] = field(default_factory=dict)
-    """Factors by which numeric traits of the pretraining users are multiplied, to make them another kind of user than
-    any in the run, such as ``{words: 0.6, filling: 0.2}``."""
-
-    def problems(self) -> list[str]:
-        """Returns the habits, chatbots and traits that the population does not have."""
-        problems = [
-            f"pretrain_habits: unknown habit {name!r}; {there_are(FAULT_HABITS, name)}"
-            for name in sorted(set(self.pretrain_habits) - FAULT_HABITS)
-        ]
-        for where in ("chatbots", "pretrain_chatbots"):
-            unknown = [name for name in getattr(self, where) if name not in chatbot_names()]
-            problems += [f"{where}: no scripted chatbot {n!r}; {there_are(chatbot_names(), n)}" for n in unknown]
-        problems += [f"pretrain_factors: {problem}" for problem in factor_problems(self.pretrain_factors)]
-        return problems + [f"pretrain_traits: {problem}" for problem in trait_problems(self.pretrain_traits)]
-
-
-@settings
-class DataConfig(Settings):
-    """The source of the real sessions, and how users are divided into splits."""
-
-    path: Name | None = None
-    """Sessions file (JSON lines, plain or gzipped); None is the embedded reference population."""
-    population: PopulationConfig = PopulationConfig()
-    """The embedded population."""
-    scrub: Literal["optional", "required"] = "optional"
-    """``required`` refuses a sessions file in which a session carries no mark of ``rlenv scrub``."""
-    sft_share: float = Field(default=0.5, gt=0, lt=1)
-    """Share of sessions for fine-tuning the base simulator. Splits never share a user."""
-    adversarial_share: float = Field(default=0.35, gt=0, lt=1)
-    """Share of sessions that give the contexts of the adversarial phases."""
-    evaluation_share: float = Field(default=0.15, gt=0, lt=1)
-    """Share of sessions kept for evaluation; nothing is trained on their users."""
-    min_user_turns: NonNegativeInt = 2
-    """Sessions with fewer user messages are left out and counted."""
-    max_sft_sessions: PositiveInt | None = None
-    """Cap on the base simulator's sessions; None is all."""
-
-    def problems(self) -> list[str]:
-        """Returns a problem where the shares do not sum to 1."""
-        shares = (self.sft_share, self.adversarial_share, self.evaluation_share)
-        whole = abs(sum(shares) - 1) <= 1e-6
-        return [] if whole else [f"sft_share: the three shares must sum to 1, got {' + '.join(map(str, shares))}"]
-
-
-SpeakerKind = Literal["engine", "endpoint", "callable", "population"]
-
-
-@settings
-class SpeakerConfig(Settings):
-    """The speaker in a seat: a model on an engine, an endpoint, a Python callable or a scripted chatbot."""
-
-    kind: SpeakerKind = "engine"
-    """The kind of speaker."""
-    engine: str = "simulator"
-    """kind engine: the name in ``engines`` of the engine that serves the model."""
-    adapter: Name | None = None
-    """kind engine: an adapter's folder; "trained" fine-tunes one on the seat's side of the SFT sessions."""
-    system_prompt: str | None = None
-    """Text of the system message; None is the default support chatbot's or, in the user's seat, the simulator's
-    instruction."""
-    sees_context: bool = True
-    """Whether a chatbot reads the profile, earlier summaries and earlier sessions; it never reads the current session's
-    summary."""
-    sampling: ReplySampling = Sampling()
-    """How replies are sampled."""
-    base_url: Name | None = None
-    """kind endpoint: the root URL of the API."""
-    model: Name | None = None
-    """kind endpoint: the model's name there."""
-    api_key_env: Name | None = None
-    """kind endpoint: the name of the environment variable that holds the key."""
-    allow_external: bool = False
-    """kind endpoint: whether conversations may go to an endpoint that is not on this machine."""
-    timeout_s: PositiveFloat | None = None
-    """kinds endpoint and callable: seconds for one attempt of a request (None is 120), or for a reply of an async
-    function (None is 600). No result depends on it, so it may change when a run is resumed."""
-    function: Name | None = None
-    """kind callable: ``package.module:name`` of a function (messages, seed) -> str."""
-    name: Name | None = None
-    """kind population: the scripted chatbot's name; None is the roster's key."""
-    habits: dict[str, Rate] = field(default_factory=dict)
-    """kind population: failure habits whose rates differ from the scripted chatbot's own."""
-
-    def problems(self) -> list[str]:
-        """Returns the settings that this kind of speaker needs and lacks."""
-        needed = {"endpoint": ("base_url", "model"), "callable": ("function",)}.get(self.kind, ())
-        problems = [f"{name}: a speaker of kind {self.kind} needs one" for name in needed if not getattr(self, name)]
-        if self.kind == "endpoint" and self.base_url and not self.base_url.startswith(("http://", "https://")):
-            problems.append(f"base_url: expected http://... or https://..., got {self.base_url!r}")
-        problems += secret_problems(self.base_url, self.api_key_env) if self.kind == "endpoint" else []
-        if self.kind == "callable" and self.function and not all(self.function.partition(":")):
-            problems.append(f"function: expected package.module:name, got {self.function!r}")
-        if self.kind == "population":
-            unknown = sorted(set(self.habits) - FAULT_HABITS)
-            problems += [f"habits: unknown habit {name!r}; {there_are(FAULT_HABITS, name)}" for name in unknown]
-        return problems
 
 
 @settings
@@ -341,28 +185,6 @@ def adapter_problems(
         problems.append(
             f"{where}.max_lora_rank: expected {section}.lora_rank ({sft.lora_rank}) or more, got {engine.max_lora_rank}"
         )
-    return problems
-
-
-def speaker_problems(
-    where: str, speakers: Mapping[str, SpeakerConfig], engines: Mapping[str, EngineConfig], engines_key: str = "engines"
-) -> list[str]:
-    """Returns the speakers that do not exist: scripted chatbots, engines, or an adapter's on an engine without LoRA."""
-    problems = []
-    for name, speaker in speakers.items():
-        scripted = speaker.name or name
-        if speaker.kind == "population" and where == "chatbots" and scripted not in chatbot_names():
-            problems.append(f"{where}.{name}: no scripted chatbot {scripted!r}; {there_are(chatbot_names(), scripted)}")
-        if speaker.kind != "engine":
-            continue
-        if speaker.engine not in engines:
-            known = there_are(engines, speaker.engine)
-            problems.append(f"{where}.{name}.engine: no engine {speaker.engine!r}; {known}")
-        elif speaker.adapter and engines[speaker.engine].max_loras == 0:
-            problems.append(
-                f"{where}.{name}.adapter: {engines_key}.{speaker.engine}.max_loras is 0, which serves no adapter; "
-                "set 1 or more"
-            )
     return problems
 
 

@@ -1,0 +1,1 @@
+"""Settings of a run: of its data, of its speakers, and all sections together."""
