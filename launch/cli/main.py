@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[2]
 
 RESUMABLE = ("adversarial", "annotate", "pretrain", "study", "summarize", "train-chatbot")
 """Commands that continue where an earlier call of the same command has stopped."""
+DryRun = Annotated[bool, typer.Option("--dry-run", help="check the settings and print them, without running")]
 
 
 class Terminated(KeyboardInterrupt):
@@ -89,7 +90,7 @@ def adversarial(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="settings that override those of the file, in the form key.sub=value")
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="check the settings and print them, without running")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Train a user simulator adversarially (Algorithm 1 of the paper). The same command resumes an interrupted run.
 
@@ -119,7 +120,7 @@ def train_chatbot(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="settings that override those of the file, in the form key.sub=value")
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="check the settings and print them, without running")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Train a chatbot against the simulated users of an adversarial run. The same command resumes the training.
 
@@ -152,16 +153,25 @@ def study(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="settings that override those of the file, in the form key.sub=value")
     ] = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Run the paper's experiment on the reference population, whose true labels are known.
 
-    The same command resumes an interrupted study.
+    The same command resumes an interrupted study. --dry-run prints all settings.
     """
-    from launch.study.config import load_study
+    from launch.run.preflight import check_functions, missing_here
+    from launch.run.settings import to_dict
+    from launch.study.config import adversarial_config, load_study
+
+    settings = load_study(config, overrides or [])
+    if dry_run:
+        its_run = adversarial_config(settings)
+        check_functions(its_run)
+        _show_settings(to_dict(settings), [f"run.{problem}" for problem in missing_here(its_run)])
+        return
     from launch.study.driver import run_study
     from launch.study.report import print_study
 
-    settings = load_study(config, overrides or [])
     _quiet_libraries()
     print_study(run_study(settings))
 
@@ -173,12 +183,17 @@ def pretrain(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="settings that override those of the file, in the form key.sub=value")
     ] = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Pretrain a small Llama on the synthetic reference population, as for the package's population-llama."""
-    from launch.adversarial.pretraining import pretrain as run_pretraining
-    from launch.run.settings import load_config
+    from launch.run.settings import load_config, to_dict
 
     settings = load_config(config, overrides or [])
+    if dry_run:
+        _show_settings(to_dict(settings), [f"OUT: {out} exists already; choose another folder"] if out.exists() else [])
+        return
+    from launch.adversarial.pretraining import pretrain as run_pretraining
+
     _quiet_libraries()
     typer.echo(f"The checkpoint: {run_pretraining(settings, out)}")
 

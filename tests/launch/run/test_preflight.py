@@ -9,6 +9,7 @@ import typing
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from launch.adversarial.algorithm import run_adversarial
@@ -30,6 +31,8 @@ from rlenv.models.named import population_llama
 
 SMALL = ["simulator.model=population-llama", "backbone=population-llama", "context.budget_tokens=300"]
 ENDPOINT = "kind: endpoint, base_url: 'http://127.0.0.1:1/v1', model: m"
+
+CONF = Path(__file__).parents[3] / "conf"
 
 
 def problems_of(*overrides: str) -> str:
@@ -326,3 +329,19 @@ def test_the_key_of_a_judge_at_the_end_is_asked_for_at_the_beginning(finished_ru
     with pytest.raises(ConfigError, match=r"evaluation\.held_out_judge\.api_key_env: NO_SUCH_KEY is not set"):
         train_chatbot(config)
     assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "missing"),
+    [
+        (["study", f"{CONF}/study.yaml", "run.simulator.adapter=/no/adapter"], "run.simulator.adapter: "),
+        (["pretrain", f"{CONF}/population_llama.yaml", str(CONF)], f"OUT: {CONF} exists already"),
+    ],
+)
+def test_each_command_that_trains_can_be_tried_dry(command, missing, tmp_path):
+    checked = CliRunner().invoke(app, [*command, f"out_dir={tmp_path / 'run'}", "--dry-run"])
+    assert checked.exit_code == 0, checked.output
+    assert yaml.safe_load(checked.stdout)["out_dir"] == str(tmp_path / "run")
+    assert missing in checked.stderr and not (tmp_path / "run").exists()
+    wrong = CliRunner().invoke(app, [*command, "sed=1", "--dry-run"])
+    assert wrong.exit_code == 1 and "sed" in str(wrong.exception)
