@@ -20,7 +20,7 @@ from launch.run.contents import SPLITS
 from launch.serving.config import EnvConfig, load_env_config
 from launch.serving.judges import JudgeConfig
 from rlenv.core.errors import ConfigError, there_are
-from rlenv.core.settings import Rate, Settings, settings
+from rlenv.core.settings import Name, Rate, Settings, settings
 from rlenv.core.types import Sampling
 from rlenv.learning.simulator_faults import FaultConfig
 from trainers.chatbot_rl.config import ChatbotRlConfig
@@ -70,7 +70,7 @@ class ChatbotRunConfig(EnvConfig):
 
     name: str = "chatbot-rl"
     """The run's name in tracking."""
-    out_dir: str = "runs/chatbot_rl"
+    out_dir: Name = "runs/chatbot_rl"
     """The run directory."""
     seed: int = 0
     """The seed of everything random in this run; ``settings.seed`` is the adversarial run's."""

@@ -12,7 +12,7 @@ from launch.run.config.run import RunConfig
 from launch.run.config.speaker import SpeakerConfig
 from launch.run.settings import new_run_problems, read_settings, typed
 from rlenv.core.errors import there_are
-from rlenv.core.settings import Rate, Settings, settings
+from rlenv.core.settings import Name, Rate, Settings, settings
 from rlenv.population.chatbots.scripted import chatbot_names, make_chatbot
 
 UNTUNED = "untuned"
@@ -50,7 +50,7 @@ class GoalsConfig(Settings):
 class StudyConfig(Settings):
     """The settings of one study."""
 
-    out_dir: str = "runs/study"
+    out_dir: Name = "runs/study"
     """The study's directory; it contains the adversarial run."""
     run: RunConfig = RunConfig()
     """The adversarial run, as for ``rlenv adversarial``; the study sets its directory, chatbots and SFT cap."""

@@ -149,6 +149,8 @@ def tensor_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
         tensors = {name: value for name, value in head.items() if name != "__metadata__"}
         expected = 8 + length + max([value["data_offsets"][1] for value in tensors.values()], default=0)
         shapes = {name: tuple(value["shape"]) for name, value in tensors.items()}
+        if not all(type(width) is int for shape in shapes.values() for width in shape):
+            raise ValueError("a shape that is no list of numbers")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         raise ConfigError(
             f"{file}: this is not a whole safetensors file: its head is missing or damaged; copy it again"

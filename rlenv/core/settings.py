@@ -21,7 +21,16 @@ from dataclasses import field, fields
 from functools import wraps
 from typing import Annotated, Any, TypeVar, cast, dataclass_transform, get_args
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails, to_jsonable_python
 
@@ -30,7 +39,18 @@ from rlenv.core.errors import ConfigError, did_you_mean, there_are
 T = TypeVar("T")
 Rate = Annotated[float, Field(ge=0, le=1)]
 """A probability or a share."""
-Name = Annotated[str, Field(min_length=1)]
+MOST_BYTES = 255
+"""Of a file's name, on all common file systems."""
+
+
+def _can_be_a_path(name: str) -> str:
+    longest = max(len(part.encode("utf-8", "surrogatepass")) for part in name.split("/"))
+    if longest > MOST_BYTES:
+        raise ValueError(f"expected names of at most {MOST_BYTES} bytes between slashes, got one of {longest}")
+    return name
+
+
+Name = Annotated[str, Field(min_length=1), AfterValidator(_can_be_a_path)]
 """The name of something, or the path to it. An empty one is never the same as none."""
 
 CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True, validate_default=True)
