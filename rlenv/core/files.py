@@ -92,7 +92,7 @@ def parse_json(raw: bytes, where: str, problems: list[Problem]) -> Any:
         actual, hint = f"the byte 0x{raw[error.start]:02x} at column {error.start + 1}", "save the file as UTF-8"
         problems.append(Problem(where, None, "", "UTF-8 text", actual, hint))
     except json.JSONDecodeError as error:
-        lines = raw.count(b"\n") > 0
+        lines = b"\n" in raw
         at = f"line {error.lineno}, column {error.colno}" if lines else f"column {error.colno} of {len(raw)} bytes"
         hint = "is the file cut off, or a comma missing or too many?" if lines else "is the line cut off or split?"
         actual = f"broken JSON at {at} ({error.msg.split(':')[0]})"

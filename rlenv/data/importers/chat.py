@@ -50,6 +50,7 @@ RECORD_NAMES = ("session_id", "user_id", "chatbot", "source", "messages")
 MESSAGE_NAMES = tuple(Message.model_fields)
 CONTEXT_NAMES = tuple(f"context.{name}" for name in SessionContext.model_fields)
 MAY_BE_NULL = {"profile", "situation", "long_term_context", "current_summary", "actions", "issues"}
+ROW_HINT = "a row is a message here: name the column that says of which chat, as in --map COLUMN=session_id"
 MAX_ID = 200
 """Characters; longer text is no id."""
 
@@ -113,8 +114,7 @@ class _Reading:
                 value = self._session(chat, where)
                 if value is not None:
                     yield where, value
-        if len(rows) > 1 and all(len(chat["messages"]) == 1 for _, chat in rows.values()):
-            self._check_ids(next(iter(rows.values()))[0])
+        self._check_ids(rows)
         for where, record in rows.values():
             value = self._session(record, where)
             if value is not None:
@@ -168,20 +168,22 @@ class _Reading:
         """Adds a row that is one message to the chat that it belongs to."""
         session_id = record.pop("session_id", None)
         if session_id is None:
-            hint = "a row is a message here: name the column that says of which chat, as in --map COLUMN=session_id"
-            self.problems.append(Problem(where, None, "session_id", "this column", "none with this name", hint))
+            self.problems.append(Problem(where, None, "session_id", "this column", "none with this name", ROW_HINT))
             return
         message = {name: record.pop(name) for name in [*record] if name not in ("user_id", "chatbot", "source")}
         chat = rows.setdefault(str(session_id), (where, {"session_id": str(session_id), **record, "messages": []}))[1]
         chat["messages"].append(message)
 
-    def _check_ids(self, where: str) -> None:
-        """Tells where each row, which is a message, would become a chat of its own by an id that is the row's."""
+    def _check_ids(self, rows: Mapping[str, tuple[str, dict[str, Any]]]) -> None:
+        """Refuses rows of which each, a message, would become a chat of its own by an id that is the row's."""
+        asked_for = "session_id" in self.options.names.values()
+        if asked_for or len(rows) < 2 or any(len(chat["messages"]) > 1 for _, chat in rows.values()):
+            return
+        where = next(iter(rows.values()))[0]
         for column in ("id", "uuid"):
-            if self.report.changed[f"{column} to session_id"] and "session_id" not in self.options.names.values():
+            if self.report.changed[f"{column} to session_id"]:
                 came = f"another {column!r} in every row"
-                hint = "a row is a message here: name the column that says of which chat, as in --map COLUMN=session_id"
-                self.problems.append(Problem(where, None, "session_id", "an id that messages share", came, hint))
+                self.problems.append(Problem(where, None, "session_id", "an id that messages share", came, ROW_HINT))
 
     def _session(self, record: dict[str, Any], where: str) -> dict[str, Any] | None:
         self.num += 1

@@ -46,7 +46,7 @@ def in_own_order(messages: Sequence[Any], roles: Sequence[str]) -> tuple[list[An
         places = [_place(each.get(name), name in TIMES) for each in fields]
         if any(place is None for place in places) or len({type(place) for place in places}) > 1:
             continue
-        speakers = [str(next((each[role] for role in roles if role in each), "")) for each in fields]
+        speakers = [str(next((each[role] for role in map(str.lower, roles) if role in each), "")) for each in fields]
         if name in TURNS and len(set(zip(speakers, places, strict=True))) < len(places):
             continue
         try:

@@ -46,7 +46,7 @@ def read_records(path: str | Path, problems: list[Problem]) -> Iterator[tuple[st
 
 
 def _json(path: Path, problems: list[Problem]) -> Iterator[tuple[str, Any]]:
-    """Yields the lines of JSON lines, or the elements of a file that is one list or one object."""
+    """Yields the values of JSON lines, or of a file that is one JSON value or several one after another."""
     with open_binary(path) as file:
         first = b""
         while not first and (line := file.readline()):
@@ -72,7 +72,8 @@ def _json(path: Path, problems: list[Problem]) -> Iterator[tuple[str, Any]]:
         problems += found
         if value is not None:
             yield str(path), value
-    for number, part in enumerate(parts if len(parts) > 1 else ()):
+        return
+    for number, part in enumerate(parts):
         value = parse_json(part, f"{path}[{number}]", problems)
         if value is not None:
             yield f"{path}[{number}]", value

@@ -324,6 +324,12 @@ def test_messages_without_a_clear_order_of_their_own_keep_that_of_the_file(tmp_p
     assert found == [("c1", LONG)] and not any("in the order of" in what for what in report.changed)
 
 
+def test_numbers_of_each_side_are_an_order_where_the_speakers_field_is_renamed(tmp_path):
+    messages = [{"Who": m["role"], "content": m["content"], "turn": t} for m, t in zip(TALK, (1, 1, 2), strict=True)]
+    (tmp_path / "list.json").write_text(json.dumps({"id": "c1", "messages": [messages[2], *messages[:2]]}))
+    assert chats(tmp_path / "list.json", names={"Who": "role"})[0] == [("c1", LONG)]
+
+
 @pytest.mark.parametrize("between", ["\n", ",\n", " "])
 def test_json_values_one_after_another_are_read_as_a_list_is(tmp_path, between):
     text = between.join(json.dumps({"id": str(i), "messages": openai()}, indent=1) for i in range(3))
