@@ -19,8 +19,8 @@ import tempfile
 from textwrap import shorten
 
 import rlenv
+from launch.run.cluster.connection import cluster
 from launch.run.config.run import RayConfig
-from launch.run.serving import cluster
 from rlenv.core import aio
 from rlenv.models.named import load_smollm2
 from rlenv.prompting.chat_format import chat_format

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 
+from launch.run.cluster.connection import cluster, cluster_size
 from launch.run.config.run import RunConfig, has_room
 from launch.run.config.speaker import SpeakerConfig
 from launch.run.contents import chatbot_adapters, model_folder
 from launch.run.directory import TRAINING, RunDirectory
 from launch.run.readers import ADVERSARIAL
 from launch.run.roster import make_speaker, roster
-from launch.run.serving import Serving, cluster, cluster_size
+from launch.run.serving import Serving
 from launch.run.settings import open_run
 from launch.run.training import Training
 from rlenv.core.protocols import Engine, Speaker

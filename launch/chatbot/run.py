@@ -14,11 +14,11 @@ import ray
 from actors.supervision import Supervised
 from launch.chatbot.config import TRAINING, ChatbotRunConfig
 from launch.chatbot.rollout_host import start_host
+from launch.run.cluster.connection import cluster
 from launch.run.contents import simulator_versions
 from launch.run.directory import RunDirectory
 from launch.run.preflight import function_problems, speaker_needs
 from launch.run.readers import CHATBOT
-from launch.run.serving import cluster
 from launch.run.settings import open_run
 from launch.run.training import Training
 from rlenv.core.errors import ConfigError, there_are

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlenv.core.files import are_numbers, read_json_lines
+from launch.run.timings import read_timings
 from rlenv.core.progress import Line, read_progress
 
 BETWEEN = "between phases"
@@ -41,17 +41,16 @@ def phase_times(root: str | Path) -> list[PhaseTime]:
 
     Of a run that was stopped meanwhile, the time between phases includes the pause.
     """
-    timings = Path(root) / "timings.jsonl"
-    if not timings.exists():
+    timings = read_timings(root)
+    if not timings:
         return []
-    rows = read_json_lines(timings, lambda r: isinstance(r["phase"], str) and are_numbers(r["seconds"], r["ended"]))
     spans = [span for path in sorted((Path(root) / "logs").glob("*.jsonl")) for span in _spans(read_progress(path))]
     times, between, last = [], 0.0, None
-    for row in {row["phase"]: row for row in rows}.values():
-        began, ended = row["ended"] - row["seconds"], row["ended"]
-        times.append(_phase_time(row["phase"], began, ended, spans))
+    for timing in {timing.phase: timing for timing in timings}.values():
+        began = timing.ended - timing.seconds
+        times.append(_phase_time(timing.phase, began, timing.ended, spans))
         between += max(0.0, began - last) if last is not None else 0.0
-        last = ended
+        last = timing.ended
     return [*times, PhaseTime(BETWEEN, round(between, 2), 0.0, round(between, 2), 0.0)]
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from launch.run.contents import check_run
 from launch.run.directory import TRAINING, RunDirectory
 from launch.run.lock import DriverState
+from launch.run.timings import TIMINGS
 from launch.tracking.tracker import read_metrics
 from rlenv.core.files import are_numbers, read_json
 from rlenv.core.progress import Line, read_progress
@@ -195,6 +196,6 @@ def _failed(runs: Sequence[RunDirectory]) -> dict[str, int]:
 
 def _last_sign(runs: Sequence[RunDirectory], since: float | None, now: float) -> float | None:
     # not the lock: its driver touches it all the time
-    files = [file for run in runs for file in (run.path("timings.jsonl"), *run.path("logs").glob("*"))]
+    files = [file for run in runs for file in (run.path(TIMINGS), *run.path("logs").glob("*"))]
     times = [path.stat().st_mtime for path in files if path.exists()] + ([] if since is None else [since])
     return max(0.0, now - max(times)) if times else None

@@ -13,8 +13,9 @@ from typing import Any
 from launch.run.contents import FURTHER_SFT, check_run, run_settings, version_order
 from launch.run.directory import PARTIAL, TRAINING
 from launch.run.manifest import MANIFEST, Fault, faults
+from launch.run.timings import TIMINGS, is_timing, read_timings
 from rlenv.core.errors import DataError, RlenvError
-from rlenv.core.files import are_numbers, read_json_lines
+from rlenv.core.files import read_json_lines
 
 SAME_VERSION = {
     "adapter": ("simulated", "discriminator", "preferences", "measured"),
@@ -70,7 +71,7 @@ def verify(root: str | Path, on_phase: Callable[[str], object] = lambda phase: N
     """
     check_run(root)
     top = Path(root).absolute()
-    runs = [top, *sorted(path.parent for path in top.rglob("timings.jsonl") if path.parent != top)]
+    runs = [top, *sorted(path.parent for path in top.rglob(TIMINGS) if path.parent != top)]
     unreadable = [message for run in runs for message in _unreadable(run)]
     ended: dict[str, float] = {}
     for run in runs:
@@ -183,18 +184,13 @@ def _faults(folder: Path) -> list[Fault]:
 
 def _ended(run: Path) -> dict[str, float]:
     try:
-        rows = read_json_lines(run / "timings.jsonl", _is_timing) if (run / "timings.jsonl").exists() else []
-        return {row["phase"]: float(row["ended"]) for row in rows}
+        return {timing.phase: timing.ended for timing in read_timings(run)}
     except RlenvError:
         return {}  # ``_unreadable`` tells it
 
 
-def _is_timing(row: Mapping[str, Any]) -> bool:
-    return isinstance(row["phase"], str) and are_numbers(row["ended"])
-
-
 ROWS: Mapping[str, Callable[[dict[str, Any]], bool]] = {
-    "timings.jsonl": _is_timing,
+    TIMINGS: is_timing,
     "metrics.jsonl": bool,
     "curve.jsonl": bool,
 }

@@ -22,8 +22,9 @@ import yaml
 from launch.run.lock import DriverLock, DriverState
 from launch.run.manifest import write_manifest
 from launch.run.readers import Readers, readers_of
+from launch.run.timings import Timing, note_timing, read_timings, write_timings
 from rlenv.core.errors import ConfigError, DataError, PhaseError, RlenvError
-from rlenv.core.files import NO_ROOM, are_numbers, damaged, new_folder, read_json_lines, write_text
+from rlenv.core.files import NO_ROOM, damaged, new_folder, write_text
 from rlenv.data.private import make_private, private_files
 
 log = logging.getLogger(__name__)
@@ -31,9 +32,6 @@ log = logging.getLogger(__name__)
 PARTIAL = ".partial"
 TRAINING = "training"
 """Folder of a run for the checkpoints of training phases in progress."""
-
-TIMINGS = "timings.jsonl"
-"""File with the wall time of each finished phase."""
 
 
 class RunDirectory:
@@ -103,10 +101,10 @@ class RunDirectory:
     def remove(self, name: str, why: str) -> None:
         """Removes a finished phase, or a folder of phases, whole or not at all, and its wall times; logs why."""
         log.info("%s: removed, %s", name, why)
-        rows = self._time_rows()
-        kept = [row for row in rows if not f"{row['phase']}/".startswith(f"{name}/")]
-        if kept != rows:
-            write_text(self.root / TIMINGS, "".join(json.dumps(row) + "\n" for row in kept))
+        timings = read_timings(self.root)
+        kept = [timing for timing in timings if not f"{timing.phase}/".startswith(f"{name}/")]
+        if kept != timings:
+            write_timings(self.root, kept)
         path = self.path(name)
         shutil.rmtree(path.rename(path.with_name(path.name + PARTIAL)))
 
@@ -140,26 +138,15 @@ class RunDirectory:
             make(partial)
             write_manifest(partial)
             make_private(partial)
-            self._note_time(
-                name, time.time() - began
-            )  # before the rename: a kill between repeats the line, never loses it
+            # before the rename: a kill between repeats the line, never loses it
+            note_timing(self.root, Timing(name, round(time.time() - began, 2), time.time()))
         self._tell(None)
         log.info("%s: done in %.0f s", name, time.time() - began)
         return final
 
-    def _note_time(self, name: str, seconds: float) -> None:
-        with open(self.root / TIMINGS, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"phase": name, "seconds": round(seconds, 2), "ended": time.time()}) + "\n")
-
     def timings(self) -> dict[str, float]:
         """Returns the wall seconds of each finished phase."""
-        return {row["phase"]: row["seconds"] for row in self._time_rows()}
-
-    def _time_rows(self) -> list[dict[str, Any]]:
-        path = self.root / TIMINGS
-        if not path.exists():
-            return []
-        return read_json_lines(path, lambda row: isinstance(row["phase"], str) and are_numbers(row["seconds"]))
+        return {timing.phase: timing.seconds for timing in read_timings(self.root)}
 
     @contextmanager
     def locked(self) -> Iterator[None]:

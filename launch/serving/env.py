@@ -20,6 +20,7 @@ from actors.pool import EnginePool
 from actors.scoring import DiscriminatorPool
 from launch.adversarial.run import make_simulator
 from launch.adversarial.simulation import OPENERS
+from launch.run.cluster.connection import cluster
 from launch.run.contents import (
     chatbot_adapters,
     discriminator_checkpoint,
@@ -31,7 +32,7 @@ from launch.run.contents import (
 from launch.run.directory import RunDirectory
 from launch.run.preflight import speaker_needs, with_model
 from launch.run.roster import make_speaker, roster
-from launch.run.serving import Serving, cluster
+from launch.run.serving import Serving
 from launch.run.settings import to_dict
 from launch.serving.config import EnvConfig, load_env_config
 from rlenv.core.errors import ConfigError, there_are

@@ -110,8 +110,8 @@ def _engine(
 
     from actors.engines.config import EngineConfig
     from actors.pool import EnginePool
+    from launch.run.cluster.connection import cluster
     from launch.run.config.run import RayConfig
-    from launch.run.serving import cluster
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     config = EngineConfig(

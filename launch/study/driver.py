@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from launch.adversarial.algorithm import run_adversarial
 from launch.adversarial.expected import expected_phases as phases_of_its_run
+from launch.run.cluster.connection import cluster
 from launch.run.contents import simulator_versions, version_names
 from launch.run.directory import RunDirectory
 from launch.run.readers import STUDY
-from launch.run.serving import cluster
 from launch.run.settings import open_run
 from launch.study.config import UNTUNED, StudyConfig, adversarial_config
 from launch.study.phases import REAL, fit_sizes, label_all, require_sft_sessions, simulate_all, simulate_real_sessions

@@ -29,6 +29,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from launch.run.timings import read_timings
+
 ROOT = Path(__file__).parents[2]
 MEASURED = ("base/simulated", "base/discriminator", "base/preferences")
 LAST = MEASURED[-1]
@@ -111,11 +113,9 @@ def phases(args: argparse.Namespace, out: Path, limit_s: float) -> dict[str, Any
         ended = "done" if (run / LAST).is_dir() else "stopped" if driver.poll() is None else "failed"
         end(driver)
     seconds, busy = {}, {}
-    if (run / "timings.jsonl").exists():
-        for text in (run / "timings.jsonl").read_text().splitlines():
-            row = json.loads(text)
-            seconds[row["phase"]] = row["seconds"]
-            busy[row["phase"]] = gpu.busy(row["ended"] - row["seconds"], row["ended"])
+    for timing in read_timings(run):
+        seconds[timing.phase] = timing.seconds
+        busy[timing.phase] = gpu.busy(timing.ended - timing.seconds, timing.ended)
     measured = [name for name in MEASURED if busy.get(name) is not None]
     total = sum(seconds.get(name, 0.0) for name in MEASURED)
     return {

@@ -19,7 +19,7 @@ import yaml
 
 from launch.chatbot.config import ChatbotRunConfig, load_chatbot_config
 from launch.chatbot.rollout_host import RolloutHost, start_host
-from launch.run.serving import cluster
+from launch.run.cluster.connection import cluster
 from rlenv.core.aio import run as run_async
 from rlenv.core.errors import ConfigError, OverlongError, PhaseError
 from rlenv.core.log_odds import turn_rewards

@@ -47,7 +47,7 @@ import pathlib, time
 import launch.adversarial.algorithm as algorithm
 from launch.cli.main import main
 from launch.run.config.run import RayConfig
-from launch.run.serving import cluster
+from launch.run.cluster.connection import cluster
 
 def run(config):
     with cluster(RayConfig(num_cpus=1)):

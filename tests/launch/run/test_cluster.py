@@ -8,8 +8,8 @@ import time
 import pytest
 import ray
 
+from launch.run.cluster.connection import cluster
 from launch.run.config.run import RayConfig
-from launch.run.serving import cluster
 from rlenv.core.errors import ConfigError
 
 

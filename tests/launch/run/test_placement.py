@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from launch.run import serving
+from launch.run.cluster import connection
 from launch.run.serving import Serving
 from launch.run.settings import load_config
 
@@ -33,5 +33,5 @@ ENGINES = [
 def test_engines_stay_up_during_training_only_where_there_is_room_for_both(
     overrides, cpus, gpus, keeps, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr(serving, "ray", SimpleNamespace(cluster_resources=lambda: {"CPU": cpus, "GPU": gpus}))
+    monkeypatch.setattr(connection, "ray", SimpleNamespace(cluster_resources=lambda: {"CPU": cpus, "GPU": gpus}))
     assert Serving(load_config(None, [*ENGINES, *overrides]), "m", tmp_path).keeps_engines is keeps
