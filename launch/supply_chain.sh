@@ -5,7 +5,7 @@
 #   launch/supply_chain.sh [--strict]
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-[ -x .venv/bin/python ] || { echo "no .venv: run launch/check.sh first" >&2; exit 1; }
+[ -x .venv/bin/python ] || { echo "no .venv: run launch/test.sh or launch/quickstart.sh first" >&2; exit 1; }
 .venv/bin/python - <<'PYTHON'
 from collections import Counter
 from importlib.metadata import distributions
@@ -34,9 +34,24 @@ if ! .venv/bin/python -m venv "$tools/venv" || ! timeout 300 "$tools/venv/bin/pi
   echo "pip-audit cannot be installed here (no network?): vulnerabilities were not looked up" >&2
   exit 0
 fi
-timeout 600 "$tools/venv/bin/pip-audit" --no-deps --disable-pip -r "$frozen" --progress-spinner off
-status=$?
-if [ "$status" = 0 ]; then echo "pip-audit: no known vulnerability"; exit 0; fi
-echo "pip-audit: vulnerabilities as above, or no answer (code $status)" >&2
-[ "${1:-}" = --strict ] && exit 1
-exit 0
+timeout 600 "$tools/venv/bin/pip-audit" --no-deps --disable-pip -r "$frozen" --progress-spinner off --format json \
+  > "$tools/found.json"
+.venv/bin/python - "$tools/found.json" "${1:-}" <<'PYTHON'
+import json
+import sys
+from pathlib import Path
+
+text = Path(sys.argv[1]).read_text()
+if not text.strip():
+    print("pip-audit gave no answer (no network?): vulnerabilities were not looked up", file=sys.stderr)
+    sys.exit(0)
+packages = json.loads(text)["dependencies"]
+unknown = [p["name"] for p in packages if "skip_reason" in p]
+found = [(p["name"], p["version"], v["id"], v["fix_versions"]) for p in packages for v in p.get("vulns", [])]
+print(f"\npip-audit: {len(packages) - len(unknown)} of {len(packages)} packages looked up, {len(found)} vulnerabilities")
+for name, version, vulnerability, fixes in found:
+    print(f"  {name} {version}: {vulnerability}, mended in {', '.join(fixes) or 'no version yet'}")
+if unknown:
+    print(f"  not looked up, since the index does not know them: {', '.join(unknown[:5])}{' ...' * (len(unknown) > 5)}")
+sys.exit(bool(found) and "--strict" in sys.argv)
+PYTHON
