@@ -1,7 +1,8 @@
 """A cluster of a head and a second raylet on this machine: a submitted run outlives the raylet's death and a stop.
 
-The run's actors work on the second raylet, since the driver has half of the head's CPUs: Ray places actors on the nodes
-of which less than half is used. What was on a raylet that was killed is started again on the head.
+The driver has half of the head's CPUs. So engines work on the second raylet, since Ray places actors on the nodes of
+which less than half is used, and are started again on the head when it is killed. A training's worker has room on a
+second raylet only, and is started again on the next one that joins.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def submitted(head, write_config, tiny_llama, finished_run, tmp_path_factory) ->
         discriminator={"max_tokens": 1024},
         preferences={"num_alternatives": 3},
         dpo={"targets": "soft"},  # of which no turn is left out
-        train={"num_cpus": 0.6, "keep_workers": False},
+        train={"num_cpus": 1.2, "keep_workers": False},
         scoring={"num_cpus": 0.4},  # beside an engine in the head's other CPU
         keep_engines=False,
     )
@@ -133,6 +134,7 @@ def test_a_run_whose_second_raylet_is_killed_in_its_phases_ends_with_the_files_o
         job.wait_until(in_phase(run, phase, log))
         assert node.has(actor), f"{phase}: no {actor} works on the second raylet"
         kill_raylet(node, lambda phase=phase: not (run.root / phase).exists())
+    run.cluster.join()
     assert job.wait() == 0, job.log.read_text()[-4000:]
     assert made(run.root) == made(run.undisturbed)  # each phase once: the driver has lived on
     compare(run.root, run.undisturbed)
