@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +99,19 @@ def swaps_path(log_dir: str | Path, pool: str) -> Path:
     return Path(log_dir) / "swaps" / f"{pool}.jsonl"
 
 
-def read_swaps(log_dir: str | Path, pool: str, version: str) -> list[Swap]:
-    """Returns the swaps of a version in a pool, in order; [] where there was none."""
+def read_swaps(log_dir: str | Path, pool: str) -> list[Swap]:
+    """Returns the swaps of a pool, in order; [] where there was none."""
     path = swaps_path(log_dir, pool)
-    return [swap for swap in read_records(path, Swap) if swap.adapter == version] if path.exists() else []
+    return read_records(path, Swap) if path.exists() else []
+
+
+def swap_metrics(swaps: Sequence[Swap]) -> dict[str, float]:
+    """Returns how well engines' log-probs under a version agree with its trainer's, over its swaps, and the longest."""
+    metrics = {"swap/seconds_max": max(swap.seconds for swap in swaps)} if swaps else {}
+    for name in ("gap_mean", "gap_max", "effect"):
+        if found := [getattr(swap, name) for swap in swaps if getattr(swap, name) is not None]:
+            metrics[f"swap/{name}"] = max(found)
+    return metrics
 
 
 class Proofs:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from actors.adapter_proof import Swap, read_swaps
+from actors.adapter_proof import read_swaps, swap_metrics
 from launch.adversarial.discrimination import Labelled, label_simulated
 from launch.adversarial.run import AdversarialRun
 from launch.adversarial.simulation import Simulated
@@ -52,12 +52,13 @@ def measure(
 
     metrics: Metrics = read_json(run.directory.once(f"{version}/measures", make) / "metrics.json")
     metrics |= phase_metrics(run.training, version)
+    swaps = [swap for swap in read_swaps(run.directory.path("logs"), SIMULATOR) if swap.adapter == version]
     tracker.log(
         step,
         version,
         metrics,
         {"adapter": run.directory.path(f"{version}/adapter")},
-        swap_metrics(read_swaps(run.directory.path("logs"), SIMULATOR, version)),
+        swap_metrics(swaps),
         [one.session for one in simulated if one.part == "evaluation"],
     )
     tracker.log_phases()
@@ -78,15 +79,6 @@ def phase_metrics(training: Training, version: str) -> Metrics:
         metrics["accept/taken"] = int(found["taken"])
     phase = "sft" if version == "base" else "dpo"
     return metrics | {f"{phase}/{k}": v for k, v in training.read_summary(f"{phase}-{version}").items()}
-
-
-def swap_metrics(swaps: Sequence[Swap]) -> dict[str, float]:
-    """Returns how well the engines' log-probs under a version agree with its trainer's, over its swaps, and times."""
-    metrics = {"swap/seconds_max": max(swap.seconds for swap in swaps)} if swaps else {}
-    for name in ("gap_mean", "gap_max", "effect"):
-        if found := [getattr(swap, name) for swap in swaps if getattr(swap, name) is not None]:
-            metrics[f"swap/{name}"] = max(found)
-    return metrics
 
 
 def discrimination_metrics(folder: Path, data: Labelled, seed: int) -> Metrics:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from actors.adapter_proof import read_swaps, swap_metrics
 from launch.chatbot.curve_figures import draw_curve
 from launch.chatbot.phases import Stage, progress_path, stages
 from launch.chatbot.records import RoundFigures, RoundRecords, RoundSeconds
@@ -48,6 +49,7 @@ class LearningCurve:
         self._stages = stages(config.rl.num_rounds, config.alternate_every)
         self._tracker = tracker
         self._records = RoundRecords(run.directory.path("rounds"))
+        self._engine = config.chatbot.engine
         self._num_logged = 0
 
     def follow(self, stage: Stage) -> Callable[[list[Line]], None]:
@@ -64,14 +66,16 @@ class LearningCurve:
         if not new:
             return
         rounds = self._rounds()
+        swaps = read_swaps(self._directory.path("logs"), self._engine)
         for line in new:
             update = int(line["step"])
-            row = learner_metrics(line)
+            row, of_attempt = learner_metrics(line), {}
             number, update_in_round = divmod(update - 1, self._updates)
             if update_in_round == 0 and (found := rounds.get(stage.first_round + number)):
                 row |= round_metrics(*found)
+                of_attempt = swap_metrics([swap for swap in swaps if swap.digest == found[0].adapter])
             self._num_logged = num_before + update
-            self._tracker.log(self._num_logged, stage.version, row)
+            self._tracker.log(self._num_logged, stage.version, row, of_attempt=of_attempt)
 
     def _rounds(self) -> Rounds:
         return {figures.round: (figures, seconds) for figures, seconds in self._records.figures()}

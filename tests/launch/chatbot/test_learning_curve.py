@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from actors.adapter_proof import Swap, swaps_path
 from launch.chatbot.config import ChatbotEvaluationConfig, ChatbotRunConfig
 from launch.chatbot.learning_curve import LearningCurve, each_update, learner_metrics
 from launch.chatbot.phases import Stage, progress_path
@@ -92,6 +93,21 @@ def test_an_update_is_one_row_of_metrics_however_often_it_is_logged(run) -> None
     ]
     assert rows[0]["seconds/rollouts"] == 1.0 and rows[0]["training/reward"] == 0.0
     assert rows[4]["held_out_it1/reward"] == -2.0 and "training/reward" not in rows[1]
+
+
+def test_the_first_update_of_a_round_has_what_the_swap_to_its_adapter_told(run) -> None:
+    digest = next(figures.adapter for figures, _ in RoundRecords(run.path("rounds")).figures() if figures.round == 1)
+    swaps = swaps_path(run.path("logs"), "simulator")
+    swaps.parent.mkdir()
+    for number, gap in enumerate((0.001, 0.002)):  # two engines
+        swap = Swap(engine=f"simulator-{number}", adapter="x", digest=digest, seconds=2.0, places=12, gap_mean=gap)
+        with open(swaps, "a") as file:
+            file.write(swap.model_dump_json() + "\n")
+    logged: dict[int, dict[str, float]] = {}
+    tracker = Tracker(run.root, TrackingConfig(), "t", {})
+    tracker.log = lambda step, version, row, of_attempt: logged.update({step: of_attempt})  # type: ignore[method-assign]
+    LearningCurve(chatbot_run(run), tracker).finish(STAGES[0])
+    assert logged == {1: {}, 2: {}, 3: {"swap/seconds_max": 2.0, "swap/gap_mean": 0.002}, 4: {}}
 
 
 def test_metrics_are_named_phase_and_quantity() -> None:
