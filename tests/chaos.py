@@ -28,6 +28,8 @@ from launch.reports.verify import verify
 from tests.launch.adversarial.test_flow import files
 from tests.launch.conftest import TINY, Driver, left_of, merged
 
+PAUSE = (0.02, 0.15)
+"""Least and longest time between two kills, in lengths of the undisturbed run."""
 PATIENCE_S = 1800.0
 """Longest time without the end of a driver or a kill."""
 
@@ -77,7 +79,7 @@ def disturbed(
     while True:
         driver = Driver(config, ray_folder)
         family: list[psutil.Process] = []
-        until = time.monotonic() + rng.uniform(0.02, 0.35) * seconds
+        until = time.monotonic() + rng.uniform(*PAUSE) * seconds
         give_up = time.monotonic() + PATIENCE_S
         while driver.process.poll() is None:
             assert time.monotonic() < give_up, "\n".join(["the run hangs", *driver.lines[-30:]])
@@ -87,7 +89,7 @@ def disturbed(
                     victims[victim] += 1
                     phase = driver.started()[-1:] or ["(before the first phase)"]
                     print(f"kill {sum(victims.values())}: {victim} in {phase[0]}", flush=True)
-                until = time.monotonic() + rng.uniform(0.02, 0.35) * seconds
+                until = time.monotonic() + rng.uniform(*PAUSE) * seconds
             time.sleep(0.05)
         code = driver.process.wait()
         driver._reader.join(10)
