@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import ast
 import json
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
+
+from rlenv.data.importers.transcripts import Messages, read_text
 
 MESSAGES = (
     *("messages", "conversation", "conversations", "dialog", "dialogue", "turns", "utterances", "chat", "history"),
@@ -35,22 +36,6 @@ PAIRS = (
 )
 """Fields of records with one message of each side, in any case."""
 MAX_TEXT_LIST = 10_000_000
-
-TEMPLATES = tuple(
-    re.compile(pattern, re.DOTALL)
-    for pattern in (
-        r"<\|im_start\|>\s*(\w+)\s*\n(.*?)(?=<\|im_end\|>|<\|im_start\|>|\Z)",
-        r"<\|start_header_id\|>(\w+)<\|end_header_id\|>(.*?)(?=<\|eot_id\|>|<\|start_header_id\|>|\Z)",
-        r"<start_of_turn>(\w+)\n(.*?)(?=<end_of_turn>|<start_of_turn>|\Z)",
-        r"<\|(system|user|assistant)\|>(.*?)(?=</s>|<\|end\|>|<\|(?:system|user|assistant)\|>|\Z)",
-    )
-)
-"""Chat templates: a role and what it says."""
-INST = re.compile(r"\[INST\](.*?)\[/INST\](.*?)(?=</s>|<s>|\[INST\]|\Z)", re.DOTALL)
-INST_SYSTEM = re.compile(r"<<SYS>>.*?<</SYS>>", re.DOTALL)
-ANY_LABEL = re.compile(r"^[ \t]*([A-Z][\w.]*(?: [\w.]+)?)[ \t]*:", re.MULTILINE)
-
-Messages = list[dict[str, Any]]
 
 
 def is_message(value: Any) -> bool:
@@ -118,7 +103,7 @@ def with_messages(
                 return result, None
             found: Messages | None = list(value)
         else:
-            found = _by_label(value, roles, not_said) if isinstance(value, str) else _by_side(value, roles)
+            found = read_text(value, roles, not_said) if isinstance(value, str) else _by_side(value, roles)
         if found is None:
             continue
         del result[name]
@@ -193,32 +178,6 @@ def _by_side(value: Any, roles: Mapping[str, str]) -> Messages | None:
             return None
         messages += [{"role": role, "content": said} for role, said in sides if said is not None]
     return messages
-
-
-def _by_label(text: str, roles: Mapping[str, str], not_said: Collection[str]) -> Messages | None:
-    """Returns the messages of a text with the marks of a chat template, or with speakers' names before a colon."""
-    if pairs := INST.findall(text):
-        both = [(("user", INST_SYSTEM.sub("", asked)), ("assistant", answered)) for asked, answered in pairs]
-        return _said(side for each in both for side in each)
-    for template in TEMPLATES:
-        if found := template.findall(text):
-            return _said(found)
-    names = "|".join(sorted(map(re.escape, {*roles, *not_said}), key=len, reverse=True))
-    label = rf"(?:<\s*({names})\s*>|^[ \t]*[\[*#]*({names})[\]*]*)[ \t]*:[*]*"
-    labels = [
-        (match.start(), match.end(), match[1] or match[2])
-        for match in re.finditer(label, text, re.IGNORECASE | re.MULTILINE)
-    ]
-    if not labels:  # names that the caller does not know are shown, so that they can be explained
-        labels = [(match.start(), match.end(), match[1]) for match in ANY_LABEL.finditer(text)]
-    if len(labels) < 2 or text[: labels[0][0]].strip():
-        return None
-    ends = [start for start, _, _ in labels[1:]] + [len(text)]
-    return _said((name, text[begin:end]) for (_, begin, name), end in zip(labels, ends, strict=True))
-
-
-def _said(parts: Any) -> Messages:
-    return [{"role": role, "content": content.strip()} for role, content in parts if content.strip()]
 
 
 def _branch(tree: Mapping[str, Any], last: Any) -> list[Any]:

@@ -164,6 +164,28 @@ def test_labels_of_unknown_speakers_are_asked_for(tmp_path):
     assert chats(path, roles={"Patient": "user", "Therapist": "assistant"})[0] == [("c1", SHORT)]
 
 
+def test_a_speaker_who_is_not_known_is_asked_for_where_another_would_speak_twice_in_a_row(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text(
+        json.dumps({"id": "c1", "text": f"User: {FLAT}\nBertha: {TIRED}\nUser: {RAIN}\nBertha: so\nNote: x"})
+    )
+    with pytest.raises(DataError, match="got 'Bertha'"):
+        chats(path)
+    said = [*SHORT, ("user", RAIN), ("assistant", "so\nNote: x")]
+    assert chats(path, roles={"Bertha": "assistant"})[0] == [("c1", said)]
+    path.write_text(json.dumps({"id": "c1", "text": f"User: {FLAT}\nMy boss: rude\nAssistant: {TIRED}"}))
+    assert chats(path)[0] == [("c1", [("user", f"{FLAT}\nMy boss: rude"), SHORT[1]])]
+
+
+@pytest.mark.parametrize("text", [SECRET, f"{SECRET}: once, {SECRET}: again", f"Well now: {SECRET}\n{SECRET}: so"])
+def test_lines_with_a_colon_that_no_speaker_says_twice_are_no_labels_and_not_shown(tmp_path, text):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({"id": "c1", "text": text}))
+    with pytest.raises(DataError) as refused:
+        chats(path)
+    assert SECRET not in str(refused.value) and "Well" not in str(refused.value)
+
+
 @pytest.mark.parametrize("text", [SECRET, f"{SECRET}: once", f"{SECRET}\nUser: a\nAssistant: b", f"{SECRET}\n" * 9])
 def test_a_text_without_speakers_is_refused_and_not_quoted(tmp_path, text):
     path = tmp_path / "x.json"
