@@ -18,7 +18,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from actors.process import NotStarted, Process, tail
 from rlenv.core.aio import run
 from rlenv.core.errors import ConfigError, EngineError, RlenvError
 from rlenv.core.progress import waiting_for_supervised
+from rlenv.models.capacity import fitting, listed
 
 logger = logging.getLogger(__name__)
 
@@ -323,25 +324,13 @@ def check_capacity(actors: Sequence[Supervised], release_timeout_s: float = RELE
         "(per node); lower the replicas, num_cpus or num_gpus, or add nodes"
     )
     totals = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if _fitting(totals, need) < len(actors):
-        raise ConfigError(request.format(f"the cluster has {_listed(totals)}"))
+    if fitting(totals, need) < len(actors):
+        raise ConfigError(request.format(f"the cluster has {listed(totals)}"))
     deadline = time.monotonic() + release_timeout_s
-    while _fitting(free := list(available_resources_per_node().values()), need) < len(actors):
+    while fitting(free := list(available_resources_per_node().values()), need) < len(actors):
         if time.monotonic() > deadline:
-            raise ConfigError(request.format(f"only {_listed(free)} are free, the rest is in use"))
+            raise ConfigError(request.format(f"only {listed(free)} are free, the rest is in use"))
         time.sleep(0.2)
-
-
-def _fitting(nodes: Sequence[Mapping[str, float]], need: Mapping[str, float]) -> float:
-    """Returns the number of actors that fit, each within one node."""
-    required = {name: amount for name, amount in need.items() if amount > 0}
-    if not required:
-        return math.inf
-    return sum(min(int((node.get(name, 0) + 1e-6) / amount) for name, amount in required.items()) for node in nodes)
-
-
-def _listed(nodes: Sequence[Mapping[str, float]]) -> str:
-    return "; ".join(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes) or "no node"
 
 
 def _reason(error: Exception) -> str:

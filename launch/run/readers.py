@@ -21,7 +21,16 @@ TRAINED = ("base/adapter", "further_sft/adapter")
 SIMULATED = "*/simulated"
 JUDGED = ("*/acceptance", "it*/adapter")
 MACHINE: Readers = dict.fromkeys(
-    ("name", "ray", "tracking", "keep_engines", "train.keep_workers", "train.max_failures", "train.answer_timeout_s"),
+    (
+        "name",
+        "ray",
+        "tracking",
+        "keep_engines",
+        "train.keep_workers",
+        "train.max_failures",
+        "train.answer_timeout_s",
+        "train.startup_timeout_s",
+    ),
     (),
 )
 """Settings that no result depends on."""

@@ -35,6 +35,16 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("local_
 SMALL = TrainResources(num_cpus=1, threads=1)
 
 
+def test_workers_that_no_node_has_room_for_end_the_training_with_what_the_cluster_has(tmp_path, caplog):
+    too_large = TrainResources(num_cpus=1000, startup_timeout_s=2, max_failures=1)
+    with pytest.raises(PhaseError) as error:
+        run_training(lambda payload, worker: None, {}, too_large, tmp_path, "sft")
+    told = str(error.value)
+    assert told.startswith("training sft: its workers did not start within 2 s, tried 2 times: asks for 1 x (1000 CPU")
+    assert "but the cluster has 2 CPU and 0 GPU (per node)" in told and "lower train.num_workers" in told.lower()
+    assert "waiting for nodes to join" in caplog.text
+
+
 def dying(loop, at_step: int, marker: Path):
     """Returns ``loop`` on a worker that is killed when it first reports ``at_step``."""
 

@@ -61,6 +61,9 @@ class TrainResources(Settings):
     answer_timeout_s: PositiveFloat = 3600.0
     """Seconds without any progress (a step, a checkpoint, a conversation) after which a worker that is alive counts as
     hung: it is killed and replaced, which counts as a failure. Reading a large model from a slow disk must fit in."""
+    startup_timeout_s: PositiveFloat = 600.0
+    """Seconds that the workers may wait for room in the cluster, and take to start. It is tried ``max_failures`` more
+    times, since a node may join, and then the training fails."""
     keep_workers: bool = False
     """Keep the workers and their CPUs between the trainings of a run, which then do not wait for processes and imports,
     if the cluster has room for them beside the engines and the served discriminator. Not with GPUs."""

@@ -26,6 +26,7 @@ from pydantic_core import PydanticSerializationError
 from rlenv.core.errors import PhaseError
 from rlenv.core.files import to_line
 from rlenv.core.progress import Progress, progressed
+from rlenv.models.capacity import fitting, listed
 from rlenv.models.hardware import keep_freed_memory
 from trainers.backend.config import TrainResources
 from trainers.backend.watch import SILENT, watched
@@ -147,13 +148,15 @@ def run_training(
         resources.num_threads(),
         resources.answer_timeout_s,
     )
+    if shortage := _shortage(resources):
+        logger.warning("%s: %s; waiting for nodes to join", name, shortage)
     try:
         if workers is not None:
             result = workers.run(job)
         else:
             result = make_trainer(lambda: run_job(job), resources, storage, name).fit().return_value
     except Exception as error:
-        raise PhaseError(_explain(name, error, logs)) from error
+        raise PhaseError(_explain(name, error, logs, resources)) from error
     shutil.rmtree(root, ignore_errors=True)
     return result
 
@@ -170,8 +173,7 @@ def make_trainer(train_loop: Callable[[], Any], resources: TrainResources, stora
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.config import LoggingConfig
 
-    # The default of 60 s is too short on a busy node.
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(resources.startup_timeout_s)
     if not _has_dashboard():
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # for spot nodes; locally it only warns
     alone = resources.num_workers == 1 and not resources.num_gpus
@@ -186,7 +188,10 @@ def make_trainer(train_loop: Callable[[], Any], resources: TrainResources, stora
         run_config=RunConfig(  # type: ignore[call-arg]  # the class of V2, which the stubs do not know
             name=name,
             storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=resources.max_failures),
+            # Otherwise Ray Train waits for room without end.
+            failure_config=FailureConfig(  # type: ignore[call-arg]  # of V2, too
+                max_failures=resources.max_failures, controller_failure_limit=resources.max_failures
+            ),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
@@ -273,9 +278,29 @@ def _keep_or_clear(root: Path, fingerprint: str) -> None:
     mark.write_text(fingerprint)
 
 
-def _explain(name: str, error: BaseException, logs: Path) -> str:
+def _shortage(resources: TrainResources) -> str:
+    """Returns what the cluster lacks for the workers, even when nothing else runs; "" where they fit."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if fitting(nodes, {"CPU": resources.num_cpus, "GPU": resources.num_gpus}) >= resources.num_workers:
+        return ""
+    return (
+        f"asks for {resources.num_workers} x ({resources.num_cpus:g} CPU and {resources.num_gpus:g} GPU), each on one "
+        f"node, but the cluster has {listed(nodes)} (per node)"
+    )
+
+
+def _explain(name: str, error: BaseException, logs: Path, resources: TrainResources) -> str:
     failures = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
     rank, cause = sorted(failures.items())[0]
+    if type(cause).__name__ == "WorkerGroupStartupTimeoutError":
+        return (
+            f"training {name}: its workers did not start within {resources.startup_timeout_s:g} s, tried "
+            f"{resources.max_failures + 1} times: {_shortage(resources) or 'other work holds what they need'}. Lower "
+            "train.num_workers, train.num_cpus or train.num_gpus, add nodes, or raise train.startup_timeout_s where "
+            "starting takes longer; then run the same command again"
+        )
     file = logs / f"worker-{rank}.log"
     lines = file.read_text(errors="replace").splitlines()[-LOG_LINES:] if file.exists() else ["(no log was written)"]
     silent = f"it {SILENT}; raise train.answer_timeout_s if a step takes longer. "
