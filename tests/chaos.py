@@ -30,6 +30,8 @@ from tests.launch.conftest import TINY, Driver, left_of, merged
 
 PAUSE = (0.02, 0.15)
 """Least and longest time between two kills, in lengths of the undisturbed run."""
+AGENTS_S = 5.0
+"""How long a dead driver's processes may live on; Ray's agents notice a dead raylet after a minute or two."""
 PATIENCE_S = 1800.0
 """Longest time without the end of a driver or a kill."""
 
@@ -53,7 +55,7 @@ def strike(driver: Driver, rng: random.Random) -> str | None:
     kinds = sorted({name for name, _ in named if name} | {"driver"})
     kind = rng.choice(kinds)
     if kind == "driver":
-        left_of(driver.kill())
+        left_of(driver.kill(), AGENTS_S)
         return kind
     victims = sorted((p for name, p in named if name == kind), key=lambda p: p.pid)
     try:
@@ -93,7 +95,7 @@ def disturbed(
             time.sleep(0.05)
         code = driver.process.wait()
         driver._reader.join(10)
-        left_of(family)
+        left_of(family, AGENTS_S)
         if code == 0:
             return victims, ends
         traceback = any(line.startswith("Traceback") for line in driver.lines)

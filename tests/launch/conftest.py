@@ -273,9 +273,9 @@ class Driver:
         assert code == 0, "\n".join(self.lines[-40:])
 
 
-def left_of(family: list[psutil.Process]) -> list[str]:
-    """Returns the commands of the processes that still run after two minutes, and kills them."""
-    _, alive = psutil.wait_procs(family, timeout=120)
+def left_of(family: list[psutil.Process], wait_s: float = 120) -> list[str]:
+    """Returns the commands of the processes that still run after ``wait_s``, and kills them."""
+    _, alive = psutil.wait_procs(family, timeout=wait_s)
     left = [_command(process) for process in alive]
     for process in alive:
         process.kill()
