@@ -1,4 +1,4 @@
-"""Sharded training (FSDP2) on 2 and 4 workers: the adapter is the unsharded one, and one worker reads the model."""
+"""Sharded training (FSDP2): the adapter is the unsharded one, one worker reads the model, and a killed one goes on."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from rlenv.core.adapters import ADAPTER_WEIGHTS
 from rlenv.core.canary import read_canary
+from rlenv.core.progress import read_progress
 from rlenv.core.types import Alternatives
+from tests.trainers.test_ray_train import dying
 from tests.trainers.toy_rollouts import ToyRollouts
 from trainers.backend.config import TrainResources
 from trainers.backend.ray_train import run_training
@@ -33,11 +36,24 @@ RL = ChatbotRlConfig(
 )  # fmt: skip
 
 
+def shard_on_cpus() -> None:
+    """Makes accelerate shard on a CPU, where it leaves FSDP out by itself; sharding itself works over gloo."""
+    import transformers
+    from accelerate.state import AcceleratorState, DistributedType, PartialState
+
+    create = transformers.Trainer.create_accelerator_and_postprocess
+
+    def create_as_on_an_accelerator(self):
+        AcceleratorState._reset_state()
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_XPU
+        create(self)
+
+    transformers.Trainer.create_accelerator_and_postprocess = create_as_on_an_accelerator
+
+
 def train_both_ways(payload, worker: Worker) -> list[float]:
     """Trains everything unsharded and then sharded; returns the first base weight as each sharded load found it."""
     import torch
-    import transformers
-    from accelerate.state import AcceleratorState, DistributedType, PartialState
 
     from trainers.backend.huggingface import load_base
 
@@ -56,15 +72,7 @@ def train_both_ways(payload, worker: Worker) -> list[float]:
         train_chatbot((rollouts, rl, model, f"{payload[4]}/whole-sft", f"{folder}-rl"), place)
 
     all_loops("whole", False)
-    create = transformers.Trainer.create_accelerator_and_postprocess
-
-    def create_as_on_an_accelerator(self):
-        # accelerate leaves FSDP out where it sees a CPU; sharding itself works over gloo.
-        AcceleratorState._reset_state()
-        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_XPU
-        create(self)
-
-    transformers.Trainer.create_accelerator_and_postprocess = create_as_on_an_accelerator
+    shard_on_cpus()
     all_loops("shards", True)
     mine = float(next(load_base(payload[0], "float32", "cpu", shard=True).parameters()).abs().sum())
     found = [torch.zeros(1) for _ in range(worker.world_size)]
@@ -103,3 +111,45 @@ def test_a_sharded_training_gives_the_unsharded_adapter_and_reads_the_model_once
             assert float((value - shards[name]).abs().max()) < 1e-3 * largest, (kind, name)
         canaries = [read_canary(tmp_path / f"{way}-{kind}") for way in ("whole", "shards")]
         assert canaries[0].effect == pytest.approx(canaries[1].effect, rel=1e-3)
+
+
+def train_sharded(payload, worker: Worker) -> float:
+    """Trains one kind, sharded; returns its loss."""
+    kind, arguments = payload
+    shard_on_cpus()
+    return {"sft": train_sft, "rl": train_chatbot}[kind](arguments, worker)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", ["sft", "rl"])
+def test_a_sharded_training_that_is_killed_goes_on_from_its_checkpoint_to_the_same_adapter(
+    kind, local_ray, tiny_llama, tmp_path, make_session
+) -> None:
+    examples = tuple(
+        SftExample(session_id=str(i), system="c", messages=make_session(str(i)).messages) for i in range(16)
+    )
+    model, resources = str(tiny_llama), TrainResources(num_workers=2, num_cpus=0.5, threads=1, max_failures=1)
+    sft = replace(SFT, shard=True, save_every=1, batch_size=2)
+    start = str(tmp_path / "undisturbed-sft")
+    rl = replace(RL, shard=True, save_every=1, batch_size=4)
+    if kind == "rl":
+        run_training(train_sharded, ("sft", (examples, sft, model, start)), resources, tmp_path / "training", "start")
+
+    def payload(out: str):
+        folder = str(tmp_path / f"{out}-{kind}")
+        return kind, {
+            "sft": (examples, sft, model, folder),
+            "rl": (ToyRollouts(model), rl, model, start, folder),
+        }[kind]
+
+    run_training(train_sharded, payload("undisturbed"), resources, tmp_path / "training", "undisturbed")
+    died = tmp_path / "died"
+    progress = tmp_path / "progress.jsonl"
+    loop, storage = dying(train_sharded, 3, died), tmp_path / "training"
+    run_training(loop, payload("killed"), resources, storage, "killed", progress_path=progress)
+    steps = [line["step"] for line in read_progress(progress)]
+    assert died.exists() and steps.count(1) == 1 and steps.count(3) == 2  # it did not begin again
+    undisturbed, killed = (load_file(tmp_path / f"{out}-{kind}" / ADAPTER_WEIGHTS) for out in ("undisturbed", "killed"))
+    assert undisturbed.keys() == killed.keys()
+    for name, value in undisturbed.items():
+        assert torch.equal(value, killed[name]), name
