@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -254,6 +255,30 @@ def test_a_worker_that_hangs_is_replaced_until_the_tries_are_used_up(tmp_path) -
         run_training(hangs, (str(tmp_path / "two"), 9), resources, tmp_path, "always")
     assert "made no progress for 3 s; killing it" in str(error.value)
     assert len((tmp_path / "two").read_text()) == 2
+
+
+def test_a_controller_that_is_stopped_is_killed_and_the_same_training_goes_on(tmp_path) -> None:
+    def stops_the_controller(payload, worker):
+        import os
+        import signal
+        import time
+        from pathlib import Path
+
+        import psutil
+
+        if not Path(payload).exists():
+            Path(payload).touch()
+            beside = psutil.Process(os.getpid()).parent().children()
+            controllers = [p for p in beside if "ray::TrainController" in " ".join(p.cmdline())]
+            max(controllers, key=lambda p: p.create_time()).send_signal(signal.SIGSTOP)
+            time.sleep(600)
+        return "trained"
+
+    resources = replace(SMALL, answer_timeout_s=3.0)
+    again = partial(run_training, stops_the_controller, str(tmp_path / "stopped"), resources, tmp_path, "sft")
+    with pytest.raises(PhaseError, match=r"training sft: Ray Train's controller died, or could not run for 3 s"):
+        again()
+    assert again() == "trained"
 
 
 def test_an_existing_version_is_never_overwritten(tiny_llama, tmp_path, make_session) -> None:

@@ -29,11 +29,12 @@ from rlenv.core.progress import Progress, progressed
 from rlenv.models.capacity import fitting, listed
 from rlenv.models.hardware import keep_freed_memory
 from trainers.backend.config import TrainResources
-from trainers.backend.watch import SILENT, watched
+from trainers.backend.watch import SILENT, controller_watch, watched
 from trainers.backend.worker import Worker
 
 logger = logging.getLogger(__name__)
 LOG_LINES = 15
+RESUME = "Run the same command again: training resumes from its last checkpoint."
 
 
 MARK = "training"
@@ -177,7 +178,7 @@ def make_trainer(train_loop: Callable[[], Any], resources: TrainResources, stora
     if not _has_dashboard():
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # for spot nodes; locally it only warns
     alone = resources.num_workers == 1 and not resources.num_gpus
-    return _quiet_trainer(alone)(
+    return _quiet_trainer(alone, resources.answer_timeout_s)(
         train_loop,
         scaling_config=ScalingConfig(
             num_workers=resources.num_workers,
@@ -292,8 +293,15 @@ def _shortage(resources: TrainResources) -> str:
 
 
 def _explain(name: str, error: BaseException, logs: Path, resources: TrainResources) -> str:
+    from ray.exceptions import RayActorError
+
     failures = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
     rank, cause = sorted(failures.items())[0]
+    if isinstance(error, RayActorError):
+        return (
+            f"training {name}: Ray Train's controller died, or could not run for {resources.answer_timeout_s:g} s "
+            f"(train.answer_timeout_s) and was killed. {RESUME}"
+        )
     if type(cause).__name__ == "WorkerGroupStartupTimeoutError":
         return (
             f"training {name}: its workers did not start within {resources.startup_timeout_s:g} s, tried "
@@ -308,7 +316,7 @@ def _explain(name: str, error: BaseException, logs: Path, resources: TrainResour
         f"training {name} failed on worker {rank}: {type(cause).__name__}: {_last_line(cause)}\n"
         f"last lines of {file}:\n  " + "\n  ".join(lines) + "\n"
         f"{silent if any(SILENT in line for line in lines) else ''}"
-        "Run the same command again: training resumes from its last checkpoint."
+        f"{RESUME}"
     )
 
 
@@ -318,8 +326,8 @@ def _has_dashboard() -> bool:
     return bool(ray._private.worker.get_dashboard_url())
 
 
-def _quiet_trainer(alone: bool) -> Any:
-    """Returns ``TorchTrainer`` without the parts of Ray Train that have nothing to do here.
+def _quiet_trainer(alone: bool, answer_timeout_s: float) -> Any:
+    """Returns ``TorchTrainer`` with a watched controller, and without the parts that have nothing to do here.
 
     One worker on a CPU, ``alone``, needs no process group: its trainer does not import torch into Ray Train's own
     processes.
@@ -341,7 +349,8 @@ def _quiet_trainer(alone: bool) -> Any:
         def _create_default_callbacks(self) -> list[Any]:
             idle = {"DatasetsCallback"} | (set() if _has_dashboard() else {"PlacementGroupCleanerCallback"})
             callbacks: list[Any] = super()._create_default_callbacks()
-            return [callback for callback in callbacks if type(callback).__name__ not in idle]
+            used = [callback for callback in callbacks if type(callback).__name__ not in idle]
+            return [*used, controller_watch(answer_timeout_s)]
 
         def _register_sigint_handler(self, controller: Any) -> None:
             self._controller = controller

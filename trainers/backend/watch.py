@@ -1,4 +1,4 @@
-"""Ends a training's worker that is alive and makes no progress, so that it is replaced like one that has died.
+"""Ends a training's worker, or its controller, that is alive and makes no progress, as if it had died.
 
 A thread of the worker reports every now and then to a small process beside it. When the thread reports silence, or
 nothing (the worker is stopped, or something holds the interpreter), that process says so in the worker's log and kills
@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from rlenv.core.progress import progressed, silence_s
 
@@ -74,3 +75,18 @@ def watched(answer_timeout_s: float, *, steps: bool = True) -> Iterator[None]:
             os.write(pipe, b"x")  # forks of this process keep the pipe open
         watch.wait()
         watch.stdin.close()
+
+
+def controller_watch(answer_timeout_s: float) -> Any:
+    """Returns Ray Train's callback that has the controller of a training killed when it cannot run at all (a stop)."""
+    from ray.train.v2._internal.execution.callback import ControllerCallback
+
+    class ControllerWatch(ControllerCallback):
+        def after_controller_start(self, train_run_context: Any) -> None:
+            self._watch = watched(answer_timeout_s, steps=False)
+            self._watch.__enter__()
+
+        async def before_controller_shutdown(self) -> None:
+            self._watch.__exit__(None, None, None)
+
+    return ControllerWatch()
