@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from ray import PlacementGroupID
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 from safetensors.torch import load_file
 
 from rlenv.core.adapters import adapter_at
@@ -276,8 +278,11 @@ def test_a_controller_that_is_stopped_is_killed_and_the_same_training_goes_on(tm
 
     resources = replace(SMALL, answer_timeout_s=3.0)
     again = partial(run_training, stops_the_controller, str(tmp_path / "stopped"), resources, tmp_path, "sft")
+    before = set(placement_group_table())
     with pytest.raises(PhaseError, match=r"training sft: Ray Train's controller died, or could not run for 3 s"):
         again()
+    for group in set(placement_group_table()) - before:  # which the driver's end frees, but this process goes on
+        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
     assert again() == "trained"
 
 
