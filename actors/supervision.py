@@ -31,7 +31,7 @@ from actors.process import NotStarted, Process, tail
 from rlenv.core.aio import run
 from rlenv.core.errors import ConfigError, EngineError, RlenvError
 from rlenv.core.progress import waiting_for_supervised
-from rlenv.models.capacity import fitting, listed
+from rlenv.models.capacity import asked, fitting, listed
 
 logger = logging.getLogger(__name__)
 
@@ -319,10 +319,8 @@ def check_capacity(actors: Sequence[Supervised], release_timeout_s: float = RELE
     if not ray.is_initialized():
         raise ConfigError(f"{names}: Ray is not running; call ray.init() first")
     need = actors[0].resources
-    request = (
-        f"{names}: asks for {len(actors)} x ({need['CPU']:g} CPU and {need['GPU']:g} GPU), each on one node, but {{}} "
-        "(per node); lower the replicas, num_cpus or num_gpus, or add nodes"
-    )
+    way_out = "lower the replicas, num_cpus or num_gpus, or add nodes"
+    request = f"{names}: {asked(len(actors), need)}, but {{}} (per node); {way_out}"
     totals = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if fitting(totals, need) < len(actors):
         raise ConfigError(request.format(f"the cluster has {listed(totals)}"))

@@ -66,16 +66,19 @@ class LearningCurve:
         if not new:
             return
         rounds = self._rounds()
-        swaps = read_swaps(self._directory.path("logs"), self._engine)
         for line in new:
             update = int(line["step"])
             row, of_attempt = learner_metrics(line), {}
             number, update_in_round = divmod(update - 1, self._updates)
             if update_in_round == 0 and (found := rounds.get(stage.first_round + number)):
                 row |= round_metrics(*found)
-                of_attempt = swap_metrics([swap for swap in swaps if swap.digest == found[0].adapter])
+                of_attempt = self._swap(found[0].adapter)
             self._num_logged = num_before + update
             self._tracker.log(self._num_logged, stage.version, row, of_attempt=of_attempt)
+
+    def _swap(self, digest: str) -> dict[str, float]:
+        swaps = read_swaps(self._directory.path("logs"), self._engine)
+        return swap_metrics([swap for swap in swaps if swap.digest == digest])
 
     def _rounds(self) -> Rounds:
         return {figures.round: (figures, seconds) for figures, seconds in self._records.figures()}

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rlenv.core.files import are_numbers, read_json_lines, write_text
+from rlenv.core.settings import MOST_BYTES, longest_part
 
 TIMINGS = "timings.jsonl"
-MOST_BYTES = 255
-"""A phase is a folder, and file systems take no longer names."""
 LONGEST_S = 1e12
 """No time is as long; NaN and infinity are not shorter."""
 
@@ -45,9 +44,9 @@ def read_timings(root: str | Path) -> list[Timing]:
 def is_timing(row: Mapping[str, Any]) -> bool:
     """Returns whether a line has the fields of ``Timing``; raises ``KeyError`` for one that is missing."""
     phase, times = row["phase"], (row["seconds"], row["ended"])
-    parts = phase.split("/") if isinstance(phase, str) else [""]
-    named = all(part and "\0" not in part and len(part.encode("utf-8", "replace")) <= MOST_BYTES for part in parts)
-    return named and are_numbers(*times) and all(abs(time) < LONGEST_S for time in times)
+    named = isinstance(phase, str) and all(phase.split("/")) and "\0" not in phase
+    is_folder = named and longest_part(phase) <= MOST_BYTES
+    return is_folder and are_numbers(*times) and all(abs(time) < LONGEST_S for time in times)
 
 
 def note_timing(root: Path, timing: Timing) -> None:

@@ -43,8 +43,13 @@ MOST_BYTES = 255
 """Of a file's name, on all common file systems."""
 
 
+def longest_part(name: str) -> int:
+    """Returns the bytes of the longest name between slashes; file systems take at most ``MOST_BYTES``."""
+    return max(len(part.encode("utf-8", "surrogatepass")) for part in name.split("/"))
+
+
 def _can_be_a_path(name: str) -> str:
-    longest = max(len(part.encode("utf-8", "surrogatepass")) for part in name.split("/"))
+    longest = longest_part(name)
     if longest > MOST_BYTES:
         raise ValueError(f"expected names of at most {MOST_BYTES} bytes between slashes, got one of {longest}")
     return name

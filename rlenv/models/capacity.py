@@ -25,3 +25,12 @@ def listed(nodes: Sequence[Mapping[str, float]]) -> str:
     '8 CPU and 2 GPU; 1 CPU and 0 GPU'
     """
     return "; ".join(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes) or "no node"
+
+
+def asked(number: int, need: Mapping[str, float]) -> str:
+    """Returns what processes ask for, for people.
+
+    >>> asked(2, {"CPU": 1.0, "GPU": 0.5})
+    'asks for 2 x (1 CPU and 0.5 GPU), each on one node'
+    """
+    return f"asks for {number} x ({need['CPU']:g} CPU and {need['GPU']:g} GPU), each on one node"

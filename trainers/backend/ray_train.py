@@ -26,7 +26,7 @@ from pydantic_core import PydanticSerializationError
 from rlenv.core.errors import PhaseError
 from rlenv.core.files import to_line
 from rlenv.core.progress import Progress, progressed
-from rlenv.models.capacity import fitting, listed
+from rlenv.models.capacity import asked, fitting, listed
 from rlenv.models.hardware import keep_freed_memory
 from trainers.backend.config import TrainResources
 from trainers.backend.watch import SILENT, controller_watch, watched
@@ -284,12 +284,10 @@ def _shortage(resources: TrainResources) -> str:
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if fitting(nodes, {"CPU": resources.num_cpus, "GPU": resources.num_gpus}) >= resources.num_workers:
+    need = {"CPU": resources.num_cpus, "GPU": resources.num_gpus}
+    if fitting(nodes, need) >= resources.num_workers:
         return ""
-    return (
-        f"asks for {resources.num_workers} x ({resources.num_cpus:g} CPU and {resources.num_gpus:g} GPU), each on one "
-        f"node, but the cluster has {listed(nodes)} (per node)"
-    )
+    return f"{asked(resources.num_workers, need)}, but the cluster has {listed(nodes)} (per node)"
 
 
 def _explain(name: str, error: BaseException, logs: Path, resources: TrainResources) -> str:
@@ -315,8 +313,7 @@ def _explain(name: str, error: BaseException, logs: Path, resources: TrainResour
     return (
         f"training {name} failed on worker {rank}: {type(cause).__name__}: {_last_line(cause)}\n"
         f"last lines of {file}:\n  " + "\n  ".join(lines) + "\n"
-        f"{silent if any(SILENT in line for line in lines) else ''}"
-        f"{RESUME}"
+        f"{silent if any(SILENT in line for line in lines) else ''}" + RESUME
     )
 
 

@@ -8,25 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from launch.run.cluster import last_word
+from launch.run.cluster.connection import ENDED
 
-SENTENCE = "error the driver has ended\n"
-DRIVER = f"""
-import os, signal, subprocess, sys
-teller = subprocess.Popen(
-    [sys.executable, {last_word.__file__!r}, "the driver has ended"], stdin=subprocess.PIPE, start_new_session=True
-)
-teller.wait()
-if sys.argv[1] == "goodbye":
-    teller.stdin.write({last_word.GOODBYE!r})
-    teller.stdin.flush()
+DRIVER = """
+import os, signal, sys
+from launch.run.cluster.connection import _last_word
+with _last_word():
+    if sys.argv[1] == "within":
+        os.kill(os.getpid(), signal.SIGKILL)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-@pytest.mark.parametrize("leaves, told", [("goodbye", ""), ("without a word", SENTENCE)])
-def test_a_process_that_is_killed_is_told_unless_it_has_said_goodbye(leaves, told):
-    ended = subprocess.run([sys.executable, "-c", DRIVER, leaves], stderr=subprocess.PIPE, text=True, timeout=60)
+@pytest.mark.parametrize("killed, told", [("within", f"error {ENDED}\n"), ("after", "")])
+def test_a_process_that_is_killed_is_told_unless_it_has_said_goodbye(killed, told):
+    ended = subprocess.run([sys.executable, "-c", DRIVER, killed], stderr=subprocess.PIPE, text=True, timeout=60)
     assert ended.returncode == -9 and ended.stderr == told
 
 
