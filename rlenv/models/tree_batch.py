@@ -2,7 +2,8 @@
 
 A row holds the trunk's tokens and then those of each branch. A branch sees the trunk up to the position where it leaves
 it, and itself; its positions go on from there. So every log-prob equals that of the branch's own plain row, and tokens
-that branches share are processed once. Needs torch; the model must take a 4-D attention mask (SDPA).
+that branches share are processed once. Needs torch; the model must take a 4-D attention mask (SDPA), or block masks
+(``rlenv.models.attention``).
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from rlenv.models.attention import block_mask, dense_mask
 
 if TYPE_CHECKING:
     import torch
@@ -45,8 +48,10 @@ class TreeBatch:
     """[B, n], padded on the right."""
     position_ids: torch.Tensor
     """[B, n]"""
-    attention_mask: torch.Tensor | None
-    """[B, 1, n, n], True where a token (row) sees another (column); None without branches: a causal mask is enough."""
+    branches: torch.Tensor
+    """[B, n], 0 in the trunk, the number of the branch within it, -1 in padding."""
+    starts: torch.Tensor
+    """[B, n], how many tokens of the trunk a branch's token sees; 0 outside branches."""
     kept: torch.Tensor
     """[K] columns of the batch whose logits are needed."""
     rows: torch.Tensor
@@ -59,11 +64,15 @@ class TreeBatch:
     """[P] the branch of each predicted token, counted over the batch."""
     num_branches: int
 
-    def inputs(self, device: torch.device | str) -> dict[str, Any]:
-        """Returns the arguments of the model's forward pass on ``device``; it gives logits [B, K, V]."""
-        mask = {} if self.attention_mask is None else {"attention_mask": self.attention_mask.to(device)}
+    def inputs(self, device: torch.device | str, blocks_from: int | None = None) -> dict[str, Any]:
+        """Returns the arguments of the model's forward pass on ``device``; it gives logits [B, K, V].
+
+        Args:
+            device: where the model is.
+            blocks_from: length of a row from which its mask is one of blocks; None never.
+        """
         return {
-            **mask,
+            "attention_mask": attention_mask(self.branches.to(device), self.starts.to(device), blocks_from),
             "input_ids": self.input_ids.to(device),
             "position_ids": self.position_ids.to(device),
             "logits_to_keep": self.kept.to(device),
@@ -82,6 +91,17 @@ class TreeBatch:
         return each.new_zeros(self.num_branches).index_add(0, self.branch_of.to(device), each)
 
 
+def attention_mask(branches: torch.Tensor, starts: torch.Tensor, blocks_from: int | None) -> Any:
+    """Returns a model's ``attention_mask`` for a batch's ``branches`` and ``starts``, on their device.
+
+    It is dense, a ``BlockMask`` from ``blocks_from`` tokens on, or None without branches: a causal mask is enough.
+    """
+    if not (branches > 0).any():
+        return None
+    blocks = blocks_from is not None and branches.shape[1] >= blocks_from
+    return (block_mask if blocks else dense_mask)(branches, starts)
+
+
 def tree_batch(trees: Sequence[TokenTree]) -> TreeBatch:
     """Returns the trees as one batch.
 
@@ -97,6 +117,8 @@ def tree_batch(trees: Sequence[TokenTree]) -> TreeBatch:
     width = max(tree.num_tokens() for tree in trees)
     input_ids = torch.zeros((len(trees), width), dtype=torch.long)
     position_ids = torch.zeros((len(trees), width), dtype=torch.long)
+    branches = torch.full((len(trees), width), -1, dtype=torch.long)
+    starts = torch.zeros((len(trees), width), dtype=torch.long)
     rows: list[int] = []
     columns: list[int] = []
     targets: list[int] = []
@@ -106,12 +128,14 @@ def tree_batch(trees: Sequence[TokenTree]) -> TreeBatch:
         size = len(tree.trunk)
         input_ids[row, :size] = torch.tensor(tree.trunk)
         position_ids[row, :size] = torch.arange(size)
+        branches[row, :size] = 0
         end = size
-        for branch in tree.branches:
+        for number, branch in enumerate(tree.branches, 1):
             length = len(branch.ids) - 1
             here = slice(end, end + length)
             input_ids[row, here] = torch.tensor(branch.ids[:-1], dtype=torch.long)
             position_ids[row, here] = torch.arange(branch.start, branch.start + length)
+            branches[row, here], starts[row, here] = number, branch.start
             rows.extend([row] * (length + 1))
             columns.extend([branch.start - 1, *range(end, end + length)])
             targets.extend(branch.ids)
@@ -122,7 +146,8 @@ def tree_batch(trees: Sequence[TokenTree]) -> TreeBatch:
     return TreeBatch(
         input_ids=input_ids,
         position_ids=position_ids,
-        attention_mask=_mask(trees, width) if count else None,
+        branches=branches,
+        starts=starts,
         kept=kept,
         rows=torch.tensor(rows, dtype=torch.long),
         columns=index,
@@ -130,23 +155,3 @@ def tree_batch(trees: Sequence[TokenTree]) -> TreeBatch:
         branch_of=torch.tensor(branch_of, dtype=torch.long),
         num_branches=count,
     )
-
-
-def _mask(trees: Sequence[TokenTree], width: int) -> torch.Tensor:
-    """Returns which token sees which, [B, 1, width, width]."""
-    import torch
-
-    def causal(size: int) -> torch.Tensor:
-        return torch.ones((size, size), dtype=torch.bool).tril()
-
-    mask = torch.eye(width, dtype=torch.bool).repeat(len(trees), 1, 1)  # padding sees itself: no row is empty
-    for row, tree in enumerate(trees):
-        end = len(tree.trunk)
-        mask[row, :end, :end] = causal(end)
-        for branch in tree.branches:
-            length = len(branch.ids) - 1
-            here = slice(end, end + length)
-            mask[row, here, : branch.start] = True
-            mask[row, here, here] = causal(length)
-            end += length
-    return mask[:, None]

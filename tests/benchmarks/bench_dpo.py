@@ -27,6 +27,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rlenv.models.attention import take_block_masks
 from rlenv.models.named import named_model, population_llama
 
 ROOT = Path(__file__).parents[2]
@@ -109,20 +110,24 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(args.seed)
     model = load(args)
     model.config.use_cache = False
+    ours = args.child == "ours"
+    if ours and args.blocks_from is not None:
+        take_block_masks(model)
     policy = get_peft_model(model, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"))
     config = DpoConfig(
         dtype=args.dtype, batch_size=args.pairs, learning_rate=1e-3, warmup=0, save_every=0,
-        gradient_checkpointing=args.checkpointing,
+        gradient_checkpointing=args.checkpointing, blocks_from=args.blocks_from,
     )  # fmt: skip
     tokenizer = str(population_llama()) if args.model in SHAPES else args.model
     clock = Clock()
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = (PairsTrainer if args.child == "ours" else RowsTrainer)(
+        trainer = (PairsTrainer if ours else RowsTrainer)(
             model=policy,
             args=dpo_arguments(Worker(Path(scratch), device=args.device), config),
             train_dataset=Dataset.from_dict(make_pairs(args, model.config.vocab_size)),
             processing_class=AutoTokenizer.from_pretrained(tokenizer),
             callbacks=[clock],
+            **({"blocks_from": config.blocks_from} if ours else {}),
         )
         if on_gpu:
             torch.cuda.reset_peak_memory_stats()
@@ -137,7 +142,7 @@ def child(args: argparse.Namespace, way: str) -> dict[str, Any]:
     """Returns what :func:`train` does, from a process of its own; the error if it fails."""
     command = [sys.executable, __file__, "--child", way, *(["--checkpointing"] if args.checkpointing else [])]
     for name, value in vars(args).items():
-        if name not in ("child", "checkpointing"):
+        if name not in ("child", "checkpointing") and value is not None:
             command += [f"--{name.replace('_', '-')}", str(value)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -158,6 +163,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
+    parser.add_argument("--blocks-from", type=int, help="dpo.blocks_from of ours; training needs a GPU for it")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--child", choices=["ours", "trl"])
     args = parser.parse_args()

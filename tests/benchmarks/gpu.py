@@ -1,6 +1,6 @@
 """What is to be measured on one H100, part by part: a run's phases with the GPU's busy share, and DPO at 8B's size.
 
-    python tests/benchmarks/gpu.py [--small] [--parts phases,dpo_4000,dpo_12000] [--data FILE] [--out gpu-results]
+    python tests/benchmarks/gpu.py [--small] [--parts phases,dpo_4000,...] [--data FILE] [--out gpu-results]
 
 Prints a JSON line for each part and appends it to ``OUT/results.jsonl``; each has a time limit, and one that fails or
 is stopped leaves the others alone. ``--small`` runs the same script with tiny sizes on a CPU, in about two minutes.
@@ -9,7 +9,8 @@ phases      conf/esconv_h100.yaml until base's preferences: conversations, discr
             phase and, from nvidia-smi once a second, how busy the GPU was in it. Without ``--data`` (ESConv's
             sessions), with as many sessions of the reference population.
 dpo_4000    bench_dpo.py with a Llama of 8B's shape and random weights: two replies to a prompt of 4,000 tokens, read as
-            a tree, and as TRL's two rows; seconds and peak memory of a step. dpo_12000 the same at 12,000.
+            a tree, and as TRL's two rows; seconds and peak memory of a step. dpo_12000 the same at 12,000. blocks_4000
+            and blocks_12000 the same with block masks (FlexAttention), which a small run leaves dense.
 """
 
 from __future__ import annotations
@@ -130,17 +131,19 @@ def phases(args: argparse.Namespace, out: Path, limit_s: float) -> dict[str, Any
     }
 
 
-def dpo(tokens: int) -> Callable[[argparse.Namespace, Path, float], dict[str, Any]]:
+def dpo(tokens: int, blocks: bool = False) -> Callable[[argparse.Namespace, Path, float], dict[str, Any]]:
     """Returns the part that compares DPO's two ways at ``tokens`` tokens of prompt."""
 
     def measured(args: argparse.Namespace, out: Path, limit_s: float) -> dict[str, Any]:
         command = [sys.executable, "tests/benchmarks/bench_dpo.py", "--pairs", "1", "--checkpointing"]
+        file = out / f"{'blocks' if blocks else 'dpo'}_{tokens}.log"
         if args.small:
             command += ["--model", "tiny", "--tokens", str(tokens // 40), "--steps", "2", "--rounds", "1"]
         else:
             command += ["--model", "8b", "--tokens", str(tokens), "--steps", "4", "--rounds", "1"]
             command += ["--dtype", "bfloat16", "--device", "cuda"]
-        with open(out / f"dpo_{tokens}.log", "w") as log:
+            command += ["--blocks-from", "1"] if blocks else []
+        with open(file, "w") as log:
             child = subprocess.Popen(
                 command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
                 env=environment(),
@@ -151,7 +154,7 @@ def dpo(tokens: int) -> Callable[[argparse.Namespace, Path, float], dict[str, An
                 end(child)
                 return {"value": None, "ended": "stopped"}
         if child.returncode:
-            return {"value": None, "ended": "failed", "last_lines": tail(out / f"dpo_{tokens}.log")}
+            return {"value": None, "ended": "failed", "last_lines": tail(file)}
         found = json.loads(text.splitlines()[-1])
         kept = ("value", "unit", "baseline", "speedup", "peak_mib", "loss_difference", "failed", "settings", "versions")
         return {"ended": "done"} | {name: found[name] for name in kept}
@@ -184,6 +187,8 @@ PARTS: dict[str, tuple[Callable[[argparse.Namespace, Path, float], dict[str, Any
     "phases": (phases, 420.0, 240.0),
     "dpo_4000": (dpo(4000), 120.0, 90.0),
     "dpo_12000": (dpo(12_000), 240.0, 90.0),
+    "blocks_4000": (dpo(4000, blocks=True), 150.0, 90.0),
+    "blocks_12000": (dpo(12_000, blocks=True), 240.0, 90.0),
 }
 """Each part with its limit in seconds, on the GPU and small."""
 

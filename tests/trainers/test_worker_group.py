@@ -28,8 +28,9 @@ def test_a_training_leaves_no_environment_variables_and_no_state_of_accelerate(m
     assert not AcceleratorState._shared_state
 
 
-def test_workers_with_gpus_are_not_kept() -> None:
-    with pytest.raises(ConfigError, match=r"set train\.keep_workers to false"):
+def test_workers_are_kept_with_a_share_of_a_gpu_and_not_with_a_whole_one() -> None:
+    assert TrainResources(num_gpus=0.5, keep_workers=True).keep_workers
+    with pytest.raises(ConfigError, match=r"set train\.keep_workers to false, or train.num_gpus below 1"):
         TrainResources(num_gpus=1, keep_workers=True)
 
 

@@ -66,13 +66,15 @@ class TrainResources(Settings):
     times, since a node may join, and then the training fails."""
     keep_workers: bool = False
     """Keep the workers and their CPUs between the trainings of a run, which then do not wait for processes and imports,
-    if the cluster has room for them beside the engines and the served discriminator. Not with GPUs."""
+    if the cluster has room for them beside the engines and the served discriminator. With GPUs, workers must share one
+    with these (``num_gpus`` below 1): between trainings they keep what CUDA needs, and no weights."""
 
     def problems(self) -> list[str]:
         """Returns the violated rules across fields, one line each."""
-        if self.keep_workers and self.num_gpus:
+        if self.keep_workers and self.num_gpus >= 1:
             return [
-                "keep_workers: workers with GPUs cannot be kept, engines need the GPUs; set train.keep_workers to false"
+                "keep_workers: workers with whole GPUs cannot be kept, engines need the GPUs; set train.keep_workers "
+                "to false, or train.num_gpus below 1"
             ]
         return []
 

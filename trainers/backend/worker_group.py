@@ -103,6 +103,8 @@ def as_in_a_new_process() -> Iterator[None]:
             AcceleratorState._reset_state(reset_partial_state=True)
             GradientState._reset_state()
         gc.collect()
+        if "torch" in sys.modules:
+            sys.modules["torch"].cuda.empty_cache()  # engines and the served discriminator share the GPU
 
 
 def _restore(environment: Mapping[str, str]) -> None:

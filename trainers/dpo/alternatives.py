@@ -18,6 +18,7 @@ from peft import PeftModel
 from transformers import AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
 
 from rlenv.core.types import Alternatives
+from rlenv.models.attention import take_block_masks
 from rlenv.models.tree_batch import TokenBranch, TokenTree, tree_batch
 from rlenv.prompting.chat_format import chat_format
 from trainers.backend.fit import last_tenth_mean
@@ -129,7 +130,7 @@ class AlternativesTrainer(Trainer):
     def read_reference(self) -> None:
         """Fills in the reference's log-probs of all rows; every worker must call it, of a model that may be sharded."""
         with reference_of(self.model):
-            self.rows = with_reference(self.model, self.rows, self.dpo.batch_size, self.worker)
+            self.rows = with_reference(self.model, self.rows, self.dpo.batch_size, self.worker, self.dpo.blocks_from)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -184,6 +185,8 @@ def train_on_alternatives(payload: tuple[Any, DpoConfig, str, str, str], worker:
     require_positions(base_model, max(map(_last_position, rows)), "dpo")
     seed_everything(config.seed)
     base = load_base(base_model, config.dtype, worker.device, config.shard)
+    if config.blocks_from is not None:
+        take_block_masks(base)
     policy = PeftModel.from_pretrained(base, reference, is_trainable=True)
     policy.load_adapter(reference, REFERENCE)
     train, held_out = split_rows(rows, config.held_out)
@@ -211,7 +214,7 @@ def held_out_figures(model: Any, rows: Sequence[SessionRow], config: DpoConfig) 
     found = []
     with torch.no_grad():
         for row in rows:
-            log_probs = branch_log_probs(model, [row])
+            log_probs = branch_log_probs(model, [row], config.blocks_from)
             loss, (margin, target, _) = rows_loss(log_probs, [row], config)
             before, _ = rows_loss(
                 log_probs.new_tensor([p for turn in row.turns for p in turn.reference]), [row], config
@@ -223,7 +226,11 @@ def held_out_figures(model: Any, rows: Sequence[SessionRow], config: DpoConfig) 
 
 
 def with_reference(
-    model: Any, rows: Sequence[SessionRow], batch_size: int = 1, worker: Worker | None = None
+    model: Any,
+    rows: Sequence[SessionRow],
+    batch_size: int = 1,
+    worker: Worker | None = None,
+    blocks_from: int | None = None,
 ) -> list[SessionRow]:
     """Returns the rows with the log-probs of ``model``, which is the reference now.
 
@@ -232,6 +239,7 @@ def with_reference(
         rows: the rows, the same on every worker.
         batch_size: rows in one forward pass on a GPU. On a CPU, batches only add padding.
         worker: this one of several that share the work; None reads all.
+        blocks_from: see ``dpo.blocks_from``.
     """
     rank, num = (worker.rank, worker.world_size) if worker else (0, 1)
     size = batch_size if next(model.parameters()).is_cuda else 1
@@ -241,25 +249,26 @@ def with_reference(
     with torch.no_grad():
         for start in range(0, len(mine), size):
             places = mine[start : start + size]
-            parts = branch_log_probs(model, [rows[i] for i in places]).split([_num_branches(rows[i]) for i in places])
+            log_probs = branch_log_probs(model, [rows[i] for i in places], blocks_from)
+            parts = log_probs.split([_num_branches(rows[i]) for i in places])
             found.extend((i, part.tolist()) for i, part in zip(places, parts, strict=True))
-    log_probs = dict(gather_object(found) if num > 1 else found)
+    by_row = dict(gather_object(found) if num > 1 else found)
 
     def filled(row: SessionRow, each: Iterator[float]) -> SessionRow:
         return replace(row, turns=tuple(replace(t, reference=tuple(next(each) for _ in t.rewards)) for t in row.turns))
 
-    return [filled(row, iter(log_probs[i])) for i, row in enumerate(rows)]
+    return [filled(row, iter(by_row[i])) for i, row in enumerate(rows)]
 
 
 def _num_branches(row: SessionRow) -> int:
     return len(row.tree.branches)
 
 
-def branch_log_probs(model: Any, rows: Sequence[SessionRow]) -> torch.Tensor:
-    """Returns the log-probs of all alternatives of ``rows``, in order, [n]."""
+def branch_log_probs(model: Any, rows: Sequence[SessionRow], blocks_from: int | None = None) -> torch.Tensor:
+    """Returns the log-probs of all alternatives of ``rows``, in order, [n]; ``blocks_from`` as in ``DpoConfig``."""
     batch = tree_batch([row.tree for row in rows])
     device = next(model.parameters()).device
-    return batch.log_probs(model(**batch.inputs(device)).logits)
+    return batch.log_probs(model(**batch.inputs(device, blocks_from)).logits)
 
 
 def real_nll(model: Any, rows: Sequence[dict[str, list[int]]]) -> torch.Tensor:
@@ -274,7 +283,7 @@ def batch_loss(
     model: Any, rows: Sequence[SessionRow], config: DpoConfig
 ) -> tuple[torch.Tensor, tuple[float, float, float]]:
     """Returns the mean loss over the turns of ``rows`` and (margin, its target, accuracy), each a mean over turns."""
-    return rows_loss(branch_log_probs(model, rows), rows, config)
+    return rows_loss(branch_log_probs(model, rows, config.blocks_from), rows, config)
 
 
 def rows_loss(

@@ -38,6 +38,9 @@ class DpoConfig(AdapterTraining):
     are those of the real session that gave a session's context. Not for ``hard``."""
     replay_max_tokens: PositiveInt | None = None
     """A longer real session is cut after a whole message; None cuts none."""
+    blocks_from: PositiveInt | None = None
+    """Length in tokens from which a session's row attends by block masks (FlexAttention) and not by a dense mask, which
+    grows with its square; None never does. For a GPU. Off, because where it is faster has not been measured."""
 
     def problems(self) -> list[str]:
         """Returns the violated rules across fields, one line each."""

@@ -15,6 +15,7 @@ from typing import Any, Unpack
 from rlenv.core.adapters import adapter_at
 from rlenv.core.errors import PhaseError
 from rlenv.core.types import Adapter, Alternatives, PreferencePair
+from rlenv.models.attention import take_block_masks
 from trainers.backend.fit import TrainOptions, last_tenth_mean, train_to_folder
 from trainers.backend.huggingface import (
     callbacks,
@@ -116,6 +117,8 @@ def train_dpo(payload: tuple[Any, DpoConfig, str, str, str], worker: Worker) -> 
     require_positions(base_model, _longest(rows), "dpo")
     seed_everything(config.seed)
     base = load_base(base_model, config.dtype, worker.device, config.shard)
+    if config.blocks_from is not None:
+        take_block_masks(base)
     policy = PeftModel.from_pretrained(base, reference, is_trainable=True)
     trainer = PairsTrainer(
         model=policy,
@@ -123,6 +126,7 @@ def train_dpo(payload: tuple[Any, DpoConfig, str, str, str], worker: Worker) -> 
         train_dataset=Dataset.from_dict(rows),
         processing_class=AutoTokenizer.from_pretrained(base_model),
         callbacks=callbacks(worker),
+        blocks_from=config.blocks_from,
     )
     train_and_resume(trainer, worker, config)
     save_adapter(trainer, worker, trainer.processing_class, out_dir)

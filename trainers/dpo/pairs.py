@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import Sampler
 from trl import DPOTrainer
 
-from rlenv.models.tree_batch import TokenBranch, TokenTree, tree_batch
+from rlenv.models.tree_batch import TokenBranch, TokenTree, attention_mask, tree_batch
 
 TREE = "tree"
 """The key of a batch under which :func:`collate` puts what the backbone reads."""
@@ -27,11 +27,14 @@ class PairsTrainer(DPOTrainer):
     """Trains on a dataset with ``prompt_ids``, ``chosen_ids`` and ``rejected_ids``.
 
     The policy is a trainable ``PeftModel``; TRL copies its adapter into the frozen reference. Pairs of a session follow
-    each other, so that those within a batch share its tokens; sessions are shuffled.
+    each other, so that those within a batch share its tokens; sessions are shuffled. ``blocks_from`` is that of
+    :func:`read_trees`.
     """
 
-    def __init__(self, model: Any, args: Any, train_dataset: Any, **options: Any) -> None:
-        read_trees(model.get_base_model())
+    def __init__(
+        self, model: Any, args: Any, train_dataset: Any, blocks_from: int | None = None, **options: Any
+    ) -> None:
+        read_trees(model.get_base_model(), blocks_from)
         self.sessions = sessions_of(train_dataset["prompt_ids"])
         super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=collate, **options)
 
@@ -84,8 +87,8 @@ def collate(pairs: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
     """Returns the batch of ``pairs``, n of them with replies of at most T - 1 tokens.
 
     ``input_ids``, ``attention_mask`` and ``completion_mask`` are [2n, T], the chosen rows first; a row is the last
-    token of the prompt, the reply and padding. Under :data:`TREE` are the ``input_ids``, ``position_ids`` and
-    ``attention_mask`` of the trees, and ``rows`` and ``columns`` [2n, T], the place there of each token's hidden state.
+    token of the prompt, the reply and padding. Under :data:`TREE` are the ``input_ids``, ``position_ids``, ``branches``
+    and ``starts`` of the trees, and ``rows`` and ``columns`` [2n, T], the place there of each token's hidden state.
     """
     trees, order = _trees(pairs)
     batch = tree_batch(trees)
@@ -104,12 +107,12 @@ def collate(pairs: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
     real = (torch.arange(size) < lengths).long()
     completion = real.clone()
     completion[:, 0] = 0
-    inputs = {key: value for key, value in batch.inputs("cpu").items() if key not in ("logits_to_keep", "use_cache")}
+    read = {key: getattr(batch, key) for key in ("input_ids", "position_ids", "branches", "starts")}
     return {
         "input_ids": ids,
         "attention_mask": real,
         "completion_mask": completion,
-        TREE: {**inputs, "rows": rows, "columns": columns},
+        TREE: {**read, "rows": rows, "columns": columns},
     }
 
 
@@ -136,10 +139,14 @@ def _trees(pairs: Sequence[Mapping[str, Sequence[int]]]) -> tuple[list[TokenTree
     return trees, order
 
 
-def read_trees(model: Any) -> None:
+def read_trees(model: Any, blocks_from: int | None = None) -> None:
     """Makes the backbone of ``model``, a causal language model, read what :func:`collate` puts under :data:`TREE`.
 
     A forward pass with it gives the last hidden states [2n, T, H] of the rows; without it nothing changes.
+
+    Args:
+        model: the causal language model.
+        blocks_from: length of a tree from which its mask is one of blocks; the model must take such masks.
     """
     backbone = model.base_model
     plain = backbone.forward
@@ -149,8 +156,9 @@ def read_trees(model: Any) -> None:
             return plain(*args, **kwargs)
         tree = dict(tree)
         rows, columns = tree.pop("rows"), tree.pop("columns")
+        mask = attention_mask(tree.pop("branches"), tree.pop("starts"), blocks_from)
         rest = {key: value for key, value in kwargs.items() if key not in ("input_ids", "attention_mask")}
-        outputs = plain(**rest, **tree)
+        outputs = plain(**rest, **tree, attention_mask=mask)
         outputs.last_hidden_state = outputs.last_hidden_state[rows, columns]
         return outputs
 

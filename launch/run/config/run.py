@@ -154,6 +154,8 @@ class RunConfig(Settings):
         problems += adapter_problems("engines.simulator", self.engines.get("simulator"), "sft", self.sft, trains_base)
         for where, speakers in (("chatbots", self.chatbots), ("zero_shot", self.zero_shot)):
             problems += speaker_problems(where, speakers, self.engines)
+        if self.dpo.blocks_from is not None and not self.train.num_gpus:
+            problems.append("dpo.blocks_from: training by block masks needs a GPU (train.num_gpus); set it to null")
         trained = {s.engine for s in self.chatbots.values() if s.kind == "engine" and s.adapter == "trained"}
         for name in sorted(trained):
             problems += adapter_problems(f"engines.{name}", self.engines.get(name), "chatbot_sft", self.chatbot_sft)

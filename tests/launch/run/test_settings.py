@@ -197,6 +197,7 @@ def test_the_settings_of_a_run_can_be_read_without_torch():
          ["engines.simulator.max_lora_rank", "chatbot_sft.lora_rank"], "16) or more, got 8"),
         (["engines.b={model: m, max_loras: 0, max_model_len: 32768}", "chatbots.c={engine: b, adapter: a/folder}"],
          ["chatbots.c.adapter", "engines.b.max_loras"], "set 1 or more"),
+        (["dpo.blocks_from=4096", "train.num_gpus=0"], ["dpo.blocks_from", "train.num_gpus"], "set it to null"),
     ],
 )  # fmt: skip
 def test_incompatible_settings_are_refused_with_both_keys_and_a_fix(overrides, keys, way_out):
