@@ -73,9 +73,13 @@ def _labels(text: str, roles: Mapping[str, str], not_said: Collection[str]) -> l
         counts = Counter(label.name for label in others)
         sure = [label for label in others if counts[label.name] > 1]
         others = [label for label in others if counts[label.name] == 1]
+
+    def seat(label: _Label) -> str:
+        return roles.get(label.name, roles.get(label.name.lower(), label.name))
+
     found: set[str] = set()
     for before, after in pairwise(sure):
-        if roles.get(before.name.lower(), before.name) == roles.get(after.name.lower(), after.name):
+        if seat(before) == seat(after):
             found.update(label.name for label in others if before.end <= label.begin < after.begin)
     return sorted([*sure, *(label for label in others if label.name in found)])
 

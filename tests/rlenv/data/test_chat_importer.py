@@ -173,6 +173,9 @@ def test_a_speaker_who_is_not_known_is_asked_for_where_another_would_speak_twice
         chats(path)
     said = [*SHORT, ("user", RAIN), ("assistant", "so\nNote: x")]
     assert chats(path, roles={"Bertha": "assistant"})[0] == [("c1", said)]
+    path.write_text(json.dumps({"id": "c1", "text": f"Jo: {FLAT}\nBertha: {TIRED}\nKim: {RAIN}\nAI: so"}))
+    with pytest.raises(DataError, match="got 'Bertha'"):  # Jo and Kim have the same seat
+        chats(path, roles={"Jo": "user", "Kim": "user"})
     path.write_text(json.dumps({"id": "c1", "text": f"User: {FLAT}\nMy boss: rude\nAssistant: {TIRED}"}))
     assert chats(path)[0] == [("c1", [("user", f"{FLAT}\nMy boss: rude"), SHORT[1]])]
 
