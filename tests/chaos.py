@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import shutil
 import sys
@@ -30,6 +31,8 @@ from tests.launch.conftest import TINY, Driver, left_of, merged
 
 PAUSE = (0.02, 0.15)
 """Least and longest time between two kills, in lengths of the undisturbed run."""
+EARLY = 0.2
+"""Share of the drivers in whose start a first kill may fall; the others begin a phase first, or no run would end."""
 AGENTS_S = 5.0
 """How long a dead driver's processes may live on; Ray's agents notice a dead raylet after a minute or two."""
 PATIENCE_S = 1800.0
@@ -78,20 +81,26 @@ def disturbed(
     """Runs until the end, with up to ``kills`` kills; returns the victims, and how drivers ended before the last."""
     victims: Counter[str] = Counter()
     ends: Counter[str] = Counter()
+
+    def next_kill() -> float:
+        return time.monotonic() + rng.uniform(*PAUSE) * seconds
+
     while True:
         driver = Driver(config, ray_folder)
         family: list[psutil.Process] = []
-        until = time.monotonic() + rng.uniform(*PAUSE) * seconds
+        until = next_kill() if rng.random() < EARLY else math.inf
         give_up = time.monotonic() + PATIENCE_S
         while driver.process.poll() is None:
             assert time.monotonic() < give_up, "\n".join(["the run hangs", *driver.lines[-30:]])
+            if until == math.inf and driver.started():
+                until = next_kill()
             if sum(victims.values()) < kills and time.monotonic() > until:
                 family = driver.family()
                 if victim := strike(driver, rng):
                     victims[victim] += 1
                     phase = driver.started()[-1:] or ["(before the first phase)"]
                     print(f"kill {sum(victims.values())}: {victim} in {phase[0]}", flush=True)
-                until = time.monotonic() + rng.uniform(*PAUSE) * seconds
+                until = next_kill()
             time.sleep(0.05)
         code = driver.process.wait()
         driver._reader.join(10)
