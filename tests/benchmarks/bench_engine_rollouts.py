@@ -4,8 +4,10 @@
 
 Prints one JSON line. Both seats are on one pool, ``--conversations`` run at once. ``value`` is the sampled tokens a
 second of ``collect``; ``baseline`` that of the same requests given to the engine all at once, which finds the prompts
-that ``collect`` left in its prefix cache; ``lockstep`` that of other conversations of the same kind in which all wait
-for the slowest message. ``ratio`` is value over baseline, ``over_lockstep`` value over lockstep.
+that ``collect`` left in its prefix cache; ``chained`` that of the same requests given to a new engine, each when the
+one before it in its conversation is answered, so that it has to read what the other seat said; ``lockstep`` that of
+other conversations of the same kind in which all wait for the slowest message. ``ratio`` is value over baseline,
+``over_chained`` and ``over_lockstep`` value over those: ``1 - over_chained`` is the share of rlenv's own work.
 """
 
 from __future__ import annotations
@@ -93,6 +95,19 @@ async def in_lockstep(chatbot: EngineSpeaker, user: EngineSpeaker, scenarios: li
         states = [state if state.end else next(after) for state in states]
 
 
+async def in_chains(pool: EnginePool, requests: list[Request]) -> None:
+    """Gives the requests of each conversation to the pool, each when the one before is answered."""
+    chains: dict[str, list[Request]] = {}
+    for request in requests:
+        chains.setdefault(str(request[3]).partition(":")[2], []).append(request)  # the key begins with the seat
+
+    async def one_after_the_other(chain: list[Request]) -> None:
+        for request in chain:
+            await pool.generate(*request)
+
+    await all_of(one_after_the_other, list(chains.values()))
+
+
 def timed(work: Callable[[], Coroutine[Any, Any, Any]]) -> float:
     """Returns the seconds that it takes."""
     start = time.perf_counter()
@@ -101,7 +116,7 @@ def timed(work: Callable[[], Coroutine[Any, Any, Any]]) -> float:
 
 
 def main() -> None:
-    """Measures the three and prints the line."""
+    """Measures the four and prints the line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--backend", choices=["transformers", "vllm"], default="vllm")
     parser.add_argument("--model", default="population-llama")
@@ -133,8 +148,12 @@ def main() -> None:
             seconds["alone"] = timed(lambda: all_of(lambda r: pool.generate(*r), together.requests))
             stepped, *theirs = seats(pool, folder, args.max_tokens)
             seconds["lockstep"] = timed(lambda: in_lockstep(*theirs, second, limits))
+        with EnginePool(config) as pool:
+            _, *warm = seats(pool, folder, args.max_tokens)
+            timed(lambda: collecting(*warm, scenarios[-2:], limits))
+            seconds["chained"] = timed(lambda: in_chains(pool, together.requests))
     ray.shutdown()
-    sampled = {"collect": together.sampled, "alone": together.sampled, "lockstep": stepped.sampled}
+    sampled = dict.fromkeys(("collect", "alone", "chained"), together.sampled) | {"lockstep": stepped.sampled}
     speed = {name: round(sampled[name] / seconds[name], 1) for name in seconds}
     line = {
         "benchmark": "engine_rollouts",
@@ -142,6 +161,7 @@ def main() -> None:
         "unit": "tokens/s",
         "baseline": speed["alone"],
         "ratio": round(speed["collect"] / speed["alone"], 3),
+        "over_chained": round(speed["collect"] / speed["chained"], 3),
         "over_lockstep": round(speed["collect"] / speed["lockstep"], 2),
         "requests": len(together.requests),
         "sampled_tokens": sampled,
