@@ -151,10 +151,10 @@ def test_a_process_that_is_stopped_is_killed_and_its_calls_are_repeated(tmp_path
 
 
 def test_a_call_that_makes_progress_or_waits_for_another_supervised_process_is_waited_for(tmp_path, cluster):
-    actor, other = toy(tmp_path, answer_timeout_s=2.0), toy(tmp_path, answer_timeout_s=60.0)
+    actor, other = toy(tmp_path, answer_timeout_s=4.0), toy(tmp_path, answer_timeout_s=60.0)
     start_all([actor, other])
     try:
-        assert actor.ask("works", 6.0) == "done"
+        assert actor.ask("works", 8.0) == "done"
         assert actor.ask("asks", other) == 6
         assert (actor.restarts, other.restarts) == (0, 0)
     finally:
@@ -163,11 +163,11 @@ def test_a_call_that_makes_progress_or_waits_for_another_supervised_process_is_w
 
 
 def test_a_call_that_takes_long_is_waited_for_while_others_are_answered(tmp_path, cluster):
-    actor = toy(tmp_path, answer_timeout_s=1.0)
+    actor = toy(tmp_path, answer_timeout_s=3.0)
     start_all([actor])
 
     async def calls() -> int:
-        slow = asyncio.ensure_future(actor.call("double", 1, 4.0))
+        slow = asyncio.ensure_future(actor.call("double", 1, 7.0))
         while not slow.done():
             assert await actor.call("double", 2, 0.2) == 4
         return await slow
