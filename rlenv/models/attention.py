@@ -33,6 +33,17 @@ def take_block_masks(model: Any) -> None:
     model.set_attn_implementation(SDPA_OR_BLOCKS)
 
 
+def attention_mask(branches: torch.Tensor, starts: torch.Tensor, blocks_from: int | None) -> Any:
+    """Returns a model's ``attention_mask`` for a batch's ``branches`` and ``starts``, on their device.
+
+    It is dense, a ``BlockMask`` from ``blocks_from`` tokens on, or None without branches: a causal mask is enough.
+    """
+    if not (branches > 0).any():
+        return None
+    blocks = blocks_from is not None and branches.shape[1] >= blocks_from
+    return (block_mask if blocks else dense_mask)(branches, starts)
+
+
 def dense_mask(branches: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
     """Returns [B, 1, n, n], True where a token (row) sees another (column).
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rlenv.models.attention import block_mask, dense_mask
+from rlenv.models.attention import attention_mask
 
 if TYPE_CHECKING:
     import torch
@@ -89,17 +89,6 @@ class TreeBatch:
         at = logits[self.rows.to(device), self.columns.to(device)].float()
         each = at.log_softmax(-1).gather(1, self.targets.to(device)[:, None])[:, 0]
         return each.new_zeros(self.num_branches).index_add(0, self.branch_of.to(device), each)
-
-
-def attention_mask(branches: torch.Tensor, starts: torch.Tensor, blocks_from: int | None) -> Any:
-    """Returns a model's ``attention_mask`` for a batch's ``branches`` and ``starts``, on their device.
-
-    It is dense, a ``BlockMask`` from ``blocks_from`` tokens on, or None without branches: a causal mask is enough.
-    """
-    if not (branches > 0).any():
-        return None
-    blocks = blocks_from is not None and branches.shape[1] >= blocks_from
-    return (block_mask if blocks else dense_mask)(branches, starts)
 
 
 def tree_batch(trees: Sequence[TokenTree]) -> TreeBatch:

@@ -17,7 +17,8 @@ import torch
 from torch.utils.data import Sampler
 from trl import DPOTrainer
 
-from rlenv.models.tree_batch import TokenBranch, TokenTree, attention_mask, tree_batch
+from rlenv.models.attention import attention_mask
+from rlenv.models.tree_batch import TokenBranch, TokenTree, tree_batch
 
 TREE = "tree"
 """The key of a batch under which :func:`collate` puts what the backbone reads."""
