@@ -33,6 +33,8 @@ PAUSE = (0.02, 0.15)
 """Least and longest time between two kills, in lengths of the undisturbed run."""
 EARLY = 0.2
 """Share of the drivers in whose start a first kill may fall; the others begin a phase first, or no run would end."""
+A_PHASE = 4
+"""Kills within a phase of a run, after which it is left in peace until the next: else all fall into the longest."""
 AGENTS_S = 5.0
 """How long a dead driver's processes may live on; Ray's agents notice a dead raylet after a minute or two."""
 PATIENCE_S = 1800.0
@@ -81,6 +83,7 @@ def disturbed(
     """Runs until the end, with up to ``kills`` kills; returns the victims, and how drivers ended before the last."""
     victims: Counter[str] = Counter()
     ends: Counter[str] = Counter()
+    struck: Counter[str] = Counter()
 
     def next_kill() -> float:
         return time.monotonic() + rng.uniform(*PAUSE) * seconds
@@ -94,12 +97,13 @@ def disturbed(
             assert time.monotonic() < give_up, "\n".join(["the run hangs", *driver.lines[-30:]])
             if until == math.inf and driver.started():
                 until = next_kill()
-            if sum(victims.values()) < kills and time.monotonic() > until:
+            phase = (driver.started() or ["(before the first phase)"])[-1]
+            if sum(victims.values()) < kills and time.monotonic() > until and struck[phase] < A_PHASE:
                 family = driver.family()
                 if victim := strike(driver, rng):
                     victims[victim] += 1
-                    phase = driver.started()[-1:] or ["(before the first phase)"]
-                    print(f"kill {sum(victims.values())}: {victim} in {phase[0]}", flush=True)
+                    struck[phase] += 1
+                    print(f"kill {sum(victims.values())}: {victim} in {phase}", flush=True)
                 until = next_kill()
             time.sleep(0.05)
         code = driver.process.wait()
