@@ -95,9 +95,10 @@ def disturbed(
         give_up = time.monotonic() + PATIENCE_S
         while driver.process.poll() is None:
             assert time.monotonic() < give_up, "\n".join(["the run hangs", *driver.lines[-30:]])
-            if until == math.inf and driver.started():
+            started = driver.started()
+            if until == math.inf and started:
                 until = next_kill()
-            phase = (driver.started() or ["(before the first phase)"])[-1]
+            phase = started[-1] if started else "(before the first phase)"
             if sum(victims.values()) < kills and time.monotonic() > until and struck[phase] < A_PHASE:
                 family = driver.family()
                 if victim := strike(driver, rng):

@@ -16,8 +16,13 @@ SDPA_OR_BLOCKS = "sdpa_or_blocks"
 """The attention's name in transformers: FlexAttention if the mask is a ``BlockMask``, SDPA for every other."""
 
 
-def take_block_masks(model: Any) -> None:
-    """Makes ``model``, of transformers and without an adapter, take block masks beside dense ones; weights stay."""
+def take_block_masks(model: Any, blocks_from: int | None) -> None:
+    """Makes ``model``, of transformers and without an adapter, take block masks beside dense ones; weights stay.
+
+    It is left as it is where ``blocks_from`` is None, since it will be given none.
+    """
+    if blocks_from is None:
+        return
     from transformers import AttentionInterface
     from transformers.integrations.flex_attention import flex_attention_forward
     from transformers.integrations.sdpa_attention import sdpa_attention_forward

@@ -111,8 +111,8 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     model = load(args)
     model.config.use_cache = False
     ours = args.child == "ours"
-    if ours and args.blocks_from is not None:
-        take_block_masks(model)
+    if ours:
+        take_block_masks(model, args.blocks_from)
     policy = get_peft_model(model, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"))
     config = DpoConfig(
         dtype=args.dtype, batch_size=args.pairs, learning_rate=1e-3, warmup=0, save_every=0,

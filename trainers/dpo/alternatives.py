@@ -185,8 +185,7 @@ def train_on_alternatives(payload: tuple[Any, DpoConfig, str, str, str], worker:
     require_positions(base_model, max(map(_last_position, rows)), "dpo")
     seed_everything(config.seed)
     base = load_base(base_model, config.dtype, worker.device, config.shard)
-    if config.blocks_from is not None:
-        take_block_masks(base)
+    take_block_masks(base, config.blocks_from)
     policy = PeftModel.from_pretrained(base, reference, is_trainable=True)
     policy.load_adapter(reference, REFERENCE)
     train, held_out = split_rows(rows, config.held_out)

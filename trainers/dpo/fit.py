@@ -117,8 +117,7 @@ def train_dpo(payload: tuple[Any, DpoConfig, str, str, str], worker: Worker) -> 
     require_positions(base_model, _longest(rows), "dpo")
     seed_everything(config.seed)
     base = load_base(base_model, config.dtype, worker.device, config.shard)
-    if config.blocks_from is not None:
-        take_block_masks(base)
+    take_block_masks(base, config.blocks_from)
     policy = PeftModel.from_pretrained(base, reference, is_trainable=True)
     trainer = PairsTrainer(
         model=policy,

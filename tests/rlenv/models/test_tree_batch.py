@@ -78,7 +78,7 @@ def test_a_model_that_takes_block_masks_is_unchanged_by_dense_ones(tiny_llama: P
     from transformers import AutoModelForCausalLM
 
     other = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
-    take_block_masks(other)
+    take_block_masks(other, 1)
     inputs = tree_batch(TREES).inputs("cpu")
     assert torch.equal(other(**inputs).logits, model(**inputs).logits)
     plain_row = torch.tensor([[5, 6, 7, 8]])
@@ -91,7 +91,7 @@ def test_log_probs_by_block_masks_are_those_by_a_dense_one(tiny_llama: Path):
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32).eval()
-    take_block_masks(model)
+    take_block_masks(model, 100)
     trunk = tuple(range(3, 203))  # more than one block
     batch = tree_batch([TokenTree(trunk, (TokenBranch(150, (7, 8, 9)), TokenBranch(200, (9, 9, 30, 2)))), *TREES])
     with torch.no_grad():
