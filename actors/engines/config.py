@@ -57,6 +57,10 @@ class EngineConfig(Settings):
     """Allow requests that constrain replies to a JSON schema (``Sampling.json_schema``); vLLM only."""
     enforce_eager: bool | None = None
     """True compiles nothing. None is True on a CPU, where compiling slows the start more than it speeds up sampling."""
+    graph_sizes: tuple[PositiveInt, ...] = ()
+    """Batch sizes for which vLLM captures CUDA graphs; a batch runs in the next larger graph, a larger one without.
+    () is vLLM's choice: some 50 sizes, with and without adapters, whose capture takes up to 20 s of an engine's start.
+    With sizes given, requests without an adapter share the graphs of those with one."""
     batch_invariant: bool | None = None
     """Whether a request's tokens and log-probs do not depend on other requests in the batch. None is True on a CPU and
     False on a GPU. On a CPU it is bitwise with ``threads`` 1; with more, vLLM's float32 log-probs still differ by up to
@@ -85,6 +89,8 @@ class EngineConfig(Settings):
             problems.append(f"num_gpus: {self.num_gpus:g} for tensor_parallel_size {size}; they must be equal")
         if size > 1 and self.backend != "vllm":
             problems.append("tensor_parallel_size: more than 1 needs backend 'vllm'")
+        if self.graph_sizes and (self.on_cpu or self.eager or self.backend != "vllm"):
+            problems.append("graph_sizes: CUDA graphs need backend 'vllm', num_gpus above 0 and not enforce_eager")
         if self.batch_invariant and not self.on_cpu and self.backend == "transformers":
             problems.append("batch_invariant: on a GPU needs backend 'vllm'; set it to null")
         if self.structured and self.backend != "vllm":

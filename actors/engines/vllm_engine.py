@@ -127,6 +127,9 @@ def engine_args(config: EngineConfig) -> dict[str, Any]:
         # With chunked prefill, vLLM draws from the seeded generator once per chunk and can undo that only on a GPU: on
         # a CPU the engine core dies ("CPU Generator does not use offset"). So prompts are processed whole.
         args |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(2048, config.max_model_len)}
+    if config.graph_sizes:
+        sizes = sorted(set(config.graph_sizes))
+        args["compilation_config"] = {"cudagraph_capture_sizes": sizes, "cudagraph_specialize_lora": False}
     if config.structured:  # white space is disabled because a weak model may generate it without end
         args["structured_outputs_config"] = {"backend": "xgrammar", "disable_any_whitespace": True}
     if config.max_loras:

@@ -11,6 +11,7 @@ phases      conf/esconv_h100.yaml until base's preferences: conversations, discr
 dpo_4000    bench_dpo.py with a Llama of 8B's shape and random weights: two replies to a prompt of 4,000 tokens, read as
             a tree, and as TRL's two rows; seconds and peak memory of a step. dpo_12000 the same at 12,000. blocks_4000
             and blocks_12000 the same with block masks (FlexAttention), which a small run leaves dense.
+starts      bench_engine_start.py: an engine's start and speed without compiling, with it, and with few CUDA graphs.
 """
 
 from __future__ import annotations
@@ -135,31 +136,44 @@ def dpo(tokens: int, blocks: bool = False) -> Callable[[argparse.Namespace, Path
     """Returns the part that compares DPO's two ways at ``tokens`` tokens of prompt."""
 
     def measured(args: argparse.Namespace, out: Path, limit_s: float) -> dict[str, Any]:
-        command = [sys.executable, "tests/benchmarks/bench_dpo.py", "--pairs", "1", "--checkpointing"]
-        file = out / f"{'blocks' if blocks else 'dpo'}_{tokens}.log"
+        command = ["bench_dpo.py", "--pairs", "1", "--checkpointing"]
         if args.small:
             command += ["--model", "tiny", "--tokens", str(tokens // 40), "--steps", "2", "--rounds", "1"]
         else:
             command += ["--model", "8b", "--tokens", str(tokens), "--steps", "4", "--rounds", "1"]
             command += ["--dtype", "bfloat16", "--device", "cuda"]
             command += ["--blocks-from", "1"] if blocks else []
-        with open(file, "w") as log:
-            child = subprocess.Popen(
-                command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
-                env=environment(),
-            )  # fmt: skip
-            try:
-                text, _ = child.communicate(timeout=limit_s)
-            except subprocess.TimeoutExpired:
-                end(child)
-                return {"value": None, "ended": "stopped"}
-        if child.returncode:
-            return {"value": None, "ended": "failed", "last_lines": tail(file)}
-        found = json.loads(text.splitlines()[-1])
-        kept = ("value", "unit", "baseline", "speedup", "peak_mib", "loss_difference", "failed", "settings", "versions")
-        return {"ended": "done"} | {name: found[name] for name in kept}
+        return benchmark(command, out / f"{'blocks' if blocks else 'dpo'}_{tokens}.log", limit_s)
 
     return measured
+
+
+def starts(args: argparse.Namespace, out: Path, limit_s: float) -> dict[str, Any]:
+    """Compares the starts of an engine."""
+    command = ["bench_engine_start.py"]
+    if args.small:
+        command += ["--requests", "8", "--tokens", "20"]
+    else:
+        command += ["--model", "smollm2", "--num-gpus", "1", "--requests", "256", "--tokens", "200"]
+    return benchmark(command, out / "starts.log", limit_s)
+
+
+def benchmark(command: list[str], log: Path, limit_s: float) -> dict[str, Any]:
+    """Runs a benchmark of this folder; returns its line, or how it ended without one."""
+    python = [sys.executable, f"tests/benchmarks/{command[0]}", *command[1:]]
+    with open(log, "w") as file:
+        child = subprocess.Popen(
+            python, cwd=ROOT, stdout=subprocess.PIPE, stderr=file, text=True, start_new_session=True, env=environment()
+        )
+        try:
+            text, _ = child.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            end(child)
+            return {"value": None, "ended": "stopped"}
+    if child.returncode:
+        return {"value": None, "ended": "failed", "last_lines": tail(log)}
+    found = json.loads(text.splitlines()[-1])
+    return {"ended": "done"} | {name: value for name, value in found.items() if name not in ("benchmark", "machine")}
 
 
 def environment() -> dict[str, str]:
@@ -189,6 +203,7 @@ PARTS: dict[str, tuple[Callable[[argparse.Namespace, Path, float], dict[str, Any
     "dpo_12000": (dpo(12_000), 240.0, 90.0),
     "blocks_4000": (dpo(4000, blocks=True), 150.0, 90.0),
     "blocks_12000": (dpo(12_000, blocks=True), 240.0, 90.0),
+    "starts": (starts, 400.0, 240.0),
 }
 """Each part with its limit in seconds, on the GPU and small."""
 

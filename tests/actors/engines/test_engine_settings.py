@@ -36,11 +36,21 @@ def test_a_gpu_needs_only_other_settings():
     assert engine_args(gpu)["distributed_executor_backend"].endswith("ProcessExecutor")
 
 
+def test_cuda_graphs_are_captured_for_the_sizes_asked_for_and_only_where_there_are_any():
+    gpu = EngineConfig(model="m", num_gpus=1, graph_sizes=(8, 1, 8))
+    assert engine_args(gpu)["compilation_config"]["cudagraph_capture_sizes"] == [1, 8]
+    assert "compilation_config" not in engine_args(replace(gpu, graph_sizes=()))
+    for without in ({"num_gpus": 0}, {"enforce_eager": True}, {"backend": "transformers"}):
+        with pytest.raises(ConfigError, match="graph_sizes: CUDA graphs need backend 'vllm'"):
+            replace(gpu, **without)
+
+
 GPU = EngineConfig(model="m", num_gpus=2, tensor_parallel_size=2, max_num_seqs=256, gpu_memory_utilization=0.8)
 EVERY = [
     EngineConfig(model="m"),
     EngineConfig(model="m", structured=True, max_loras=0, kv_cache_gib=3, enforce_eager=False),
     GPU,
+    replace(GPU, graph_sizes=(1, 8, 64)),
     replace(GPU, batch_invariant=True, dtype="bfloat16", max_lora_rank=64, seed=7),
 ]
 
