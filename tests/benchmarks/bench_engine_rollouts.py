@@ -2,12 +2,15 @@
 
     python tests/benchmarks/bench_engine_rollouts.py [--backend vllm] [--model population-llama|smollm2|FOLDER]
 
-Prints one JSON line. Both seats are on one pool, ``--conversations`` run at once. ``value`` is the sampled tokens a
-second of ``collect``; ``baseline`` that of the same requests given to the engine all at once, which finds the prompts
-that ``collect`` left in its prefix cache; ``chained`` that of the same requests given to a new engine, each when the
-one before it in its conversation is answered, so that it has to read what the other seat said; ``lockstep`` that of
-other conversations of the same kind in which all wait for the slowest message. ``ratio`` is value over baseline,
-``over_chained`` and ``over_lockstep`` value over those: ``1 - over_chained`` is the share of rlenv's own work.
+Prints one JSON line. Both seats are on one pool, ``--conversations`` run at once. Messages are sampled past their end
+to a number of tokens drawn from a log-normal distribution (median ``--tokens``, deviation of the logarithm
+``--spread``, at most ``--max-tokens``), since a small model's messages do not have the long tail of a chatbot's;
+``--spread 0`` leaves them as they are. ``value`` is the sampled tokens a second of ``collect``; ``baseline`` that of
+the same requests given to the engine all at once, which finds the prompts that ``collect`` left in its prefix cache;
+``chained`` that of the same requests given to a new engine, each when the one before it in its conversation is
+answered, so that it has to read what the other seat said; ``lockstep`` that of other conversations of the same kind in
+which all wait for the slowest message. ``ratio`` is value over baseline, ``over_chained`` and ``over_lockstep`` value
+over those: ``1 - over_chained`` is the share of rlenv's own work.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 from transformers import AutoTokenizer
 
@@ -46,26 +50,44 @@ Request = tuple[list[int], Sampling, Adapter | None, str | None]
 
 
 class Recorder:
-    """An engine that keeps what it is asked."""
+    """An engine that keeps what it is asked, and draws the length of each answer if ``lengths`` are given."""
 
-    def __init__(self, pool: EnginePool) -> None:
+    def __init__(self, pool: EnginePool, lengths: Callable[[int], int] | None = None) -> None:
         self.pool = pool
+        self.lengths = lengths
         self.requests: list[Request] = []
         self.sampled = 0
 
     async def generate(
         self, prompt: list[int], sampling: Sampling, adapter: Adapter | None = None, conversation: str | None = None
     ) -> Generation:
-        """Returns the pool's answer."""
+        """Returns the pool's answer; of one with a drawn length, without the tokens that would have ended it."""
+        ends = set(sampling.stop_token_ids)
+        if self.lengths:
+            drawn = {"max_tokens": self.lengths(sampling.seed or 0), "stop_token_ids": ()}
+            sampling = sampling.model_copy(update=drawn)
         self.requests.append((prompt, sampling, adapter, conversation))
         found = await self.pool.generate(prompt, sampling, adapter, conversation)
         self.sampled += len(found.token_ids)
-        return found
+        if not self.lengths:
+            return found
+        said = [pair for pair in zip(found.token_ids, found.logprobs, strict=True) if pair[0] not in ends]
+        ids, logprobs = zip(*said, strict=True) if said else ((), ())
+        return found.model_copy(update={"token_ids": ids, "logprobs": logprobs})
 
 
-def seats(pool: EnginePool, folder: str, max_tokens: int) -> tuple[Recorder, EngineSpeaker, EngineSpeaker]:
+def drawn_lengths(median: int, spread: float, most: int) -> Callable[[int], int] | None:
+    """Returns the function from a request's seed to its number of tokens; None if ``spread`` is 0."""
+    if spread == 0:
+        return None
+    return lambda seed: int(np.clip(median * np.exp(spread * np.random.default_rng(seed).standard_normal()), 1, most))
+
+
+def seats(
+    pool: EnginePool, folder: str, max_tokens: int, lengths: Callable[[int], int] | None
+) -> tuple[Recorder, EngineSpeaker, EngineSpeaker]:
     """Returns the recorder and, on it, the chatbot and the user."""
-    recorder, chat = Recorder(pool), chat_format(AutoTokenizer.from_pretrained(folder))
+    recorder, chat = Recorder(pool, lengths), chat_format(AutoTokenizer.from_pretrained(folder))
     count, sampling = token_counter(chat), Sampling(max_tokens=max_tokens)
     config = ContextConfig(budget_tokens=200)
     user_text, bot_text = simulator_system_text(config, count), chatbot_system_text(config, count)
@@ -122,13 +144,16 @@ def main() -> None:
     parser.add_argument("--model", default="population-llama")
     parser.add_argument("--conversations", type=int, default=64)
     parser.add_argument("--max-turns", type=int, default=6)
-    parser.add_argument("--max-tokens", type=int, default=100)
+    parser.add_argument("--tokens", type=int, default=30)
+    parser.add_argument("--spread", type=float, default=1.0)
+    parser.add_argument("--max-tokens", type=int, default=256)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--num-gpus", type=float, default=0)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     limits = Limits(max_turns=args.max_turns)
+    lengths = drawn_lengths(args.tokens, args.spread, args.max_tokens)
     with tempfile.TemporaryDirectory() as cache:
         folder = str(named_model(args.model, Path(cache)) or args.model)
         config = EngineConfig(
@@ -141,15 +166,15 @@ def main() -> None:
         ]
         first, second = scenarios[: args.conversations], scenarios[args.conversations : 2 * args.conversations]
         with EnginePool(config) as pool:
-            _, *warm = seats(pool, folder, args.max_tokens)
+            _, *warm = seats(pool, folder, args.max_tokens, lengths)
             timed(lambda: collecting(*warm, scenarios[-2:], limits))
-            together, *ours = seats(pool, folder, args.max_tokens)
+            together, *ours = seats(pool, folder, args.max_tokens, lengths)
             seconds = {"collect": timed(lambda: collecting(*ours, first, limits))}
             seconds["alone"] = timed(lambda: all_of(lambda r: pool.generate(*r), together.requests))
-            stepped, *theirs = seats(pool, folder, args.max_tokens)
+            stepped, *theirs = seats(pool, folder, args.max_tokens, lengths)
             seconds["lockstep"] = timed(lambda: in_lockstep(*theirs, second, limits))
         with EnginePool(config) as pool:
-            _, *warm = seats(pool, folder, args.max_tokens)
+            _, *warm = seats(pool, folder, args.max_tokens, lengths)
             timed(lambda: collecting(*warm, scenarios[-2:], limits))
             seconds["chained"] = timed(lambda: in_chains(pool, together.requests))
     ray.shutdown()
