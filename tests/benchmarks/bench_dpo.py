@@ -1,14 +1,16 @@
 """Time and memory of a DPO step on pairs that share a conversation: ours, and TRL's own rows of prompt and reply.
 
-    python tests/benchmarks/bench_dpo.py [--model population-llama|smollm2|FOLDER|8b|tiny] [--tokens 1000] [--pairs 2]
+    python tests/benchmarks/bench_dpo.py [--model population-llama|smollm2|FOLDER|8b|wide|tiny] [--tokens 1000]
 
 Prints one JSON line. ``value`` is the seconds of a step (the median, forward, backward and update), ``baseline`` TRL's,
 ``speedup`` the one over the other. ``peak_mib`` is how far resident memory rises above the loaded model in a training.
-A step trains one session: ``--pairs`` pairs at evenly spaced turns, the last at ``--tokens``, with replies of
-``--reply-tokens``. Tokens are random. Both trainers take the same pairs in the same order, in processes of their own
-that take turns (``--rounds``); ``loss_difference`` is the largest between their curves. ``8b`` and ``tiny`` are Llamas
-of that shape with random weights. On a GPU (``--device cuda``), memory is what PyTorch allocates there. Where a trainer
-fails, for example for lack of memory, the line says so in its place.
+A step trains ``--sessions`` sessions with ``--pairs`` pairs each at evenly spaced turns, the last at ``--tokens``, with
+replies of ``--reply-tokens``. As many sessions have one context, a quarter of ``--tokens``, which is read with each of
+them. Tokens are random. Both trainers take the same pairs in the same order, in processes of their own that take turns
+(``--rounds``); ``loss_difference`` is the largest between their curves. ``8b``, ``wide`` and ``tiny`` are Llamas of
+that shape with random weights; ``wide`` has the layers of population-llama and SmolLM2's vocabulary. With ``--device
+cuda``, memory is what PyTorch allocates there. Where a trainer fails, for example for lack of memory, the line says so
+in its place.
 """
 
 from __future__ import annotations
@@ -35,24 +37,32 @@ MIB = 1024**2
 SHAPES = {
     "8b": {"hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32, "num_attention_heads": 32,
            "num_key_value_heads": 8, "vocab_size": 128_256},
+    "wide": {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 3,
+             "num_key_value_heads": 3, "vocab_size": 49_152},
     "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
              "num_key_value_heads": 2, "vocab_size": 4096},
 }  # fmt: skip
-"""Llama-3's shape, and one to try this file with."""
+"""Llama-3's shape, population-llama's with SmolLM2's vocabulary, and one to try this file with."""
 
 
 def make_pairs(args: argparse.Namespace, vocab_size: int) -> dict[str, list[list[int]]]:
-    """Returns ``prompt_ids``, ``chosen_ids`` and ``rejected_ids`` of as many sessions as there are steps."""
+    """Returns ``prompt_ids``, ``chosen_ids`` and ``rejected_ids`` of the sessions of all steps."""
     import numpy as np
 
     rng = np.random.default_rng(args.seed)
+
+    def drawn(length: int) -> list[int]:
+        return rng.integers(10, vocab_size, length).tolist()
+
     rows: dict[str, list[list[int]]] = {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []}
     for _ in range(args.steps):
-        prompt = rng.integers(10, vocab_size, args.tokens).tolist()
-        for turn in range(1, args.pairs + 1):
-            rows["prompt_ids"].append(prompt[: args.tokens * turn // args.pairs])
-            for key in ("chosen_ids", "rejected_ids"):
-                rows[key].append(rng.integers(10, vocab_size, args.reply_tokens).tolist())
+        context = drawn(args.tokens // 4)
+        for _ in range(args.sessions):
+            prompt = context + drawn(args.tokens - len(context))
+            for turn in range(1, args.pairs + 1):
+                rows["prompt_ids"].append(prompt[: args.tokens * turn // args.pairs])
+                for key in ("chosen_ids", "rejected_ids"):
+                    rows[key].append(drawn(args.reply_tokens))
     return rows
 
 
@@ -115,7 +125,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         take_block_masks(model, args.blocks_from)
     policy = get_peft_model(model, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"))
     config = DpoConfig(
-        dtype=args.dtype, batch_size=args.pairs, learning_rate=1e-3, warmup=0, save_every=0,
+        dtype=args.dtype, batch_size=args.pairs * args.sessions, learning_rate=1e-3, warmup=0, save_every=0,
         gradient_checkpointing=args.checkpointing, blocks_from=args.blocks_from,
     )  # fmt: skip
     tokenizer = str(population_llama()) if args.model in SHAPES else args.model
@@ -156,7 +166,8 @@ def main() -> None:
     parser.add_argument("--model", default="population-llama")
     parser.add_argument("--tokens", type=int, default=1000)
     parser.add_argument("--reply-tokens", type=int, default=30)
-    parser.add_argument("--pairs", type=int, default=2)
+    parser.add_argument("--pairs", type=int, default=2, help="of a session")
+    parser.add_argument("--sessions", type=int, default=1, help="of a step")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
