@@ -14,7 +14,7 @@ from pathlib import Path
 
 from launch.adversarial.run import AdversarialRun
 from launch.adversarial.simulation import Simulated
-from launch.run.contents import HALF, LEAK, MAIN, POWER, SWAPPED
+from launch.run.contents import HALF, LEAK, MAIN, POWER, SWAPPED, with_sessions
 from rlenv.core.files import write_json
 from rlenv.core.types import Adapter, Session
 from rlenv.discriminator.controls import (
@@ -126,12 +126,11 @@ def fit_discriminator(
         run.serving.make_room()
         folder.mkdir()
         data = label_simulated(real, simulated, config.discriminator)
-        most = config.discriminator.num_control_sessions
-        jobs = [_job(MAIN, folder, data), replace(_job(LEAK, folder, data, most), blank_user=True)]
+        jobs = version_jobs(folder, data, config.discriminator)
         if version == "base":
             for name, spoil in SPOILT.items():
                 bad = label_bad(real, config.discriminator, config.env.max_turns, partial(spoil, seed=config.seed))
-                jobs.append(_job(name, folder, bad, most))
+                jobs.append(_job(name, folder, bad, config.discriminator.num_control_sessions))
         count = token_counter(chat_format(AutoTokenizer.from_pretrained(base_model)))
         text = (simulator_system_text if likelihood else discriminator_system_text)(config.context, count)
         with run.training.phase(f"{version}: discriminators", f"discriminator-{version}") as options:
@@ -150,9 +149,25 @@ def fit_discriminator(
     return run.directory.once(f"{version}/discriminator", make) / MAIN
 
 
+def version_jobs(folder: Path, data: Labelled, config: DiscriminatorConfig) -> list[DiscriminatorJob]:
+    """Returns a version's discriminator, its leak control, and the discriminators with fewer training sessions."""
+    main, leak = _job(MAIN, folder, data), _job(LEAK, folder, data, config.num_control_sessions)
+    fewer = [
+        replace(main, name=name, out_dir=folder / name, train=_pairs(main.train, number))
+        for number in config.learning_curve
+        for name in [with_sessions(number)]
+    ]
+    return [main, replace(leak, blank_user=True), *fewer]
+
+
 def _job(name: str, folder: Path, data: Labelled, num_sessions: int | None = None) -> DiscriminatorJob:
-    most = None if num_sessions is None else 2 * (num_sessions // 2)  # items are pairs, one after the other
-    return DiscriminatorJob(name, folder / name, data.train.items[:most], data.validation.items[:most])
+    train, validation = (_pairs(part.items, num_sessions) for part in (data.train, data.validation))
+    return DiscriminatorJob(name, folder / name, train, validation)
+
+
+def _pairs(items: Sequence[LabelledSession], num_sessions: int | None) -> Sequence[LabelledSession]:
+    """Returns the first pairs of a real and a simulated session, at most ``num_sessions`` sessions; None is all."""
+    return items[: None if num_sessions is None else 2 * (num_sessions // 2)]
 
 
 def _counts(matched: Matched) -> dict[str, int]:

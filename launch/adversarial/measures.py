@@ -13,7 +13,7 @@ from actors.adapter_proof import read_swaps, swap_metrics
 from launch.adversarial.discrimination import Labelled, label_simulated
 from launch.adversarial.run import AdversarialRun
 from launch.adversarial.simulation import Simulated
-from launch.run.contents import HALF, LEAK, MAIN, POWER, SWAPPED, VERDICT
+from launch.run.contents import HALF, LEAK, MAIN, POWER, SWAPPED, VERDICT, with_sessions
 from launch.run.training import Training
 from launch.tracking.tracker import Tracker
 from rlenv.core.files import read_json, write_json
@@ -46,6 +46,7 @@ def measure(
             run.directory.path(f"{version}/discriminator"),
             label_simulated(real, simulated, run.config.discriminator),
             run.config.seed,
+            run.config.discriminator.learning_curve,
         )
         metrics |= realism_metrics(simulated, real, run.config.env.max_turns)
         write_json(folder / "metrics.json", metrics)
@@ -81,13 +82,14 @@ def phase_metrics(training: Training, version: str) -> Metrics:
     return metrics | {f"{phase}/{k}": v for k, v in training.read_summary(f"{phase}-{version}").items()}
 
 
-def discrimination_metrics(folder: Path, data: Labelled, seed: int) -> Metrics:
+def discrimination_metrics(folder: Path, data: Labelled, seed: int, learning_curve: Sequence[int] = ()) -> Metrics:
     """Returns a version's row of Table 2 and the controls' accuracies.
 
     Args:
         folder: the folder of the version's discriminators.
         data: the sessions that they were trained and validated on.
         seed: the referee's seed.
+        learning_curve: the numbers of training sessions of further discriminators.
     """
     scored = read_validation(folder / MAIN)
     table = _table(scored)
@@ -101,6 +103,10 @@ def discrimination_metrics(folder: Path, data: Labelled, seed: int) -> Metrics:
             key = "power" if name == POWER else f"power_{name}"
             metrics[f"disc/{key}_accuracy"] = power.overall.accuracy
             metrics[f"disc/{key}_accuracy_session"] = power.session.accuracy
+    for number in learning_curve:
+        fewer = _table(read_validation(folder / with_sessions(number)))
+        metrics[f"disc/accuracy_overall_{number}"] = fewer.overall.accuracy
+        metrics[f"disc/accuracy_session_{number}"] = fewer.session.accuracy
     items = data.train.items, data.validation.items, seed
     metrics["disc/referee_accuracy"] = referee_accuracy(*items).accuracy
     metrics["disc/style_referee_accuracy"] = style_referee_accuracy(*items).accuracy

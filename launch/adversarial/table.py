@@ -127,6 +127,17 @@ def spoiled(rows: list[dict[str, Any]]) -> list[str]:
     return [f"sessions that the simulated user spoiled, included above: {', '.join(shares)}{people} (rlenv audit)"]
 
 
+def learning_curves(rows: list[dict[str, Any]]) -> list[str]:
+    """Returns a sentence for each number of training sessions of further discriminators (``learning_curve``)."""
+    told: dict[int, list[str]] = {}
+    for row in rows:
+        for key, value in row.items():
+            number = re.fullmatch(r"disc/accuracy_overall_(\d+)", key)
+            if number and value is not None:
+                told.setdefault(int(number[1]), []).append(f"{row['version']} {value:.2f}")
+    return [f"over all turns, with {number} training sessions: {', '.join(told[number])}" for number in sorted(told)]
+
+
 DIVERSITY = (
     ("word entropy", "entropy"),
     ("type-token ratio", "ttr"),
@@ -207,7 +218,7 @@ def print_report(run: RunDirectory, console: Console | None = None) -> None:
     path = run.path("metrics.jsonl")
     rows = list(read_metrics(path)) if path.exists() else []
     console.print(results_table(rows))
-    for sentence in [*verdicts(rows), *spoiled(rows)]:
+    for sentence in [*verdicts(rows), *learning_curves(rows), *spoiled(rows)]:
         console.print(f"- {sentence}", highlight=False)
     console.print()
     for sentence in in_short(rows):

@@ -43,6 +43,8 @@ def discriminators(planner: Planner) -> Phase:
     config, disc = planner.config, planner.config.discriminator
     times = (2 * num_simulated(config) + 3) / 2
     notes = ["2 discriminators an iteration: main and leak control; for the base 3 power controls more"]
+    if disc.learning_curve:
+        notes.append(f"{len(disc.learning_curve)} more an iteration for the learning curve")
     memory, work = _reading(planner) if disc.kind == "likelihood" else _classifier(planner)
     return planner.phase(DISCRIMINATORS, "5", _workers(planner, memory), [work], times, notes=notes)
 
@@ -72,9 +74,10 @@ def _classifier(planner: Planner) -> tuple[Memory, Work]:
         planner.too_large("discriminator", memory.total, f"{row.tokens:,} tokens at once ({row.setting})", ways)
     passes = 2 + disc.gradient_checkpointing + (disc.lora_rank is None)
     tokens = planner.sizes.row if disc.use_context else planner.sizes.session
-    work = _trained(planner, shape, 2 * disc.num_train_sessions * disc.epochs, tokens, passes)
-    # rank 0 alone validates
-    read = reading_work(shape, 2 * disc.num_validation_sessions, tokens, 1, planner.gpus, planner.assumed)
+    trained = (2 * disc.num_train_sessions + sum(disc.learning_curve)) * disc.epochs
+    work = _trained(planner, shape, trained, tokens, passes)
+    validated = (2 + len(disc.learning_curve)) * disc.num_validation_sessions  # by rank 0 alone
+    read = reading_work(shape, validated, tokens, 1, planner.gpus, planner.assumed)
     return memory, work + read
 
 

@@ -35,6 +35,11 @@ FURTHER_SFT = "further_sft"
 """Name of the base simulator after SFT on the adversarial users' real sessions."""
 
 
+def with_sessions(number: int) -> str:
+    """Returns the folder beside :data:`MAIN` of the discriminator with ``number`` training sessions."""
+    return f"{MAIN}_{number}"
+
+
 def version_name(iteration: int) -> str:
     """Returns the simulator's name after ``iteration`` adversarial iterations: base, it1, it2, ..."""
     return "base" if iteration == 0 else f"it{iteration}"

@@ -15,6 +15,9 @@ from rlenv.discriminator.rows import DiscriminatorLayout, Evidence, View
 from rlenv.models.hardware import Precision
 from trainers.backend.config import Schedule
 
+MIN_LEARNING_CURVE = 4
+"""Two contexts with a real and a simulated session each: with fewer, nothing can be fitted out of fold."""
+
 
 @settings
 class DiscriminatorConfig(Settings):
@@ -31,6 +34,9 @@ class DiscriminatorConfig(Settings):
     num_control_sessions: int | None = Field(default=None, ge=2)
     """At most so many sessions of each control in training, and as many in validation; None is no bound. A power
     control with fewer sessions is a harder test of the discriminator."""
+    learning_curve: tuple[PositiveInt, ...] = ()
+    """Numbers of training sessions of further discriminators, which are validated on the same sessions. An accuracy
+    depends on how many sessions its judge has seen: runs of different size are compared at equal numbers."""
     epochs: PositiveInt = 1
     batch_size: PositiveInt = 8
     """Sessions per step and worker."""
@@ -72,9 +78,15 @@ class DiscriminatorConfig(Settings):
 
     def problems(self) -> list[str]:
         """Returns the violated rules across fields, one line each."""
+        problems = []
         if self.optimizer == "muon" and self.lora_rank:
-            return ["optimizer: 'muon' trains a whole backbone; set discriminator.lora_rank to null"]
-        return []
+            problems.append("optimizer: 'muon' trains a whole backbone; set discriminator.lora_rank to null")
+        if wrong := [n for n in self.learning_curve if not MIN_LEARNING_CURVE <= n < self.num_train_sessions]:
+            problems.append(
+                f"learning_curve: expected numbers from {MIN_LEARNING_CURVE} to below num_train_sessions "
+                f"({self.num_train_sessions}), got {', '.join(map(str, wrong))}"
+            )
+        return problems
 
     def layout(self, *, blank_user: bool = False) -> DiscriminatorLayout:
         """Returns the token layout that a discriminator with these settings reads."""

@@ -35,7 +35,7 @@ def train_likelihood(
     dtype = "float32" if worker.device == "cpu" else resolve_precision(config.dtype, worker.device)
     reader = Reader.load(base_model, adapter, device=worker.device, dtype=dtype)
     summaries = []
-    known: dict[ReadRow, np.ndarray] = {}  # the power controls share their real sessions
+    known: dict[ReadRow, np.ndarray] = {}  # jobs share sessions
     for index, (task, folder) in enumerate(zip(tasks, folders, strict=True)):
         items = [*task.train, *task.validation]
         rows = [
@@ -86,6 +86,7 @@ def _read_all(
         for rank in range(worker.world_size):
             with np.load(worker.scratch / f"features-{job}-{rank}.npz") as part:
                 found.update({int(i): part[i] for i in part.files})
+        known.update({rows[i]: features for i, features in found.items()})
     size = next(iter(found.values())).shape[1] if found else 0
     return [found.get(i, np.zeros((0, size), np.float32)) for i in range(len(rows))]
 

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
-from launch.adversarial.discrimination import _job, label_bad
+import pytest
+
+from launch.adversarial.discrimination import _job, label_bad, version_jobs
 from launch.run.settings import load_config
+from rlenv.core.errors import ConfigError
 from rlenv.data.linguistics import words
 from rlenv.discriminator.controls import shuffle_words_within_user
 from rlenv.population.corpus import generate_sessions
@@ -34,3 +37,17 @@ def test_a_control_has_whole_pairs_of_at_most_the_given_number_of_sessions() -> 
     assert [item.real for item in job.train] == [item.real for item in job.validation] == [True, False, True, False]
     assert job.train == data.train.items[:4]
     assert _job("main", Path("x"), data).train == data.train.items
+
+
+def test_the_learning_curve_has_fewer_training_sessions_and_the_same_validation() -> None:
+    settings = ["discriminator.num_train_sessions=12", "discriminator.num_validation_sessions=6"]
+    config = load_config(None, [*settings, "discriminator.learning_curve=[4,9]"]).discriminator
+    sessions = generate_sessions(12, 1, seed=1)
+    data = label_bad({"adversarial": sessions[:8], "evaluation": sessions[8:]}, config, 5, shuffle_words_within_user)
+    main, leak, *fewer = version_jobs(Path("x"), data, config)
+    assert main.train == data.train.items and leak.blank_user and not main.blank_user
+    assert [job.out_dir for job in fewer] == [Path("x/main_4"), Path("x/main_9")]
+    assert [job.train for job in fewer] == [main.train[:4], main.train[:8]]
+    assert all(job.validation == main.validation and not job.blank_user for job in fewer)
+    with pytest.raises(ConfigError, match=r"learning_curve: expected numbers from 4 to below .*\(12\), got 2, 12"):
+        load_config(None, [*settings, "discriminator.learning_curve=[2,8,12]"])

@@ -23,7 +23,7 @@ def run(write_config, local_ray, tmp_path_factory: pytest.TempPathFactory) -> Ru
     path = write_config(
         out_dir=str(tmp_path_factory.mktemp("method") / "run"),
         num_iterations=2,
-        discriminator={"kind": "likelihood", "max_tokens": 1024},
+        discriminator={"kind": "likelihood", "max_tokens": 1024, "learning_curve": [8]},
         preferences={"turns": "drawn", "num_turns": 2, "num_alternatives": 3},
         dpo={"targets": "listwise", "held_out": 0.2},
         accept="fresh_judge",
@@ -50,6 +50,7 @@ def test_every_version_has_a_verdict_and_the_rows_are_measured(run: RunDirectory
     assert f"{taken[-1]}_of_2" in measured
     for row in measured.values():
         assert row["disc/ece"] is not None and row["disc/style_referee_accuracy"] is not None
+        assert 0 <= row["disc/accuracy_overall_8"] <= 1
     assert measured["base"]["disc/power_swapped_accuracy"] is not None
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from launch.adversarial.table import in_short, print_report
+from launch.adversarial.table import in_short, learning_curves, print_report
 from launch.run.directory import RunDirectory
 
 
@@ -48,6 +48,16 @@ def test_what_further_sft_alone_came_to_is_said_where_a_later_version_goes_on_fr
     assert "tells it1 in 65%" in sentences[0]
     assert sentences[1].startswith("Further fine-tuning on the same real sessions") and sentences[1].endswith("70%.")
     assert not any("Further" in sentence for sentence in in_short([base, later, further]))
+
+
+def test_accuracies_with_fewer_training_sessions_are_told_by_number() -> None:
+    rows = [row("base", 0.8, 0.6, 6.1) | {"disc/accuracy_overall_40": 0.7, "disc/accuracy_overall_420": 0.75}]
+    rows.append(row("it1", 0.7, 0.6, 6.1) | {"disc/accuracy_overall_40": 0.6, "disc/accuracy_overall_420": None})
+    assert learning_curves(rows) == [
+        "over all turns, with 40 training sessions: base 0.70, it1 0.60",
+        "over all turns, with 420 training sessions: base 0.75",
+    ]
+    assert learning_curves([row("base", 0.8, 0.6, 6.1)]) == []
 
 
 def test_the_files_that_a_report_names_are_those_of_the_run_each_on_one_line(tmp_path: Path) -> None:
