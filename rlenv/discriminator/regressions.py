@@ -2,8 +2,9 @@
 
 Each is fitted on all training sessions, and once more without each fold of them. A training session is scored by those
 that were not fitted on its fold, whenever it is scored: a regression has learnt some of its training sessions' words by
-heart, and rewards by it (Eq. 4) would teach the simulator those words. All other sessions are scored by the regressions
-on everything. The joining regression is fitted on predictions out of fold, which also calibrates it.
+heart, and rewards by it (Eq. 4) would teach the simulator those words. So are further simulations of its context, whose
+words are about the same. All other sessions are scored by the regressions on everything. The joining regression is
+fitted on predictions out of fold, which also calibrates it.
 
 Needs scikit-learn.
 """
@@ -76,12 +77,18 @@ class LikelihoodModel:
     def log_odds(self, x: np.ndarray, texts: Sequence[str], session_id: str | None = None) -> np.ndarray:
         """Returns the log-odds [n] of features [n, F] and of the texts that they are of.
 
-        ``session_id`` is the session that they belong to; a training session's are out of fold.
+        ``session_id`` is the session that they belong to; a training session's are out of fold, and so are those of
+        any other simulation (``CONTEXT#1``, ...) of its context.
         """
-        fold = self.fold_of.get(session_id) if session_id is not None else None
-        found = self.whole if fold is None else self.folds[fold]
+        found = self._regressions_for(session_id)
         one, other, bias = self.join
         return one * found.reading(x) + other * found.words(texts) + bias
+
+    def _regressions_for(self, session_id: str | None) -> Regressions:
+        for name in (session_id, session_id.rpartition("#")[0]) if session_id is not None else ():
+            if name in self.fold_of:
+                return self.folds[self.fold_of[name]]
+        return self.whole
 
     def save(self, folder: Path) -> None:
         """Writes the regressions to ``folder``."""

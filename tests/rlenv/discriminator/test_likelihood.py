@@ -217,7 +217,10 @@ def test_training_sessions_are_scored_out_of_fold_whenever_they_are_scored(tmp_p
     model.save(tmp_path)
     loaded = LikelihoodModel.load(tmp_path)
     for each_x, each_texts, name, expected in zip(x, texts, names, out_of_fold, strict=True):
-        np.testing.assert_allclose(loaded.log_odds(each_x, each_texts, name), expected, atol=1e-9)
+        for one in (name, f"{name}#1"):  # another simulation of the context, which no regression was fitted on
+            np.testing.assert_allclose(loaded.log_odds(each_x, each_texts, one), expected, atol=1e-9)
+    whole = loaded.log_odds(x[0], texts[0], "new#0")
+    np.testing.assert_allclose(whole, loaded.log_odds(x[0], texts[0]), atol=1e-9)
 
 
 def test_a_session_that_does_not_fit_is_an_error(reader: Reader, model: LikelihoodModel):
