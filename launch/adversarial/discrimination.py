@@ -153,9 +153,8 @@ def version_jobs(folder: Path, data: Labelled, config: DiscriminatorConfig) -> l
     """Returns a version's discriminator, its leak control, and the discriminators with fewer training sessions."""
     main, leak = _job(MAIN, folder, data), _job(LEAK, folder, data, config.num_control_sessions)
     fewer = [
-        replace(main, name=name, out_dir=folder / name, train=_pairs(main.train, number))
+        replace(_job(with_sessions(number), folder, data), train=_pairs(main.train, number))
         for number in config.learning_curve
-        for name in [with_sessions(number)]
     ]
     return [main, replace(leak, blank_user=True), *fewer]
 
