@@ -22,7 +22,7 @@ from rlenv.core.errors import ConfigError, DataError
 from rlenv.core.files import damaged, read_records, to_line, write_atomic, write_json
 from rlenv.core.protocols import Speaker
 from rlenv.core.seeds import derive_seed
-from rlenv.core.types import ConversationState, Role, Session
+from rlenv.core.types import ConversationState, Role, Session, simulation_id
 from rlenv.data.sessions import read_sessions, session_dict
 from rlenv.env.collect import Collected, Episode, collect, few_failures
 from rlenv.env.conversation import Limits, to_session
@@ -100,7 +100,7 @@ def plan_episodes(
             chatbot = names[derive_seed(seed, "chatbot", session.session_id, simulation) % len(names)]
         episodes.append(
             Episode(
-                episode_id=f"{session.session_id}#{simulation}",
+                episode_id=simulation_id(session.session_id, simulation),
                 context_id=session.session_id,
                 counterpart=chatbot,
                 seed=derive_seed(seed, "episode", session.session_id, simulation),

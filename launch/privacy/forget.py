@@ -20,6 +20,7 @@ from launch.run.directory import RunDirectory
 from launch.run.manifest import MANIFEST, renew_manifest
 from rlenv.core.errors import ConfigError, DataError
 from rlenv.core.files import damaged, open_binary, write_atomic
+from rlenv.core.types import context_of
 
 IDS = ("session_id", "context_id", "episode_id")
 INSIDE = ("state", "episode", "session")
@@ -121,7 +122,7 @@ def _ids_of(folder: Path, files: Collection[Path], user: str) -> tuple[set[str],
         for record in _records(path):
             if _user_of(record) != user:
                 continue
-            names = {_base(record[key]) for key in IDS if isinstance(record.get(key), str)}
+            names = {context_of(record[key]) for key in IDS if isinstance(record.get(key), str)}
             ids |= names
             if path.parent.name == "data":
                 own |= names
@@ -136,15 +137,9 @@ def _user_of(record: dict[str, Any]) -> Any:
 def _belongs(record: Any, user: str, ids: Collection[str]) -> bool:
     if not isinstance(record, dict):
         return False
-    if _user_of(record) == user or any(isinstance(record.get(k), str) and _base(record[k]) in ids for k in IDS):
+    if _user_of(record) == user or any(isinstance(record.get(k), str) and context_of(record[k]) in ids for k in IDS):
         return True
     return any(_belongs(record.get(key), user, ids) for key in INSIDE)
-
-
-def _base(name: str) -> str:
-    """Returns the id of the real session whose context a simulated session has (``ID#0``)."""
-    head, mark, number = name.rpartition("#")
-    return head if mark and number.isdigit() else name
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:

@@ -86,6 +86,21 @@ class Session(OpenRecord):
         return [m.content for m in self.messages if m.role == "user"]
 
 
+def simulation_id(context_id: str, number: int) -> str:
+    """Returns the id of simulation ``number`` (0, 1, ...) of the context of the real session ``context_id``."""
+    return f"{context_id}#{number}"
+
+
+def context_of(session_id: str) -> str:
+    """Returns the id of the real session whose context a simulated session has; that of a real one is its own.
+
+    >>> context_of(simulation_id("u7-0", 1)), context_of("u7-0")
+    ('u7-0', 'u7-0')
+    """
+    head, mark, number = session_id.rpartition("#")
+    return head if mark and number.isdigit() else session_id
+
+
 # ------------------------------------------------------------------------------ models and sampling
 
 

@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from rlenv.core.types import context_of
+
 NUM_FOLDS = 5
 STRENGTHS = {"reading": (0.003, 0.03, 0.3, 3.0), "words": (0.3, 3.0, 30.0)}
 """Inverse regularisation of the two regressions; the best one out of fold is taken."""
@@ -85,7 +87,7 @@ class LikelihoodModel:
         return one * found.reading(x) + other * found.words(texts) + bias
 
     def _regressions_for(self, session_id: str | None) -> Regressions:
-        for name in (session_id, session_id.rpartition("#")[0]) if session_id is not None else ():
+        for name in (session_id, context_of(session_id)) if session_id is not None else ():
             if name in self.fold_of:
                 return self.folds[self.fold_of[name]]
         return self.whole
