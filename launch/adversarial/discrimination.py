@@ -154,7 +154,7 @@ def version_jobs(folder: Path, data: Labelled, config: DiscriminatorConfig) -> l
     main, leak = _job(MAIN, folder, data), _job(LEAK, folder, data, config.num_control_sessions)
     fewer = [
         replace(_job(with_sessions(number), folder, data), train=_pairs(main.train, number))
-        for number in config.learning_curve
+        for number in dict.fromkeys(config.learning_curve)
     ]
     return [main, replace(leak, blank_user=True), *fewer]
 

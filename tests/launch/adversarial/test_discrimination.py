@@ -41,7 +41,7 @@ def test_a_control_has_whole_pairs_of_at_most_the_given_number_of_sessions() -> 
 
 def test_the_learning_curve_has_fewer_training_sessions_and_the_same_validation() -> None:
     settings = ["discriminator.num_train_sessions=12", "discriminator.num_validation_sessions=6"]
-    config = load_config(None, [*settings, "discriminator.learning_curve=[4,9]"]).discriminator
+    config = load_config(None, [*settings, "discriminator.learning_curve=[4,9,4]"]).discriminator
     sessions = generate_sessions(12, 1, seed=1)
     data = label_bad({"adversarial": sessions[:8], "evaluation": sessions[8:]}, config, 5, shuffle_words_within_user)
     main, leak, *fewer = version_jobs(Path("x"), data, config)
