@@ -3,7 +3,7 @@
     python tests/benchmarks/gpu.py [--small] [--parts phases,dpo_4000,...] [--data FILE] [--out gpu-results]
 
 Prints a JSON line for each part and appends it to ``OUT/results.jsonl``; each has a time limit, and one that fails or
-is stopped leaves the others alone. ``--small`` runs the same script with tiny sizes on a CPU, in about two minutes.
+is stopped leaves the others alone. ``--small`` runs the same script with tiny sizes on a CPU, in about six minutes.
 
 phases      conf/esconv_h100.yaml until base's preferences: conversations, discriminators, preferences. Seconds of each
             phase and, from nvidia-smi once a second, how busy the GPU was in it. Without ``--data`` (ESConv's
