@@ -22,6 +22,7 @@ import launch.cli.annotate as annotate_commands
 import launch.cli.data as data_commands
 import launch.cli.plan as plan_command
 import launch.cli.privacy as privacy_commands
+import launch.cli.rewards as rewards_command
 import launch.cli.status as status_command
 import launch.cli.verify as verify_command
 import launch.reports.evaluate as evaluation_command
@@ -77,6 +78,7 @@ annotate_commands.register(app)
 evaluation_command.register(app)
 plan_command.register(app)
 privacy_commands.register(app)
+rewards_command.register(app)
 status_command.register(app)
 verify_command.register(app)
 
