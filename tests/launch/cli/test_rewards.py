@@ -17,10 +17,9 @@ from rlenv.evaluation.rewards import RealAmongSimulated, reward_check
 @pytest.mark.ray
 def test_a_runs_rewards_are_measured_on_the_evaluation_users_real_sessions(finished_run, local_ray):
     command = ["rewards", str(finished_run), "it1", "--sessions", "2", "--turns", "1", "--json"]
-    first, again = (CliRunner().invoke(app, command) for _ in range(2))
-    assert first.exit_code == 0, first.output
-    assert first.stdout == again.stdout
-    check = json.loads(first.stdout)["it1"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    check = json.loads(done.stdout)["it1"]
     assert check["num_turns"] == 2 and 2 <= check["num_pairs"] <= 16
     assert 0 <= check["accuracy"]["value"] <= 1
 
