@@ -34,9 +34,10 @@ def rewards(
     if as_json:
         typer.echo(json.dumps({name: check.model_dump(mode="json") for name, check in found.items()}, indent=1))
         return
+    console = Console()
     for name, check in found.items():
         for line in sentences(name, check):
-            Console().print(line, highlight=False, soft_wrap=True, markup=False)
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def newest_judged(root: Path) -> str:

@@ -149,3 +149,10 @@ def to_session(state: ConversationState, *, session_id: str, source: str, chatbo
         context=state.context,
         messages=messages,
     )
+
+
+def from_session(session: Session, *, seed: int = 0) -> ConversationState:
+    """Returns a session as a conversation to fork from or to read; its messages have texts alone, no tokens."""
+    turns = tuple(Turn(role=m.role, utterance=Utterance(text=m.content)) for m in session.messages)
+    opener = turns[0].role if turns else "user"
+    return begin(session.session_id, session.context, opener=opener, seed=seed).model_copy(update={"turns": turns})

@@ -18,7 +18,8 @@ from rlenv.core.aio import all_of
 from rlenv.core.errors import OverlongError
 from rlenv.core.protocols import Discriminator
 from rlenv.core.seeds import derive_seed
-from rlenv.core.types import Branch, ConversationState, Record, Session, Turn, Utterance
+from rlenv.core.types import Branch, Record, Session
+from rlenv.env.conversation import from_session
 from rlenv.evaluation.discriminators import Calibration, calibration
 from rlenv.evaluation.statistics.intervals import Estimate, estimate_ratio
 from rlenv.learning.preferences import PreferencesConfig, drawn_turns, sample_alternatives
@@ -82,7 +83,7 @@ async def compare_with_real(
     async def one(session: Session) -> list[RealAmongSimulated]:
         nonlocal num_too_long
         said = session.user_messages()
-        state = _conversation(session, derive_seed(seed, "rewards", session.session_id))
+        state = from_session(session, seed=derive_seed(seed, "rewards", session.session_id))
         turns = drawn_turns(min(len(said), max_turns), config.num_turns, state.seed)
         sampled = await all_of(lambda turn: sample_alternatives(state, turn, simulator, config.num_alternatives), turns)
         branches = [
@@ -103,17 +104,6 @@ async def compare_with_real(
 
     found = await all_of(one, sessions, config.concurrency)
     return [each for of_session in found for each in of_session], num_too_long
-
-
-def _conversation(session: Session, seed: int) -> ConversationState:
-    turns = tuple(Turn(role=m.role, utterance=Utterance(text=m.content)) for m in session.messages)
-    return ConversationState(
-        context_id=session.session_id,
-        context=session.context,
-        opener=turns[0].role if turns else "user",
-        seed=seed,
-        turns=turns,
-    )
 
 
 def reward_check(found: Sequence[RealAmongSimulated], num_too_long: int = 0, seed: int = 0) -> RewardCheck:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rlenv.core.types import Annotation, Session, Turn, Utterance
-from rlenv.env.conversation import begin
+from rlenv.core.types import Annotation, Session
+from rlenv.env.conversation import from_session
 from rlenv.env.provenance import rlenv_version
 from rlenv.population.oracle import issues_of
 
@@ -23,7 +23,5 @@ class OracleJudge:
 
     async def annotate(self, session: Session) -> Annotation:
         """Returns the issues of every chatbot message; see ``rlenv.core.protocols.Judge``."""
-        turns = tuple(Turn(role=m.role, utterance=Utterance(text=m.content)) for m in session.messages)
-        state = begin(session.session_id, session.context).model_copy(update={"turns": turns})
-        issues = iter(issues_of(state))
+        issues = iter(issues_of(from_session(session)))
         return Annotation(labels=tuple(next(issues) if m.role == "assistant" else () for m in session.messages))

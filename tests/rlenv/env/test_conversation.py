@@ -7,8 +7,17 @@ import asyncio
 import pytest
 
 from rlenv.core.errors import ConfigError
-from rlenv.core.types import ConversationState, SessionContext, Utterance
-from rlenv.env.conversation import Limits, apply, before_user_turn, begin, converse, reply_seed, to_session
+from rlenv.core.types import ConversationState, Message, Session, SessionContext, Utterance
+from rlenv.env.conversation import (
+    Limits,
+    apply,
+    before_user_turn,
+    begin,
+    converse,
+    from_session,
+    reply_seed,
+    to_session,
+)
 from rlenv.speakers.scripted import ScriptedChatbot, ScriptedUser
 
 
@@ -140,3 +149,12 @@ def test_a_session_record_has_the_texts_roles_and_labels():
 def test_limits_are_above_zero(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
         Limits(**bad)
+
+
+def test_a_session_is_a_conversation_again_with_its_texts_alone():
+    said = (Message(role="assistant", content="Hello."), Message(role="user", content="Hi."))
+    session = Session(session_id="s", context=SessionContext(profile="p"), messages=said)
+    state = from_session(session, seed=3)
+    assert (state.context_id, state.opener, state.seed, state.end) == ("s", "assistant", 3, None)
+    assert to_session(state, session_id="s", source="", chatbot="unknown") == session
+    assert from_session(Session(session_id="s")) == begin("s", SessionContext())
