@@ -14,7 +14,7 @@ from pathlib import Path
 
 from launch.adversarial.run import AdversarialRun
 from launch.adversarial.simulation import Simulated
-from launch.run.contents import HALF, LEAK, MAIN, POWER, SWAPPED, with_sessions
+from launch.run.contents import HALF, LEAK, MAIN, NEW_USERS, POWER, SWAPPED, with_sessions
 from rlenv.core.files import write_json
 from rlenv.core.types import Adapter, Session
 from rlenv.discriminator.controls import (
@@ -150,13 +150,19 @@ def fit_discriminator(
 
 
 def version_jobs(folder: Path, data: Labelled, config: DiscriminatorConfig) -> list[DiscriminatorJob]:
-    """Returns a version's discriminator, its leak control, and the discriminators with fewer training sessions."""
+    """Returns a version's discriminator, its leak control, and the discriminators that are trained on other sessions.
+
+    Those are, for each number in ``learning_curve``, the discriminator with fewer training sessions, and of kind
+    ``likelihood`` the one with the sides exchanged: out of fold it tells how well the evaluation users are told from
+    their simulations by a discriminator that has not read the users whom the simulator was updated on.
+    """
     main, leak = _job(MAIN, folder, data), _job(LEAK, folder, data, config.num_control_sessions)
     fewer = [
         replace(_job(with_sessions(number), folder, data), train=_pairs(main.train, number))
         for number in dict.fromkeys(config.learning_curve)
     ]
-    return [main, replace(leak, blank_user=True), *fewer]
+    new_users = [_job(NEW_USERS, folder, Labelled(data.validation, data.train))] if config.kind == "likelihood" else []
+    return [main, replace(leak, blank_user=True), *fewer, *new_users]
 
 
 def _job(name: str, folder: Path, data: Labelled, num_sessions: int | None = None) -> DiscriminatorJob:

@@ -13,7 +13,7 @@ from actors.adapter_proof import read_swaps, swap_metrics
 from launch.adversarial.discrimination import Labelled, label_simulated
 from launch.adversarial.run import AdversarialRun
 from launch.adversarial.simulation import Simulated
-from launch.run.contents import HALF, LEAK, MAIN, POWER, SWAPPED, VERDICT, with_sessions
+from launch.run.contents import HALF, LEAK, MAIN, NEW_USERS, POWER, SWAPPED, VERDICT, with_sessions
 from launch.run.training import Training
 from launch.tracking.tracker import Tracker
 from rlenv.core.files import read_json, write_json
@@ -24,7 +24,7 @@ from rlenv.discriminator.controls import cut_after_turn, leak_report, referee_ac
 from rlenv.discriminator.labelled import ScoredSession
 from rlenv.evaluation.discriminators import calibration
 from rlenv.evaluation.user_faults import count_faults
-from trainers.discriminator.fit import read_validation
+from trainers.discriminator.fit import OUT_OF_FOLD, read_validation
 
 SIMULATOR = "simulator"
 Metrics = dict[str, float | int | None]
@@ -107,6 +107,8 @@ def discrimination_metrics(folder: Path, data: Labelled, seed: int, learning_cur
         fewer = _table(read_validation(folder / with_sessions(number)))
         metrics[f"disc/accuracy_overall_{number}"] = fewer.overall.accuracy
         metrics[f"disc/accuracy_session_{number}"] = fewer.session.accuracy
+    if (folder / NEW_USERS).exists():
+        metrics["disc/new_users_accuracy"] = _table(read_validation(folder / NEW_USERS, OUT_OF_FOLD)).overall.accuracy
     items = data.train.items, data.validation.items, seed
     metrics["disc/referee_accuracy"] = referee_accuracy(*items).accuracy
     metrics["disc/style_referee_accuracy"] = style_referee_accuracy(*items).accuracy

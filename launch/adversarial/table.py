@@ -138,6 +138,15 @@ def learning_curves(rows: list[dict[str, Any]]) -> list[str]:
     return [f"over all turns, with {number} training sessions: {', '.join(told[number])}" for number in sorted(told)]
 
 
+def new_users(rows: list[dict[str, Any]]) -> list[str]:
+    """Returns a sentence on the discriminators that are trained on evaluation users, out of fold."""
+    told = [
+        f"{row['version']} {value:.2f}" for row in rows if (value := row.get("disc/new_users_accuracy")) is not None
+    ]
+    what = "over all turns, by discriminators that have read evaluation users alone (out of fold)"
+    return [f"{what}: {', '.join(told)}"] if told else []
+
+
 DIVERSITY = (
     ("word entropy", "entropy"),
     ("type-token ratio", "ttr"),
@@ -218,7 +227,7 @@ def print_report(run: RunDirectory, console: Console | None = None) -> None:
     path = run.path("metrics.jsonl")
     rows = list(read_metrics(path)) if path.exists() else []
     console.print(results_table(rows))
-    for sentence in [*verdicts(rows), *learning_curves(rows), *spoiled(rows)]:
+    for sentence in [*verdicts(rows), *learning_curves(rows), *new_users(rows), *spoiled(rows)]:
         console.print(f"- {sentence}", highlight=False)
     console.print()
     for sentence in in_short(rows):

@@ -45,6 +45,8 @@ def discriminators(planner: Planner) -> Phase:
     notes = ["2 discriminators an iteration: main and leak control; for the base 3 power controls more"]
     if disc.learning_curve:
         notes.append(f"{len(disc.learning_curve)} more an iteration for the learning curve")
+    if disc.kind == "likelihood":
+        notes.append("1 more an iteration for the evaluation users, which reads nothing anew")
     memory, work = _reading(planner) if disc.kind == "likelihood" else _classifier(planner)
     return planner.phase(DISCRIMINATORS, "5", _workers(planner, memory), [work], times, notes=notes)
 

@@ -25,6 +25,9 @@ MAIN, LEAK, POWER, SWAPPED, HALF = "main", "leak", "power", "swapped", "half"
 """The discriminator of a simulator version and its controls: folders of ``VERSION/discriminator``. The last three are
 against shuffled words, other users' messages, and other users' messages at every second turn."""
 
+NEW_USERS = "new_users"
+"""Folder beside :data:`MAIN` of the discriminator that is trained on the evaluation users (kind ``likelihood``)."""
+
 VERDICT = "verdict.json"
 """File in ``VERSION/acceptance``: whether the version was taken."""
 

@@ -51,3 +51,16 @@ def test_the_learning_curve_has_fewer_training_sessions_and_the_same_validation(
     assert all(job.validation == main.validation and not job.blank_user for job in fewer)
     with pytest.raises(ConfigError, match=r"learning_curve: expected numbers from 4 to below .*\(12\), got 2, 12"):
         load_config(None, [*settings, "discriminator.learning_curve=[2,8,12]"])
+
+
+def test_the_discriminator_of_new_users_is_trained_on_those_that_the_others_are_validated_on() -> None:
+    settings = ["discriminator.num_train_sessions=12", "discriminator.num_validation_sessions=6"]
+    sessions = generate_sessions(12, 1, seed=1)
+    parts = {"adversarial": sessions[:8], "evaluation": sessions[8:]}
+    for kind, names in (("likelihood", ["main", "leak", "new_users"]), ("classifier", ["main", "leak"])):
+        config = load_config(None, [*settings, f"discriminator.kind={kind}"]).discriminator
+        jobs = version_jobs(Path("x"), label_bad(parts, config, 5, shuffle_words_within_user), config)
+        assert [job.name for job in jobs] == names
+        if kind == "likelihood":
+            assert (jobs[2].train, jobs[2].validation) == (jobs[0].validation, jobs[0].train)
+            assert not jobs[2].blank_user

@@ -50,7 +50,7 @@ def test_every_version_has_a_verdict_and_the_rows_are_measured(run: RunDirectory
     assert f"{taken[-1]}_of_2" in measured
     for row in measured.values():
         assert row["disc/ece"] is not None and row["disc/style_referee_accuracy"] is not None
-        assert 0 <= row["disc/accuracy_overall_8"] <= 1
+        assert 0 <= row["disc/accuracy_overall_8"] <= 1 and 0 <= row["disc/new_users_accuracy"] <= 1
     assert measured["base"]["disc/power_swapped_accuracy"] is not None
 
 

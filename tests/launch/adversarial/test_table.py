@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from launch.adversarial.table import in_short, learning_curves, print_report
+from launch.adversarial.table import in_short, learning_curves, new_users, print_report
 from launch.run.directory import RunDirectory
 
 
@@ -58,6 +58,12 @@ def test_accuracies_with_fewer_training_sessions_are_told_by_number() -> None:
         "over all turns, with 420 training sessions: base 0.75",
     ]
     assert learning_curves([row("base", 0.8, 0.6, 6.1)]) == []
+
+
+def test_accuracies_of_discriminators_of_evaluation_users_are_told_where_there_are_any() -> None:
+    rows = [row("base", 0.8, 0.6, 6.1) | {"disc/new_users_accuracy": 0.75}, row("gpt-4o", 0.9, 0.6, 6.1)]
+    assert [sentence.rpartition(": ")[2] for sentence in new_users(rows)] == ["base 0.75"]
+    assert new_users(rows[1:]) == []
 
 
 def test_the_files_that_a_report_names_are_those_of_the_run_each_on_one_line(tmp_path: Path) -> None:
