@@ -147,6 +147,22 @@ def new_users(rows: list[dict[str, Any]]) -> list[str]:
     return [f"{what}: {', '.join(told)}"] if told else []
 
 
+def learnt(rows: list[dict[str, Any]]) -> list[str]:
+    """Returns a sentence on what the updates learnt, measured on sessions that were held out (``dpo.held_out``)."""
+    gains = [(row["version"], gain, row) for row in rows if (gain := row.get("dpo/held_out_gain")) is not None]
+    if not gains:
+        return []
+    each = [
+        f"{version} {gain:+.3f}" + (f" of {most:.3f}" if (most := row.get("dpo/held_out_most")) is not None else "")
+        for version, gain, row in gains
+    ]
+    sentence = f"gain of the updates on held-out sessions, of what the rewards ask for (loss a turn): {', '.join(each)}"
+    too_far = [version for version, gain, _ in gains if gain < 0]
+    if too_far:
+        sentence += f"; below 0, {' and '.join(too_far)} moved further than what was learnt: lower dpo.learning_rate"
+    return [sentence]
+
+
 DIVERSITY = (
     ("word entropy", "entropy"),
     ("type-token ratio", "ttr"),
@@ -227,7 +243,7 @@ def print_report(run: RunDirectory, console: Console | None = None) -> None:
     path = run.path("metrics.jsonl")
     rows = list(read_metrics(path)) if path.exists() else []
     console.print(results_table(rows))
-    for sentence in [*verdicts(rows), *learning_curves(rows), *new_users(rows), *spoiled(rows)]:
+    for sentence in [*verdicts(rows), *learning_curves(rows), *new_users(rows), *learnt(rows), *spoiled(rows)]:
         console.print(f"- {sentence}", highlight=False)
     console.print()
     for sentence in in_short(rows):

@@ -116,6 +116,7 @@ def test_the_held_out_gain_is_0_without_an_update_and_negative_after_a_random_on
         0, abs=1e-3
     )
     assert after["held_out_gain"] < -1
+    assert still["held_out_most"] == after["held_out_most"] == pytest.approx(((1.5 / 3) + (6.08 / 3)) / 2, abs=1e-3)
 
 
 @pytest.mark.parametrize("targets", ["soft", "distill", "listwise", "imitate", "hard"])

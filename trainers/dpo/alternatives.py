@@ -214,14 +214,16 @@ def held_out_figures(model: Any, rows: Sequence[SessionRow], config: DpoConfig) 
     with torch.no_grad():
         for row in rows:
             log_probs = branch_log_probs(model, [row], config.blocks_from)
+            reference = log_probs.new_tensor([p for turn in row.turns for p in turn.reference])
+            met = reference + log_probs.new_tensor([r for turn in row.turns for r in turn.rewards]) / config.beta
             loss, (margin, target, _) = rows_loss(log_probs, [row], config)
-            before, _ = rows_loss(
-                log_probs.new_tensor([p for turn in row.turns for p in turn.reference]), [row], config
-            )
-            found.append((margin, target, float(before - loss)))
-    return dict(
-        zip(("held_out_margin", "held_out_target", "held_out_gain"), np.mean(found, axis=0).tolist(), strict=True)
-    )
+            before, most = (float(rows_loss(each, [row], config)[0]) for each in (reference, met))
+            found.append((margin, target, before - float(loss), before - most))
+    names = ("held_out_margin", "held_out_target", "held_out_gain", "held_out_most")
+    figures = dict(zip(names, np.mean(found, axis=0).tolist(), strict=True))
+    if config.targets == "imitate":  # its optimum depends on what the policy says beside the alternatives
+        del figures["held_out_most"]
+    return figures
 
 
 def with_reference(

@@ -83,3 +83,5 @@ class DpoResult:
     held_out_gain: float | None = None
     """How far the loss there fell below that of the reference. Below 0, the update moves the policy more than what it
     has learnt justifies: it is noise to other sessions, however large the margin. Then lower the learning rate."""
+    held_out_most: float | None = None
+    """The gain there of a policy that meets the rewards exactly. None with ``imitate``."""

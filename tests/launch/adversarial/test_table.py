@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from launch.adversarial.table import in_short, learning_curves, new_users, print_report
+from launch.adversarial.table import in_short, learning_curves, learnt, new_users, print_report
 from launch.run.directory import RunDirectory
 
 
@@ -64,6 +64,17 @@ def test_accuracies_of_discriminators_of_evaluation_users_are_told_where_there_a
     rows = [row("base", 0.8, 0.6, 6.1) | {"disc/new_users_accuracy": 0.75}, row("gpt-4o", 0.9, 0.6, 6.1)]
     assert [sentence.rpartition(": ")[2] for sentence in new_users(rows)] == ["base 0.75"]
     assert new_users(rows[1:]) == []
+
+
+def test_an_update_that_moved_further_than_it_learnt_is_named_with_what_to_do() -> None:
+    rows = [row("base", 0.8, 0.6, 6.1), row("it1", 0.7, 0.6, 6.1), row("it2", 0.7, 0.6, 6.1)]
+    assert learnt(rows) == []
+    rows[1] |= {"dpo/held_out_gain": 0.0136, "dpo/held_out_most": 0.122}
+    assert learnt(rows)[0].endswith("(loss a turn): it1 +0.014 of 0.122")
+    rows[2] |= {"dpo/held_out_gain": -0.0216}
+    assert learnt(rows)[0].endswith(
+        "it1 +0.014 of 0.122, it2 -0.022; below 0, it2 moved further than what was learnt: lower dpo.learning_rate"
+    )
 
 
 def test_the_files_that_a_report_names_are_those_of_the_run_each_on_one_line(tmp_path: Path) -> None:
