@@ -14,10 +14,12 @@ from rlenv.core.types import Alternatives
 from rlenv.prompting.chat_format import ChatFormat, chat_format
 from trainers.backend.worker import Worker
 from trainers.dpo.alternatives import (
+    REFERENCE,
     batch_loss,
     branch_log_probs,
     held_out_figures,
     real_nll,
+    reference_of,
     session_rows,
     split_rows,
     train_on_alternatives,
@@ -117,6 +119,24 @@ def test_the_held_out_gain_is_0_without_an_update_and_negative_after_a_random_on
     )
     assert after["held_out_gain"] < -1
     assert still["held_out_most"] == after["held_out_most"] == pytest.approx(((1.5 / 3) + (6.08 / 3)) / 2, abs=1e-3)
+
+
+def test_an_update_in_bfloat16_is_measured_in_float32(tiny_llama: Path, reference: Path, chat: ChatFormat, tmp_path):
+    data = [each for number in range(4) for each in alternatives(chat, number)]
+    config = replace(CONFIG, held_out=0.5, dtype="bfloat16")
+    (tmp_path / "scratch").mkdir()
+    out = str(tmp_path / "out")
+    payload = ((data, None), config, str(tiny_llama), str(reference), out)
+    summary = train_on_alternatives(payload, Worker(tmp_path / "scratch"))
+    _, rows = split_rows(session_rows(data), config.held_out)
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.bfloat16)
+    moved = PeftModel.from_pretrained(base, out).float().eval()
+    moved.load_adapter(reference, REFERENCE)
+    with reference_of(moved):
+        rows = with_reference(moved, rows)
+    expected = held_out_figures(moved, rows, config)
+    assert {name: summary[name] for name in expected} == pytest.approx(expected, abs=1e-4)
+    assert abs(expected["held_out_margin"]) > 0.01
 
 
 @pytest.mark.parametrize("targets", ["soft", "distill", "listwise", "imitate", "hard"])
