@@ -222,8 +222,8 @@ def _to_measure(trainer: AlternativesTrainer, rows: Sequence[SessionRow]) -> tup
         if room < 4 * sum(parameter.numel() for parameter in policy.parameters()):
             return policy, rows
     policy = trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False).float()  # no autocast
-    with reference_of(policy):
-        return policy, with_reference(policy, rows, trainer.dpo.batch_size, trainer.worker, trainer.dpo.blocks_from)
+    with reference_of(policy):  # each worker by itself, since another may have no room
+        return policy, with_reference(policy, rows, trainer.dpo.batch_size, blocks_from=trainer.dpo.blocks_from)
 
 
 def held_out_figures(model: Any, rows: Sequence[SessionRow], config: DpoConfig) -> dict[str, float]:
