@@ -173,7 +173,10 @@ DIVERSITY = (
 
 def in_short(rows: list[dict[str, Any]]) -> list[str]:
     """Returns what the run came to, in a few sentences without jargon."""
-    versions = [row for row in _versions(rows) if row.get("accept/taken") != 0]
+    trained = _versions(rows)
+    if len(trained) < 2:
+        return ["No version was trained after the base."]
+    versions = [row for row in trained if row.get("accept/taken") != 0]
     if len(versions) < 2:
         return ["No version after the base was taken: a fresh judge tells each of them as well as the base."]
     first, last = versions[0], versions[-1]

@@ -39,6 +39,7 @@ def test_further_sft_is_the_last_version_where_it_was_one_and_not_where_it_is_a_
     assert "tells further_sft in 70%" in in_short([base, further, refused])[0]
     assert "tells it1 in 75%" in in_short([base, later, further])[0]
     assert in_short([base, refused, further])[0].startswith("No version after the base was taken")
+    assert in_short([base, row("base_of_8", 0.66, 0.6, 6.3)]) == ["No version was trained after the base."]
 
 
 def test_what_further_sft_alone_came_to_is_said_where_a_later_version_goes_on_from_it() -> None:
