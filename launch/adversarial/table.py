@@ -149,15 +149,16 @@ def new_users(rows: list[dict[str, Any]]) -> list[str]:
 
 def learnt(rows: list[dict[str, Any]]) -> list[str]:
     """Returns a sentence on what the updates learnt, measured on sessions that were held out (``dpo.held_out``)."""
-    gains = [(row["version"], gain, row) for row in rows if (gain := row.get("dpo/held_out_gain")) is not None]
-    if not gains:
+    updates = [row for row in rows if row.get("dpo/held_out_gain") is not None]
+    if not updates:
         return []
     each = [
-        f"{version} {gain:+.3f}" + (f" of {most:.3f}" if (most := row.get("dpo/held_out_most")) is not None else "")
-        for version, gain, row in gains
+        f"{row['version']} {row['dpo/held_out_gain']:+.3f}"
+        + (f" of {most:.3f}" if (most := row.get("dpo/held_out_most")) is not None else "")
+        for row in updates
     ]
     sentence = f"gain of the updates on held-out sessions, of what the rewards ask for (loss a turn): {', '.join(each)}"
-    too_far = [version for version, gain, _ in gains if gain < 0]
+    too_far = [row["version"] for row in updates if row["dpo/held_out_gain"] < 0]
     if too_far:
         sentence += f"; below 0, {' and '.join(too_far)} moved further than what was learnt: lower dpo.learning_rate"
     return [sentence]

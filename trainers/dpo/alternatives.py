@@ -111,18 +111,16 @@ def split_rows(rows: Sequence[SessionRow], held_out: float) -> tuple[list[Sessio
 
 
 class AlternativesTrainer(Trainer):
-    """Trains on rows by their place in ``rows``; those from ``num_trained`` on are held out."""
+    """Trains on rows by their place in ``rows``."""
 
-    def __init__(
-        self, policy: Any, rows: Sequence[SessionRow], num_trained: int, config: DpoConfig, worker: Worker
-    ) -> None:
+    def __init__(self, policy: Any, rows: Sequence[SessionRow], config: DpoConfig, worker: Worker) -> None:
         self.rows, self.dpo, self.worker = list(rows), config, worker
         self.since_log: list[tuple[float, float, float]] = []
         self.since_log_nll: list[float] = []
         super().__init__(
             model=policy,
             args=TrainingArguments(**training_arguments(worker, config)),
-            train_dataset=range(num_trained),  # type: ignore[arg-type]
+            train_dataset=range(len(rows)),  # type: ignore[arg-type]
             data_collator=lambda places: {"places": places},
             callbacks=[*callbacks(worker), _ReadReference(self)],
         )
@@ -189,7 +187,7 @@ def train_on_alternatives(payload: tuple[Any, DpoConfig, str, str, str], worker:
     policy = PeftModel.from_pretrained(base, reference, is_trainable=True)
     policy.load_adapter(reference, REFERENCE)
     train, held_out = split_rows(rows, config.held_out)
-    trainer = AlternativesTrainer(policy, [*train, *held_out], len(train), config, worker)
+    trainer = AlternativesTrainer(policy, train, config, worker)
     train_and_resume(trainer, worker, config)
     save_adapter(trainer, worker, AutoTokenizer.from_pretrained(base_model), out_dir)
     history = [entry for entry in trainer.state.log_history if FIGURES[0] in entry and "loss" in entry]
@@ -204,26 +202,27 @@ def train_on_alternatives(payload: tuple[Any, DpoConfig, str, str, str], worker:
     if nlls := [float(entry["replay_nll"]) for entry in history if "replay_nll" in entry]:
         summary["replay_nll"] = last_tenth_mean(nlls)
     if held_out:
-        summary |= held_out_figures(*_to_measure(trainer, trainer.rows[len(train) :]), config)
+        policy = _to_measure(trainer)
+        with reference_of(policy):  # each worker reads all by itself: not all may measure in the same precision
+            held_out = with_reference(policy, held_out, config.batch_size, blocks_from=config.blocks_from)
+        summary |= held_out_figures(policy, held_out, config)
     return summary
 
 
-def _to_measure(trainer: AlternativesTrainer, rows: Sequence[SessionRow]) -> tuple[Any, Sequence[SessionRow]]:
-    """Returns the policy and the held-out rows, in float32 where the weights have room for it.
+def _to_measure(trainer: AlternativesTrainer) -> Any:
+    """Returns the policy, out of training mode and in float32 where the weights have room for it.
 
     In bfloat16 the log-ratio of a message to the reference has an error of 0.3 nats (SmolLM2-135M). That is as much as
     an update moves it, and would make a good update look harmful.
     """
     policy = trainer.accelerator.unwrap_model(trainer.model_wrapped).eval()
     if not trainer.args.bf16 or trainer.dpo.shard:
-        return policy, rows
+        return policy
     if policy.device.type == "cuda":
         room, _ = torch.cuda.mem_get_info()
         if room < 4 * sum(parameter.numel() for parameter in policy.parameters()):
-            return policy, rows
-    policy = trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False).float()  # no autocast
-    with reference_of(policy):  # each worker by itself, since another may have no room
-        return policy, with_reference(policy, rows, trainer.dpo.batch_size, blocks_from=trainer.dpo.blocks_from)
+            return policy
+    return trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False).float()  # no autocast
 
 
 def held_out_figures(model: Any, rows: Sequence[SessionRow], config: DpoConfig) -> dict[str, float]:
