@@ -48,30 +48,3 @@ def test_a_rows_result_is_bitwise_the_same_in_any_batch_and_bare_rows_are_untouc
         add_lora(alone, x[i : i + 1], row_groups(index[i : i + 1]), a, b, 1.0, SIZES)
         assert torch.equal(alone[0], together[i])
         assert torch.equal(alone[0], y[i]) == (slot == -1)
-
-
-@pytest.mark.parametrize(
-    "dtype",
-    [
-        torch.float32,
-        pytest.param(
-            torch.bfloat16,
-            marks=pytest.mark.skipif(
-                not torch.cpu._is_avx512_supported(), reason="oneDNN has no bfloat16 product on this CPU"
-            ),
-        ),
-    ],
-)
-def test_padded_products_do_not_depend_on_the_number_of_rows(dtype):
-    from vllm import _custom_ops
-    from vllm.platforms import current_platform
-
-    from actors.engines.vllm_cpu import padded_rows
-
-    current_platform.import_kernels()
-    torch.manual_seed(0)
-    x, weight = torch.randn(40, 1536).to(dtype), torch.randn(576, 1536).to(dtype)
-    handler, product = _custom_ops.create_onednn_mm(weight.t(), 32), padded_rows(_custom_ops.onednn_mm)
-    whole = product(handler, x, None)
-    for n in (1, 2, 7, 8, 9, 33):
-        assert torch.equal(product(handler, x[:n], None), whole[:n])
