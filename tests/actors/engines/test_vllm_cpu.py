@@ -7,7 +7,7 @@ import torch
 
 pytestmark = pytest.mark.vllm
 
-# The kernels that vLLM chooses from, by the weight's size, and where each is known to change its order of summation.
+# Outputs and inputs of layers of the packaged Llama (logits, down) and of SmolLM2-135M (gate and up, down).
 SHAPES = ((4096, 192), (192, 512), (3072, 576), (576, 1536))
 
 
